@@ -1,0 +1,96 @@
+"""Small files that other processes and hosts read: atomic, private, never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+__all__ = ["append_line", "create_json", "make_private_dir", "read_json", "sha256_file", "write_bytes", "write_json"]
+
+PRIVATE_FILE = 0o600
+PRIVATE_DIR = 0o700
+
+
+def make_private_dir(path: Path) -> Path:
+    """Create ``path`` and its missing parents with mode 0700."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=PRIVATE_DIR)
+    return path
+
+
+def write_bytes(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
+    """Replace ``path`` atomically (same-folder rename), flushed to disk first.
+
+    Raises:
+        OSError: disk full, folder missing; the old content is then untouched and no scrap is left.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(fd, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        scratch.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
+
+
+def write_json(path: Path, value: Any, mode: int = PRIVATE_FILE) -> None:
+    """Replace a JSON file atomically."""
+    write_bytes(path, (json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n").encode(), mode)
+
+
+def create_json(path: Path, value: Any, mode: int = PRIVATE_FILE) -> bool:
+    """Create a JSON file only if it does not exist yet; True if this call made it.
+
+    A hard link of a complete scratch file is used, so that a reader never sees half of it and two hosts on NFS can
+    not both succeed.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    write_bytes(scratch, (json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n").encode(), mode)
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+    return True
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None when it is missing or (on a network file system) momentarily unreadable."""
+    try:
+        with path.open("rb") as handle:
+            return json.loads(handle.read())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in {116, 5}:  # ESTALE, EIO: NFS replaced it under us; the next poll sees it
+            return None
+        raise
+
+
+def append_line(path: Path, value: Any, mode: int = PRIVATE_FILE) -> None:
+    """Append one JSON line to a journal that has exactly one writer."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+    try:
+        os.write(fd, (json.dumps(value, separators=(",", ":")) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

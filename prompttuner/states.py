@@ -1,0 +1,86 @@
+"""The explicit state machines of jobs and allocations: every allowed change, and nothing else."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from prompttuner.errors import StateError
+
+__all__ = ["ALLOCATION_ENDED", "JOB_ENDED", "AllocationState", "JobState", "check_allocation", "check_job"]
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    """Has no members: new, or paused at a checkpoint."""
+    RUNNING = "running"
+    """Has members (starting, looking up or tuning: see the lease)."""
+    HELD = "held"
+    DONE = "done"
+    """Reached its target; the result is promoted."""
+    EXHAUSTED = "exhausted"
+    """Ran all its iterations without reaching the target; the best prompt is kept as result."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    STOPPED = "stopped"
+    """Missed its deadline and was asked to stop then."""
+    REJECTED = "rejected"
+    """Refused by a policy's admission control."""
+
+
+class AllocationState(StrEnum):
+    INTENT = "intent"
+    """Row committed, Slurm not asked yet, or its answer not known."""
+    PENDING = "pending"
+    """Queued in Slurm."""
+    STARTING = "starting"
+    """Runs; the LLM is not loaded yet."""
+    WARM = "warm"
+    BUSY = "busy"
+    SWITCHING = "switching"
+    DRAINING = "draining"
+    ENDED = "ended"
+    ABANDONED = "abandoned"
+    """An intent that Slurm does not know; its UUID is never sent or admitted again."""
+
+
+JOB_ENDED = frozenset(
+    {
+        JobState.DONE,
+        JobState.EXHAUSTED,
+        JobState.FAILED,
+        JobState.CANCELLED,
+        JobState.STOPPED,
+        JobState.REJECTED,
+    }
+)
+ALLOCATION_ENDED = frozenset({AllocationState.ENDED, AllocationState.ABANDONED})
+
+_J = JobState
+_JOB: dict[JobState, frozenset[JobState]] = {
+    _J.QUEUED: frozenset(
+        {_J.RUNNING, _J.HELD, _J.FAILED, _J.CANCELLED, _J.STOPPED, _J.REJECTED, _J.DONE, _J.EXHAUSTED}
+    ),
+    _J.RUNNING: frozenset({_J.QUEUED, _J.HELD, _J.DONE, _J.EXHAUSTED, _J.FAILED, _J.CANCELLED, _J.STOPPED}),
+    _J.HELD: frozenset({_J.QUEUED, _J.CANCELLED, _J.STOPPED}),
+}
+
+_A = AllocationState
+_LIVE = frozenset({_A.STARTING, _A.WARM, _A.BUSY, _A.SWITCHING, _A.DRAINING, _A.ENDED})
+_ALLOCATION: dict[AllocationState, frozenset[AllocationState]] = {
+    _A.INTENT: frozenset({_A.PENDING, _A.ABANDONED, _A.ENDED}) | _LIVE,
+    _A.PENDING: _LIVE,
+    **{state: _LIVE - {state} for state in _LIVE - {_A.ENDED, _A.STARTING}},
+    _A.STARTING: _LIVE - {_A.STARTING},
+}
+
+
+def check_job(old: JobState, new: JobState) -> None:
+    """Raise StateError unless a job may change from ``old`` to ``new``."""
+    if new not in _JOB.get(old, frozenset()):
+        raise StateError(f"a {old} job cannot become {new}")
+
+
+def check_allocation(old: AllocationState, new: AllocationState) -> None:
+    """Raise StateError unless an allocation may change from ``old`` to ``new``."""
+    if new not in _ALLOCATION.get(old, frozenset()):
+        raise StateError(f"an allocation that is {old} cannot become {new}")

@@ -1,0 +1,89 @@
+"""What the controller needs of a resource manager. Implementations: Slurm, and local processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from prompttuner.errors import BackendError
+
+__all__ = ["AllocationRequest", "Backend", "Native", "Seen", "SubmitRefused", "SubmitUnknown"]
+
+
+class Native(StrEnum):
+    """What the resource manager says of an allocation. UNKNOWN is never an end."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETING = "completing"
+    """Its end is decided, processes may still live."""
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    """Not answered, or not found in a source that may be late: leave it alone."""
+
+
+class SubmitRefused(BackendError):
+    """The resource manager said no: nothing was started."""
+
+
+class SubmitUnknown(BackendError):
+    """The call failed in a way that leaves open whether something was started (time-out, lost answer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRequest:
+    """One placeholder job to be asked for. Its row has been committed before."""
+
+    uuid: str
+    folder: Path
+    """Its folder in the spool, with settings.json and order.json written."""
+    pool: str
+    gpus: int
+    gpu_type: str | None
+    walltime_s: int | None
+    setup: tuple[str, ...] = ()
+    """Shell lines run before the agent (modules, conda, exports)."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further sbatch parameters: account, qos, partition, constraint, mail..."""
+
+    @property
+    def name(self) -> str:
+        return f"pt-{self.uuid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One allocation as the resource manager sees it now."""
+
+    state: Native
+    native_id: str | None = None
+    native_state: str = ""
+    """The manager's own word (PREEMPTED, TIMEOUT, CANCELLED by 1000, ...), for events."""
+    reason: str = ""
+    node: str | None = None
+    start_at: float | None = None
+    """Unix seconds; for a pending one the manager's estimate."""
+    ends_at: float | None = None
+
+
+class Backend(Protocol):
+    """All calls are bounded in time and raise BackendError; batched wherever one call can serve many."""
+
+    @property
+    def name(self) -> str: ...
+
+    def submit(self, request: AllocationRequest) -> str:
+        """Ask for one allocation; returns the manager's id. Raises SubmitRefused or SubmitUnknown."""
+        ...
+
+    def cancel(self, native_ids: Sequence[str]) -> None:
+        """End allocations; ids that are already gone are no error."""
+        ...
+
+    def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
+        """For (uuid, native id or None) pairs, what is known now, by uuid. One batched query, found by name when the id
+        is not known (an intent whose answer was lost). Missing answers are Seen(UNKNOWN)."""
+        ...
