@@ -1,0 +1,1 @@
+"""Traces of prompt-tuning jobs: one documented format, importers, a seeded generator, statistics."""

@@ -1,0 +1,70 @@
+"""One job of a trace: what was asked for, and the truth that only a simulator may know."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from prompttuner.errors import DataError
+
+__all__ = ["TraceJob"]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceJob:
+    """A job as it was (or is to be) submitted. Times are seconds since the start of the trace.
+
+    Raises:
+        DataError: a field that cannot be right; the message names job and field.
+    """
+
+    id: str
+    submit_s: float
+    llm: str
+    """Name of the pool (LLM, and batch where the speed-up depends on it), that is of the profile to use."""
+    iters: float
+    """True iterations to the target from the default (vocabulary) prompt."""
+    step_s: float
+    """Seconds an iteration takes on one GPU, global batch included."""
+    deadline_s: float = math.inf
+    """Absolute; inf for best effort."""
+    min_gpus: int = 1
+    max_gpus: int = 8
+    bank_factor: float = 1.0
+    """True factor on ``iters`` once a Prompt Bank lookup was done (1: the bank has nothing for this job)."""
+    task: str = ""
+    """Task class (jobs of one class are similar to the bank)."""
+    requested_gpus: int = 0
+    """GPUs the user asked for, for schedulers with fixed sizes; 0 when the trace does not say."""
+    priority: int = 0
+    stop_on_miss: bool = False
+    """The user wants the job ended at its deadline rather than late."""
+    user: str = ""
+
+    def __post_init__(self) -> None:
+        for wrong, what in (
+            (not self.id, "id must not be empty"),
+            (not self.llm, "llm must not be empty"),
+            (not (math.isfinite(self.submit_s) and self.submit_s >= 0), "submit_s must be a time of 0 or later"),
+            (not (math.isfinite(self.iters) and self.iters > 0), "iters must be above 0"),
+            (not (math.isfinite(self.step_s) and self.step_s > 0), "step_s must be above 0"),
+            (not self.deadline_s > self.submit_s, "deadline_s must lie after submit_s (inf: best effort)"),
+            (not 1 <= self.min_gpus <= self.max_gpus, "min_gpus and max_gpus must hold 1 <= min_gpus <= max_gpus"),
+            (self.requested_gpus < 0, "requested_gpus must be 0 (not known) or more"),
+            (not 0 < self.bank_factor <= 10, "bank_factor must lie above 0 and be 10 at most"),
+        ):
+            if wrong:
+                raise DataError(f"job {self.id!r}: {what}")
+
+    @property
+    def work_s(self) -> float:
+        """GPU-seconds on one GPU from the default prompt."""
+        return self.iters * self.step_s
+
+    @property
+    def best_effort(self) -> bool:
+        return math.isinf(self.deadline_s)
+
+    def with_deadline(self, slo_multiple: float) -> TraceJob:
+        """The same job with deadline = submit + multiple x its one-GPU time from the default prompt."""
+        return replace(self, deadline_s=self.submit_s + slo_multiple * self.work_s)
