@@ -14,13 +14,45 @@ __all__ = [
     "Demote",
     "Plan",
     "Policy",
+    "Reason",
     "Reject",
     "Release",
     "Request",
     "Restore",
     "Stop",
     "SwitchModel",
+    "Why",
 ]
+
+
+class Why:
+    """A reason that is put into words only when somebody reads it: ``str(reason)``.
+
+    ``template`` is a ``str.format`` template for ``values``; planning thousands of simulated jobs then pays no
+    formatting. Equal to (and hashes like) its words, so plans with lazy and ready-made reasons compare.
+    """
+
+    __slots__ = ("template", "values")
+
+    def __init__(self, template: str, *values: object) -> None:
+        self.template = template
+        self.values = values
+
+    def __str__(self) -> str:
+        return self.template.format(*self.values)
+
+    def __repr__(self) -> str:
+        return repr(str(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str | Why) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+Reason: TypeAlias = str | Why
+"""Words with numbers, for people; read it with ``str()``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +60,7 @@ class Request:
     """Ask Slurm for one more allocation that will load this pool's LLM (a cold start)."""
 
     pool: int
-    reason: str
+    reason: Reason
     job: str | None = None
     """The job it is meant for (a reservation the policy sees again in ``Agents.job``); None for the warm pool."""
 
@@ -38,7 +70,7 @@ class Release:
     """Give an allocation back: withdraw a REQUESTED one, end a STARTING or WARM one. Never a BUSY one."""
 
     agent: str
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +83,7 @@ class Assign:
 
     job: str
     agents: tuple[str, ...]
-    reason: str
+    reason: Reason
     lookup_s: float = 0.0
     """Seconds the first lease may spend on a Prompt Bank lookup before tuning; 0 skips it."""
 
@@ -62,7 +94,7 @@ class SwitchModel:
 
     agent: str
     pool: int
-    reason: str
+    reason: Reason
     job: str | None = None
 
 
@@ -71,7 +103,7 @@ class Demote:
     """The job's deadline no longer counts (it turns best effort); it is told to the user."""
 
     job: str
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +111,7 @@ class Restore:
     """A demoted job can make its deadline after all."""
 
     job: str
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +119,7 @@ class Reject:
     """Never run this job (admission control of some baselines; counts as a violation, costs nothing)."""
 
     job: str
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +127,7 @@ class Stop:
     """End the job unfinished: its deadline has passed and the user asked to stop then."""
 
     job: str
-    reason: str
+    reason: Reason
 
 
 Action: TypeAlias = Request | Release | Assign | SwitchModel | Demote | Restore | Reject | Stop
@@ -106,7 +138,7 @@ class Plan:
     actions: list[Action] = field(default_factory=list)
     wake_at: float = float("inf")
     """Nothing needs deciding before this time unless something happens."""
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Reason] = field(default_factory=dict)
     """For jobs without an action: why it waits, why it keeps k GPUs, what would change that (may be lazy)."""
 
 

@@ -117,7 +117,9 @@ class Agents:
     """Pool whose LLM it holds or loads; -1 when unknown."""
     phase: Ints
     job: Ints
-    """Row in ``Jobs`` of the job it is a member of, or is reserved for while it starts; -1 without."""
+    """Row in ``Jobs`` of the job it is a member of (BUSY), or is reserved for (the ``job`` of its Request or
+    SwitchModel); -1 without. A reservation is a hint to the policy alone, which may assign the agent otherwise; it
+    lasts until the agent is assigned or ends, or the job ends."""
     gpus: Ints
     since: Floats
     """When the present phase began (for WARM: idle since)."""
@@ -153,6 +155,8 @@ class Arrivals:
 
     times: list[Floats] = field(default_factory=list)
     """For each pool: times of its latest submissions (bounded), ascending."""
+    work: list[Floats] = field(default_factory=list)
+    """For each pool, beside ``times``: one-member seconds each of those jobs was expected to take; may be empty."""
 
 
 @dataclass(slots=True)
