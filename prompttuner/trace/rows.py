@@ -1,0 +1,150 @@
+"""Rows of a text table with line numbers, and what is wrong with which of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prompttuner.errors import DataError
+from prompttuner.trace.job import TraceJob
+
+__all__ = ["Loaded", "Problem", "build_jobs", "csv_rows", "integer", "number", "open_text", "whole"]
+
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row that could not be used; ``line`` counts from 1 as editors do."""
+
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}"
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What came out of a file: usable jobs by submit time, broken rows, and rows left out on purpose."""
+
+    source: str
+    jobs: list[TraceJob] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason -> rows that were well formed but not asked for (too long, no GPU, ...)."""
+
+    def leave_out(self, reason: str) -> None:
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def require_clean(self) -> Loaded:
+        """This, if no row was broken.
+
+        Raises:
+            DataError: lists the broken rows and says how to go on without them.
+        """
+        if not self.problems:
+            return self
+        shown = "\n".join(f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS])
+        more = len(self.problems) - SHOWN_PROBLEMS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise DataError(
+            f"{self.source}: {len(self.problems)} broken row(s), {len(self.jobs)} good one(s)\n{shown}{rest}\n"
+            "repair them, or pass --skip-broken to go on with the good rows alone"
+        )
+
+
+def open_text(path: Path) -> str:
+    """The file's text, UTF-8, a byte-order mark removed.
+
+    Raises:
+        DataError: missing, unreadable or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"no trace file {path}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); is it compressed?") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def csv_rows(
+    text: str, source: str, required: Iterable[str], problems: list[Problem], delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row) of each row that has as many fields as the header; others are added to ``problems``.
+
+    Lines that are blank or begin with ``#`` are skipped.
+
+    Raises:
+        DataError: no header, or a required column is missing.
+    """
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise DataError(f"{source} is empty: a header line with the column names is needed")
+    parsed = csv.reader((line for _, line in lines), delimiter=delimiter)
+    header = [name.strip() for name in next(parsed)]
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)})")
+    for (line, _), row in zip(lines[1:], parsed, strict=False):
+        if len(row) != len(header):
+            problems.append(Problem(line, f"{len(row)} fields, the header has {len(header)}"))
+            continue
+        yield line, {name: value.strip() for name, value in zip(header, row, strict=True)}
+
+
+def number(row: Mapping[str, object], name: str) -> float:
+    """A finite number. Raises ValueError with the column's name."""
+    value = row.get(name)
+    try:
+        result = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}, not a number") from None
+    if not math.isfinite(result):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return result
+
+
+def integer(row: Mapping[str, object], name: str) -> int:
+    """A whole number. Raises ValueError with the column's name."""
+    return whole(number(row, name), name)
+
+
+def whole(value: float, name: str) -> int:
+    if value != int(value):
+        raise ValueError(f"{name} is {value}, not a whole number")
+    return int(value)
+
+
+def build_jobs(
+    loaded: Loaded,
+    rows: Iterable[tuple[int, Mapping[str, object]]],
+    make: Callable[[Mapping[str, object]], TraceJob | str],
+) -> Loaded:
+    """Turn rows into jobs sorted by submit time; a broken or doubled row becomes a problem with its line.
+
+    Args:
+        make: a job, or the reason why this well-formed row is left out; ValueError or DataError when broken.
+    """
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        try:
+            job = make(row)
+        except (ValueError, DataError) as error:
+            loaded.problems.append(Problem(line, str(error)))
+            continue
+        if isinstance(job, str):
+            loaded.leave_out(job)
+        elif job.id in seen:
+            loaded.problems.append(Problem(line, f"job {job.id!r} is already on line {seen[job.id]}"))
+        else:
+            seen[job.id] = line
+            loaded.jobs.append(job)
+    loaded.jobs.sort(key=lambda job: (job.submit_s, job.id))
+    loaded.problems.sort(key=lambda problem: problem.line)
+    return loaded

@@ -1,0 +1,119 @@
+"""The trace format: what is written is read back equal, and broken rows are named by line."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prompttuner.errors import DataError
+from prompttuner.trace.format import COLUMNS, dump_trace, read_trace, write_trace
+from prompttuner.trace.job import TraceJob
+
+names = st.text("abcXYZ019-_.,\"' é", min_size=1, max_size=12).filter(lambda s: s.strip() == s)
+positive = st.floats(1e-6, 1e9)
+
+
+@st.composite
+def trace_jobs(draw: st.DrawFn) -> list[TraceJob]:
+    ids = draw(st.lists(names, min_size=1, max_size=8, unique=True))
+    jobs = []
+    for name in ids:
+        submit = draw(st.floats(0, 1e7))
+        low = draw(st.integers(1, 8))
+        jobs.append(
+            TraceJob(
+                id=name,
+                submit_s=submit,
+                llm=draw(names),
+                iters=draw(positive),
+                step_s=draw(positive),
+                deadline_s=draw(st.just(math.inf) | st.floats(1, 1e6).map(lambda d, s=submit: s + d)),
+                min_gpus=low,
+                max_gpus=draw(st.integers(low, 64)),
+                bank_factor=draw(st.floats(0.01, 2)),
+                task=draw(st.just("") | names),
+                requested_gpus=draw(st.integers(0, 64)),
+                priority=draw(st.integers(-5, 5)),
+                stop_on_miss=draw(st.booleans()),
+            )
+        )
+    return sorted(jobs, key=lambda job: (job.submit_s, job.id))
+
+
+@settings(deadline=None, max_examples=60)
+@given(jobs=trace_jobs(), suffix=st.sampled_from([".csv", ".jsonl"]))
+def test_written_trace_reads_back_equal(jobs: list[TraceJob], suffix: str, tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("trace") / f"t{suffix}"
+    write_trace(path, jobs)
+    assert read_trace(path).require_clean().jobs == jobs
+
+
+def test_broken_rows_are_named_by_line_and_the_good_ones_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "# a comment\n"
+        "id,submit_s,llm,iters,step_s,deadline_s\n"
+        "a,0,m,10,1,\n"
+        "b,zero,m,10,1,\n"
+        "\n"
+        "c,1,m,10\n"
+        "d,5,m,10,1,4\n"
+        "a,6,m,10,1,\n"
+        "e,7,m,-1,1,inf\n"
+        "f,8,m,10,1,90\n"
+    )
+    loaded = read_trace(path)
+    assert [job.id for job in loaded.jobs] == ["a", "f"]
+    assert [problem.line for problem in loaded.problems] == [4, 6, 7, 8, 9]
+    assert "submit_s is 'zero'" in loaded.problems[0].message
+    assert "already on line 3" in loaded.problems[3].message
+    with pytest.raises(DataError, match=r"5 broken row\(s\), 2 good(.|\n)*line 4(.|\n)*--skip-broken"):
+        loaded.require_clean()
+
+
+def test_broken_json_lines_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    good = '{"id": "a", "submit_s": 0, "llm": "m", "iters": 3, "step_s": 1, "stop_on_miss": true}'
+    path.write_text(f'{good}\n{{"id": \n[1]\n{{"id": "b", "submit_s": 0, "llm": "m", "iters": 3}}\n')
+    loaded = read_trace(path)
+    assert [job.stop_on_miss for job in loaded.jobs] == [True]
+    assert [problem.line for problem in loaded.problems] == [2, 3, 4]
+    assert loaded.problems[2].message == "no step_s"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("id,submit_s\na,1\n", "no column llm, iters, step_s"),
+        ("id,submit_s,llm,iters,step_s\n", "holds no jobs"),
+    ],
+)
+def test_unusable_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_trace(path)
+
+
+def test_unknown_columns_are_errors_unless_they_are_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,submit_s,llm,iters,step_s,dedline_s\na,0,m,1,1,9\n")
+    assert "unknown column dedline_s" in read_trace(path).problems[0].message
+    path.write_text("id,submit_s,llm,iters,step_s,x_lab\na,0,m,1,1,9\n")
+    assert read_trace(path).require_clean().jobs[0].id == "a"
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no trace file"):
+        read_trace(tmp_path / "none.csv")
+    (tmp_path / "b.csv").write_bytes(b"\x1f\x8b\xff")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_trace(tmp_path / "b.csv")
+
+
+def test_header_names_every_field() -> None:
+    header = dump_trace([TraceJob("a", 0, "m", 1, 1)]).splitlines()[0]
+    assert tuple(header.split(",")) == COLUMNS
