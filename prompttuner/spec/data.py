@@ -1,0 +1,91 @@
+"""Training and evaluation data: JSONL with ``input`` and ``target``, read with line numbers in every complaint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prompttuner.errors import DataError
+
+__all__ = ["Sample", "count_samples", "iter_samples", "read_samples"]
+
+
+class Sample(NamedTuple):
+    """One line of data."""
+
+    input: str
+    target: str
+
+
+def iter_samples(path: Path | str) -> Iterator[Sample]:
+    """Yield the samples of a JSONL file in order. Blank lines are skipped; further keys are ignored.
+
+    Raises:
+        DataError: missing or unreadable file, or a line that is no sample; the message names file and line.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as handle:
+            for number, raw in enumerate(handle, start=1):
+                if raw.strip():
+                    yield _sample(raw, path, number)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a JSONL file") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read (permission denied)") from None
+
+
+def read_samples(path: Path | str, limit: int | None = None) -> list[Sample]:
+    """The first ``limit`` (or all) samples of a JSONL file.
+
+    Raises:
+        DataError: as ``iter_samples``; also when there is no sample at all.
+    """
+    samples: list[Sample] = []
+    for sample in iter_samples(path):
+        if limit is not None and len(samples) >= limit:
+            break
+        samples.append(sample)
+    if not samples:
+        raise DataError(f'{path}: holds no samples; each line must be like {{"input": "...", "target": "..."}}')
+    return samples
+
+
+def count_samples(path: Path | str) -> int:
+    """Check every line of a JSONL file and count its samples.
+
+    Raises:
+        DataError: as ``read_samples``.
+    """
+    count = sum(1 for _ in iter_samples(path))
+    if not count:
+        raise DataError(f'{path}: holds no samples; each line must be like {{"input": "...", "target": "..."}}')
+    return count
+
+
+def _sample(raw: bytes, path: Path, number: int) -> Sample:
+    where = f"{path}, line {number}"
+    try:
+        text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text (byte {error.start + 1})") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: broken JSON at column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{where}: broken JSON: nested too deeply") from None
+    if not isinstance(value, dict):
+        raise DataError(f'{where}: must be an object like {{"input": "...", "target": "..."}}')
+    for key in ("input", "target"):
+        if key not in value:
+            raise DataError(f"{where}: has no {key!r} (its keys are: {', '.join(sorted(value)) or 'none'})")
+        if not isinstance(value[key], str):
+            raise DataError(f"{where}: {key!r} must be text, not {type(value[key]).__name__}")
+    if not value["target"]:
+        raise DataError(f"{where}: 'target' is empty: there is nothing to learn from this line")
+    return Sample(value["input"], value["target"])

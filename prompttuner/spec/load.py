@@ -1,0 +1,106 @@
+"""Job specs from TOML and JSON files, from flags and from plain mappings."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prompttuner.errors import SpecError
+from prompttuner.spec.job import ALIASES, JobSpec
+from prompttuner.spec.models import SMALL
+
+__all__ = ["explain_validation", "load_spec", "make_spec", "read_spec_file"]
+
+PATH_KEYS = ("train", "eval")
+
+
+def make_spec(values: Mapping[str, Any], base: Path | None = None, source: str = "job spec") -> JobSpec:
+    """Validate a mapping; relative paths are taken from ``base`` (default: the working folder).
+
+    Raises:
+        SpecError: what is wrong and where it came from.
+    """
+    folder = base or Path.cwd()
+    try:
+        spec = JobSpec.model_validate({str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        raise SpecError(f"{source}: {explain_validation(error)}") from None
+    changes: dict[str, Any] = {key: (folder / Path(getattr(spec, key)).expanduser()).absolute() for key in PATH_KEYS}
+    if spec.initial_prompt.endswith(".safetensors") and not spec.initial_prompt.startswith("text:"):
+        changes["initial_prompt"] = str((folder / Path(spec.initial_prompt).expanduser()).absolute())
+    local = (folder / Path(spec.model).expanduser()).absolute()
+    if spec.model != SMALL and (local.is_dir() or spec.model.startswith((".", "/", "~"))):
+        changes["model"] = str(local)
+    return spec.model_copy(update=changes)
+
+
+def load_spec(path: Path | str, overrides: Mapping[str, Any] | None = None) -> JobSpec:
+    """The spec in a TOML or JSON file; ``overrides`` (flags) win, and their paths are relative to the working folder.
+
+    Raises:
+        SpecError: file missing, broken or invalid.
+    """
+    path = Path(path)
+    values = read_spec_file(path)
+    for key in PATH_KEYS:
+        if isinstance(values.get(key), str):
+            values[key] = str((path.parent / Path(values[key]).expanduser()).absolute())
+    for key in ("model", "initial_prompt", "init"):
+        if isinstance(values.get(key), str):
+            values[key] = _beside(path.parent, values[key])
+    merged = {ALIASES.get(key, key): value for key, value in values.items()} if overrides else values
+    return make_spec({**merged, **(overrides or {})}, source=str(path))
+
+
+def read_spec_file(path: Path) -> dict[str, Any]:
+    """The raw content of a ``.toml`` or ``.json`` file.
+
+    Raises:
+        SpecError: missing, unreadable or broken (with the line).
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: is a folder; give a TOML or JSON file") from None
+    except PermissionError:
+        raise SpecError(f"{path}: may not be read (permission denied)") from None
+    try:
+        text = raw.decode("utf-8")
+        values = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: not UTF-8 text") from None
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"{path}: broken {'JSON' if path.suffix.lower() == '.json' else 'TOML'}: {error}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: must hold one object with the keys of a job spec")
+    return values
+
+
+def explain_validation(error: ValidationError) -> str:
+    """One readable line for each thing that pydantic found wrong."""
+    lines = []
+    for problem in error.errors(include_url=False, include_context=True):
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            message = "is required"
+        elif problem["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]} (given: {problem.get('input')!r})"
+        lines.append(message if not where or where in message else f"{where}: {message}")
+    return "; ".join(lines)
+
+
+def _beside(folder: Path, text: str) -> str:
+    """A path that is meant relative to the spec file, made absolute; any other text unchanged."""
+    if text.startswith("text:") or text == SMALL:
+        return text
+    candidate = (folder / Path(text).expanduser()).absolute()
+    is_path = text.startswith((".", "/", "~")) or text.endswith(".safetensors") or candidate.is_dir()
+    return str(candidate) if is_path else text

@@ -1,0 +1,89 @@
+"""Checks of a model's name or folder that need neither torch nor the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from prompttuner.errors import ModelError
+
+__all__ = ["SMALL", "check_model_folder", "locate_model"]
+
+SMALL = "small"
+"""Alias of the small model that is shipped with the package."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+
+
+def locate_model(model: str, base: Path) -> str:
+    """The folder (absolute) or hub id that ``model`` means. Relative folders are taken from ``base``.
+
+    Raises:
+        ModelError: no such folder and no possible hub id.
+    """
+    if model == SMALL:
+        return str(import_module("prompttuner.smallmodel").path())
+    folder = (base / Path(model).expanduser()).absolute()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if folder.exists():
+        raise ModelError(f"model {model!r} is a file; give the folder that holds config.json and the weights")
+    if model.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(model) or ".." in model:
+        raise ModelError(
+            f"model {model!r}: no such folder ({folder}), and not a hub id such as 'gpt2' or 'facebook/opt-125m'"
+        )
+    return model
+
+
+def check_model_folder(folder: Path | str, allowed_code: tuple[str, ...] = (), name: str | None = None) -> None:
+    """Check that a local folder holds a causal LM that can be loaded.
+
+    ``allowed_code`` names models whose own Python code may run; ``name`` is what the user called this one.
+
+    Raises:
+        ModelError: no config, no (or incomplete) weights, no tokenizer, or remote code that is not allowed.
+    """
+    folder = Path(folder)
+    config = _read_object(folder / "config.json", "a model folder must hold it (is this the right folder?)")
+    _check_weights(folder)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"model folder {folder} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)})")
+    names = {str(folder), name or str(folder)}
+    if config.get("auto_map") and not names & set(allowed_code):
+        label = name or str(folder)
+        raise ModelError(
+            f"model {label!r} wants to run its own Python code (auto_map in config.json); if you trust it, allow it by "
+            f"name: trust_remote_code = [{json.dumps(label)}]"
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).is_file():
+            shards = _read_object(folder / index, "it lists the shards").get("weight_map")
+            names = sorted(set(shards.values())) if isinstance(shards, dict) else []
+            missing = [shard for shard in names if not (folder / str(shard)).is_file()]
+            if missing or not names:
+                raise ModelError(f"model folder {folder}: weights are incomplete: {index} names {missing or 'nothing'}")
+            return
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    if not weights:
+        raise ModelError(f"model folder {folder} holds no weights (no *.safetensors, no pytorch_model*.bin)")
+    if not any(path.stat().st_size for path in weights):
+        raise ModelError(f"model folder {folder}: {weights[0].name} is empty; was its download cut off?")
+
+
+def _read_object(path: Path, why: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"model folder {path.parent} has no {path.name}: {why}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is broken: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is broken: not a JSON object")
+    return value
