@@ -17,9 +17,23 @@ PROFILE = {
     "switch_s": 15.0,
     "lookup_s": 8.0,
 }
-JOB = {"pool": 0, "phase": JobPhase.WAITING, "submit": 0.0, "deadline": np.inf, "priority": 0, "min_gpus": 1, "max_gpus": 8, "step_s": 1.0,
-           "iters_mid": 100.0, "iters_hi": None, "bank_factor_mid": 1.0, "bank_factor_hi": 1.0, "phase_since": 0.0,
-           "best_effort": False, "stop_on_miss": False}  # fmt: skip
+JOB = {
+    "pool": 0,
+    "phase": JobPhase.WAITING,
+    "submit": 0.0,
+    "deadline": np.inf,
+    "priority": 0,
+    "min_gpus": 1,
+    "max_gpus": 8,
+    "step_s": 1.0,
+    "iters_mid": 100.0,
+    "iters_hi": None,
+    "bank_factor_mid": 1.0,
+    "bank_factor_hi": 1.0,
+    "phase_since": 0.0,
+    "best_effort": False,
+    "stop_on_miss": False,
+}
 AGENT = {"pool": 0, "phase": AgentPhase.WARM, "job": -1, "gpus": 1, "since": 0.0, "ready_at": 0.0, "ends_at": np.inf}
 WHOLE = {"pool", "phase", "priority", "min_gpus", "max_gpus", "job", "gpus"}
 TRUTH = {"best_effort", "stop_on_miss"}

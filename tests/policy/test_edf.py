@@ -1,6 +1,5 @@
 """The edf policy on hand-made snapshots."""
 
-import numpy as np
 import pytest
 
 from prompttuner.errors import ConfigError
@@ -90,4 +89,4 @@ def test_unknown_names_and_switches_are_told(make):
 
 def test_best_effort_comes_after_deadlines(make):
     plan = get("edf").plan(make([{"submit": 0.0}, {"submit": 5.0, "deadline": 500.0}], [{}], gpus=1))
-    assert (plan.actions[0].job == "j1" and np.isfinite(plan.wake_at) is np.False_) or plan.wake_at == np.inf
+    assert [a.job for a in plan.actions] == ["j1"]
