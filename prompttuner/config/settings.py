@@ -1,0 +1,200 @@
+"""Every setting with its default and its limits. Durations are seconds; text such as ``10m`` is understood too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from prompttuner.files import make_private_dir
+from prompttuner.spec.when import parse_duration
+
+__all__ = ["ENV_PREFIX", "LocalSettings", "Seconds", "Settings", "SlurmSettings"]
+
+ENV_PREFIX = "PROMPTTUNER_"
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        seconds = parse_duration(value)
+        return value if seconds is None else seconds
+    return value
+
+
+Seconds: TypeAlias = Annotated[float, BeforeValidator(_seconds)]
+Folder: TypeAlias = Annotated[Path, BeforeValidator(lambda value: Path(value).expanduser().absolute())]
+Lines: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(lambda v: v.splitlines() if isinstance(v, str) else v)]
+
+
+class LocalSettings(BaseModel):
+    """Allocations as processes on this machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slots: int = Field(
+        default=2, ge=1, le=1024, description="allocations at a time; on a machine with GPUs, how many to use"
+    )
+    walltime_s: Seconds | None = Field(default=None, gt=0, description="end of an allocation; none: no end")
+    queue_s: Seconds = Field(default=0.0, ge=0, description="expected wait for a slot, for predictions")
+
+
+class SlurmSettings(BaseModel):
+    """Allocations as Slurm jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    account: str | None = None
+    qos: str | None = None
+    partition: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    gpu_type: str | None = Field(default=None, description="GPU type as in GRES (gpu:TYPE:1); none: any")
+    gpus_per_agent: int = Field(default=1, ge=1, le=64)
+    gpu_directive: Literal["gres", "gpus-per-node", "none"] = Field(
+        default="gres", description="how GPUs are asked for"
+    )
+    cpus_per_agent: int | None = Field(default=None, ge=1)
+    mem: str | None = Field(default=None, description="memory of an allocation as sbatch takes it, such as 32G")
+    walltime_s: Seconds | None = Field(
+        default=None, gt=0, description="of an allocation; none: the partition's limit, or 4 h"
+    )
+    mail_user: str | None = None
+    mail_type: str | None = None
+    signal: str = Field(
+        default="USR1", pattern=r"^(USR1|USR2|TERM|INT|HUP)$", description="sent before the walltime ends"
+    )
+    signal_before_s: int = Field(default=90, ge=10, le=3600)
+    setup: Lines = Field(default=(), description="shell lines before an agent: module, conda, export")
+    launcher: str | None = Field(default=None, description="command before python, such as srun --container-image=...")
+    interface: str | None = Field(
+        default=None, description="network interface of the agents' rendezvous; none: find it"
+    )
+    templates: Folder | None = Field(default=None, description="folder of own templates, looked into first")
+    extra: dict[str, str] = Field(default_factory=dict, description="further sbatch parameters by name")
+    call_timeout_s: Seconds = Field(default=30.0, gt=0, description="bound of one Slurm command")
+    accounting: Literal["auto", "yes", "no"] = Field(default="auto", description="whether sacct may be asked")
+
+    @field_validator("account", "qos", "partition", "constraint", "reservation", "gpu_type", "mem", "interface")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.,:&|()\[\]*=+@/-]+", value):
+            raise ValueError(f"{value!r} holds blanks or characters that Slurm does not take")
+        return value
+
+
+class Settings(BaseSettings):
+    """All settings. Made by ``load_settings``, which knows the layers; constructing it directly uses defaults only."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", validate_default=True
+    )
+
+    home: Folder = Field(default=Path("~/.prompttuner"), description="where everything is kept unless said otherwise")
+    backend: Literal["local", "slurm"] = "local"
+    database: str | None = Field(default=None, description="SQLAlchemy URL; none: SQLite in home/state.db")
+    spool: Folder | None = Field(
+        None, description="on a file system that login and compute nodes share; none: home/spool"
+    )
+    bank_dirs: tuple[Folder, ...] = Field(
+        default=(), description="Prompt Banks to look into besides the own one, home/bank"
+    )
+    policy: str = Field(default="prompttuner", description="scheduling policy")
+    pool: Literal["warm", "none"] = Field(default="warm", description="none: agents end with their job")
+
+    tick_s: Seconds = Field(default=1.0, gt=0, le=600, description="period of `prompttuner run`")
+    cron_tick_s: Seconds = Field(default=60.0, gt=0, le=3600, description="period of cron ticks")
+    squeue_min_s: Seconds = Field(default=10.0, ge=0, description="least time between two questions to Slurm")
+    heartbeat_s: Seconds = Field(default=5.0, gt=0)
+    poll_s: Seconds = Field(default=0.2, gt=0, le=60, description="how often agents look at their order")
+    suspect_s: Seconds = Field(default=60.0, gt=0, description="silence after which an agent is suspect (never: lost)")
+    owner_expiry_s: Seconds = Field(
+        default=30.0, gt=0, description="silence after which another controller may take over"
+    )
+    idle_limit_s: Seconds = Field(
+        default=600.0, gt=0, lt=3600, description="an agent without a job ends itself after it"
+    )
+    checkpoint_every_s: Seconds = Field(default=30.0, gt=0)
+    checkpoint_every_steps: int = Field(default=50, ge=1)
+    loss_timeout_s: Seconds = Field(default=15.0, gt=0, description="loss of a member is noticed within it")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of a worker")
+
+    max_gpus: int | None = Field(default=None, ge=1, description="GPUs held at a time; none: what the site allows")
+    max_jobs: int | None = Field(default=None, ge=1, description="allocations at a time, queued ones included")
+    max_submissions_per_minute: int = Field(default=20, ge=1, le=600, description="allocations asked for in a minute")
+    max_gpu_hours: float | None = Field(default=None, gt=0, description="budget: no growth beyond it")
+
+    webhook: str | None = Field(
+        default=None, description="URL that gets a JSON POST on a missed or endangered deadline"
+    )
+    command_hook: str | None = Field(default=None, description="program that gets the same JSON on its standard input")
+    mail: str | None = Field(default=None, description="address that gets mail on a missed or endangered deadline")
+    metrics_file: Folder | None = Field(default=None, description="Prometheus text file, written each tick")
+    metrics_port: int | None = Field(default=None, ge=1024, le=65535, description="Prometheus over HTTP, loopback only")
+    keep_days: float = Field(
+        default=30.0, gt=0, description="ended jobs' spool folders and old events are removed after it"
+    )
+    keep_mb: float = Field(
+        default=2000.0, gt=0, description="ended jobs' spool folders are removed above it, oldest first"
+    )
+
+    local: LocalSettings = Field(default_factory=LocalSettings)
+    slurm: SlurmSettings = Field(default_factory=SlurmSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: ``layers.py`` reads the sources, as it must know the origin of each value."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.suspect_s < 3 * self.heartbeat_s:
+            raise ValueError(
+                f"suspect_s ({self.suspect_s:g}) must be at least three heartbeats (heartbeat_s is "
+                f"{self.heartbeat_s:g}): raise it, or healthy agents will be suspected"
+            )
+        if self.owner_expiry_s < 3 * self.tick_s:
+            raise ValueError(
+                f"owner_expiry_s ({self.owner_expiry_s:g}) must be at least three ticks (tick_s is {self.tick_s:g})"
+            )
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the state."""
+        return self.database or f"sqlite:///{self.home / 'state.db'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.spool or self.home / "spool"
+
+    @property
+    def bank_dir(self) -> Path:
+        """The own Prompt Bank."""
+        return self.home / "bank"
+
+    @property
+    def all_bank_dirs(self) -> tuple[Path, ...]:
+        """The own bank first, then those shared with others."""
+        return (self.bank_dir, *(folder for folder in self.bank_dirs if folder != self.bank_dir))
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def profiles_dir(self) -> Path:
+        return self.home / "profiles"
+
+    def make_home(self) -> Path:
+        """Create the home folder (0700) if it is missing."""
+        return make_private_dir(self.home)
