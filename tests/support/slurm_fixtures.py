@@ -1,0 +1,81 @@
+"""Fixtures: a real Slurm cluster for a whole test session, and its use by one test."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from slurm_cluster import Cluster, missing_programs, running_cluster
+
+__all__ = ["as_ordinary_user", "bare_slurm", "slurm", "slurm_session"]
+
+
+def _need(accounting: bool) -> None:
+    """Skip where Slurm is not installed, except where its tests are demanded (CI)."""
+    missing = missing_programs(accounting)
+    if missing:
+        message = f"no Slurm on this host: {', '.join(missing)} not found"
+        if os.environ.get("PROMPTTUNER_REQUIRE_SLURM"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def slurm_session() -> Iterator[Cluster]:
+    """The session's cluster: four nodes, two GPUs each, accounting, a preemptable partition ``spare``."""
+    _need(accounting=True)
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_session: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The session's cluster for one test: clients aimed at it, all nodes idle before, no job left after."""
+    yield from _use(slurm_session, monkeypatch)
+
+
+@pytest.fixture
+def bare_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster of two nodes without accounting: sacct answers nothing useful."""
+    _need(accounting=False)
+    with running_cluster(nodes=2, accounting=False) as cluster:
+        yield from _use(cluster, monkeypatch)
+
+
+def _use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    for key in [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))]:
+        monkeypatch.delenv(key)
+    for key, value in cluster.env.items():
+        monkeypatch.setenv(key, value)
+    yield cluster
+    clear(cluster)
+
+
+def clear(cluster: Cluster, timeout: float = 60) -> None:
+    """Cancel all jobs and wait until every node is idle again."""
+    cluster.run("scancel", "-u", cluster.shape.user, check=False)
+    deadline = time.monotonic() + timeout
+    while cluster.run("squeue", "-h", "-o", "%i %T").strip() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    cluster.wait_nodes("idle", cluster.shape.node_names, timeout)
+
+
+def as_ordinary_user(user: str = "nobody") -> list[str]:
+    """Command prefix with which root runs a command as an ordinary user (empty when we are one already).
+
+    Where this interpreter lies in a folder that only root may enter, the one capability to search folders is kept.
+    """
+    if os.geteuid() != 0:
+        return []
+    group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    prefix = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+    plain = subprocess.run([*prefix, sys.executable, "-c", ""], capture_output=True, check=False)
+    if plain.returncode:
+        prefix += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+    return prefix
