@@ -1,0 +1,62 @@
+"""How data is printed: tables on a terminal, plain aligned columns elsewhere, JSON where asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+__all__ = ["JsonFlag", "print_json", "print_pairs", "print_table"]
+
+JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""Use as ``json: JsonFlag = False`` in every command that prints data."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON document. Infinite and undefined numbers, which JSON has not, become null; paths become text."""
+    typer.echo(json.dumps(_plain(value), indent=2 if sys.stdout.isatty() else None, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """A table; off a terminal: aligned columns, two blanks apart, nothing cut off."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        Console().print(table)
+        return
+    if title:
+        typer.echo(title)
+    lines = [list(columns), *([cell.replace("\n", " ") for cell in row] for row in cells)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_pairs(pairs: Mapping[str, Any]) -> None:
+    """Name and value, one a line; names without a value are left out."""
+    shown = {key: value for key, value in pairs.items() if value is not None and value != ""}
+    width = max((len(key) for key in shown), default=0)
+    for key, value in shown.items():
+        typer.echo(f"{key.ljust(width)}  {value}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value

@@ -1,0 +1,91 @@
+"""Which commands there are, and where each of them lives. Nothing is imported until a command is used.
+
+To add a command: write ``prompttuner/cli/<module>.py`` with ``app = typer.Typer()`` and the commands registered on
+it, and add one line below. A *group* (``prompttuner bank list``) is the whole ``app``; otherwise the ``app`` holds the
+command of that name (several commands may share a module). The help text here is what ``prompttuner --help`` shows; a
+test compares it with the first line of the command's own docstring. In the module, import what is heavy (torch,
+SQLAlchemy, numpy, the controller) inside the functions; use ``prompttuner.cli.context`` for the settings,
+``prompttuner.cli.state`` for the database and ``prompttuner.cli.output`` for tables and ``--json``. Raise the classes
+of ``prompttuner.errors``: the frame turns them into a message and an exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+__all__ = ["ENTRIES", "Entry", "LazyGroup", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One word after ``prompttuner``."""
+
+    name: str
+    module: str
+    """Below ``prompttuner.cli``."""
+    help: str
+    panel: str
+    group: bool = False
+
+
+JOBS, RUNNING, STATE = "Jobs", "Running", "Set-up and state"
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry("submit", "submit", "Submit one job, or a sweep of them.", JOBS),
+    Entry("status", "status", "List jobs: state, progress, deadline, GPUs.", JOBS),
+    Entry("show", "show", "Show all that is known about a job.", JOBS),
+    Entry("explain", "explain", "Say in words why a job waits, or why it has the GPUs it has.", JOBS),
+    Entry("logs", "logs", "Show what happened to a job, and what its workers wrote.", JOBS),
+    Entry("result", "result", "Show or copy the tuned prompt of a job.", JOBS),
+    Entry("cancel", "change", "Cancel jobs; their checkpoints are kept.", JOBS),
+    Entry("update", "change", "Change a job's deadline or priority.", JOBS),
+    Entry("hold", "change", "Keep jobs from running until they are released.", JOBS),
+    Entry("release", "change", "Let held jobs run again.", JOBS),
+    Entry("scale", "change", "Give a job a fixed number of GPUs, or leave it to the policy again.", JOBS),
+    Entry("run", "control", "Be the controller in the foreground.", RUNNING),
+    Entry("tick", "control", "Make one pass of the controller.", RUNNING),
+    Entry("config", "config", "Show the settings and where each comes from.", STATE, group=True),
+    Entry("doctor", "doctor", "Check this machine and these settings, and say what to do.", STATE),
+    Entry("db", "db", "Look after the database.", STATE, group=True),
+    Entry("fetch", "fetch", "Download a model ahead, for nodes without internet.", STATE),
+)
+
+_BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def load(name: str) -> Any:
+    """The real command of an entry, imported now.
+
+    Raises:
+        KeyError: there is no such entry.
+    """
+    entry = _BY_NAME[name]
+    app: typer.Typer = import_module(f"prompttuner.cli.{entry.module}").app
+    if entry.group:
+        return typer.main.get_group(app)
+    command: Any = typer.main.get_command(app)
+    return command.commands[name] if isinstance(command, TyperGroup) else command
+
+
+class LazyGroup(TyperGroup):
+    """A group that lists its commands from the table and imports the one that is used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return [entry.name for entry in ENTRIES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        entry = _BY_NAME.get(cmd_name)
+        if entry is None:
+            return None
+        return TyperCommand(name=entry.name, help=entry.help, rich_help_panel=entry.panel)
+
+    def resolve_command(self, ctx: Any, args: Sequence[str]) -> Any:
+        self.commands = dict.fromkeys(_BY_NAME)  # type: ignore[assignment]  # for "did you mean"
+        name, command, rest = super().resolve_command(ctx, list(args))
+        return name, command if name is None else load(name), rest
