@@ -43,7 +43,7 @@ class AgentPhase(IntEnum):
     WARM = 2
     """LLM loaded, no job."""
     BUSY = 3
-    """Member of a job."""
+    """Member of a job; with ``Agents.job`` -1: told to leave its job, WARM again by ``ready_at``."""
     SWITCHING = 4
     """Loads another LLM within the allocation."""
     DRAINING = 5

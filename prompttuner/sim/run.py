@@ -1,0 +1,84 @@
+"""The event loop: a policy object, the very one that runs live, against the simulated site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from prompttuner.errors import SpecError, StateError
+from prompttuner.policy.plan import Policy
+from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.sim.options import SimOptions, SimResult
+from prompttuner.sim.world import World
+from prompttuner.trace.job import TraceJob
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    trace: Sequence[TraceJob], profiles: Mapping[str, PoolProfile], policy: Policy, options: SimOptions | None = None
+) -> SimResult:
+    """Run the trace to the end of its last job. Deterministic: equal arguments give equal results.
+
+    Decisions are taken on the grid of ``tick_s`` after anything happened (or when the policy asked to be woken) and
+    take effect ``spool_s`` later.
+
+    Raises:
+        SpecError: an empty trace, or an LLM without a profile.
+        StateError: the policy asked for something illegal, or left jobs behind for ever.
+    """
+    options = options or SimOptions()
+    missing = sorted({job.llm for job in trace} - set(profiles))
+    if not trace or missing:
+        raise SpecError(f"no profile is known of {', '.join(missing)}" if missing else "the trace holds no jobs")
+    wide = [job.id for job in trace if job.min_gpus > options.gpus]
+    if wide:
+        raise SpecError(f"job {wide[0]} needs more than the {options.gpus} GPUs there are")
+    world = World(trace, profiles, options, policy.name)
+    queue = sorted(trace, key=lambda job: (job.submit_s, job.id))
+    _loop(world, policy, queue, options)
+    result = world.result
+    result.busy_s, result.startup_s, result.idle_s = world.spent[:3]
+    return result
+
+
+def _loop(world: World, policy: Policy, queue: list[TraceJob], options: SimOptions) -> None:
+    tick, events, upcoming = options.tick_s, world.events, 0
+    tick_at = wake = math.inf
+    decided = -1.0
+    while upcoming < len(queue) or world.jobs.n:
+        arrival = queue[upcoming].submit_s if upcoming < len(queue) else math.inf
+        event = events[0][0] if events else math.inf
+        soonest = min(arrival, event, tick_at)
+        if math.isinf(soonest) or soonest > options.horizon_s:
+            left = ", ".join(world.jobs.ids[:3])
+            raise StateError(f"policy {policy.name} leaves {world.jobs.n} jobs behind at {world.now:.0f} s: {left} ...")
+        if event <= tick_at and event <= arrival:
+            world.pop()
+        elif arrival <= tick_at:
+            world.advance(arrival)
+            world.arrive(queue[upcoming])
+            upcoming += 1
+        else:
+            world.advance(tick_at)
+            wake = _decide(world, policy)
+            decided, tick_at = world.now, math.inf
+        if world.dirty:
+            grid = math.ceil(world.now / tick) * tick
+            tick_at = min(tick_at, grid if grid > decided else grid + tick)
+        elif wake < math.inf:
+            tick_at = min(tick_at, math.ceil(max(wake, world.now + 1e-9) / tick) * tick)
+
+
+def _decide(world: World, policy: Policy) -> float:
+    """One tick; returns when the policy wants the next."""
+    plan = policy.plan(world.observe())
+    world.dirty = False
+    for action in plan.actions:
+        world.apply(action)
+    result = world.result
+    result.plans += 1
+    usage = (world.now, world.count[0], world.count[1], world.count[2])
+    if not result.usage or result.usage[-1][1:] != usage[1:]:
+        result.usage.append(usage)
+    return max(plan.wake_at, world.now + world.options.tick_s)
