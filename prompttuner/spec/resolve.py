@@ -27,7 +27,8 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
     All fields of the spec, and: ``spec_version``; ``model`` as an absolute folder or hub id, ``model_name`` as the user
     wrote it; absolute ``train`` and ``eval`` with ``train_sha256``, ``eval_sha256``, ``train_count``, ``eval_count``;
     ``deadline_at`` (Unix seconds, None for best effort) and ``deadline_iso``; ``submitted_at`` and ``submitted_iso``;
-    ``prompt_length`` (None where the prompt sets it: a ``text:`` or file prompt, or for ``auto`` the one found); ``initial_prompt_sha256`` (None: no file).
+    ``prompt_length`` (None where the prompt sets it: a ``text:`` or file prompt, or for ``auto`` the one found);
+    ``initial_prompt_sha256`` (None: no file).
 
     Raises:
         SpecError: the deadline is not in the future.
