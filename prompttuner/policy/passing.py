@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prompttuner.policy.estimate import Estimate, estimate
 from prompttuner.policy.plan import Action, Assign, Plan, Reason, Why
