@@ -109,6 +109,21 @@ class Store:
             raise
         return store
 
+    @classmethod
+    def upgrade_at(cls, url: str | Path) -> tuple[str | None, str]:
+        """Create the database, or bring one of any older revision up to date; returns the revisions before and after.
+
+        Raises:
+            DatabaseError: it is of a newer version, or cannot be used.
+        """
+        place = parse_place(url)
+        if place.path is not None:
+            _look_at_folder(place.path, create=True)
+            create_file(place.path)
+        engine = make_engine(place, read_only=False, busy_s=BUSY_S, statement_s=STATEMENT_S)
+        with cls(place, engine, read_only=False, retry_s=RETRY_S, watch=Watch(None)) as store:
+            return store.upgrade()
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -1,1 +1,1 @@
-"""The one place that talks to Slurm: backends, spool, agent."""
+"""prompttuner.slurm"""

@@ -1,5 +1,6 @@
-"""Fixtures for all tests."""
+"""Fixtures and hooks for all tests."""
 
+from no_skips import pytest_make_collect_report, pytest_runtest_makereport
 from slurm_fixtures import bare_slurm, slurm, slurm_session
 
-__all__ = ["bare_slurm", "slurm", "slurm_session"]
+__all__ = ["bare_slurm", "pytest_make_collect_report", "pytest_runtest_makereport", "slurm", "slurm_session"]

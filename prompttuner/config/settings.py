@@ -69,6 +69,10 @@ class SlurmSettings(BaseModel):
     signal_before_s: int = Field(default=90, ge=10, le=3600)
     setup: Lines = Field(default=(), description="shell lines before an agent: module, conda, export")
     launcher: str | None = Field(default=None, description="command before python, such as srun --container-image=...")
+    python: str | None = Field(
+        default=None, description="python in an allocation, such as the one of a container; none: this one"
+    )
+    offline: bool = Field(default=True, description="compute nodes have no internet: HF_HUB_OFFLINE=1 in allocations")
     interface: str | None = Field(
         default=None, description="network interface of the agents' rendezvous; none: find it"
     )

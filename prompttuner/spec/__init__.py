@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prompttuner.spec.job import JobSpec
-from prompttuner.spec.load import load_spec, make_spec
+from prompttuner.spec.load import load_spec, load_values, make_spec
 from prompttuner.spec.resolve import check_data, resolve
 from prompttuner.spec.target import Target
 
-__all__ = ["JobSpec", "Target", "check_data", "load_spec", "make_spec", "resolve"]
+__all__ = ["JobSpec", "Target", "check_data", "load_spec", "load_values", "make_spec", "resolve"]

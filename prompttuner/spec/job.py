@@ -26,7 +26,7 @@ ALIASES = {
 """Short names that flags, files and grids may use as well."""
 
 DEFAULT_PROMPT_LENGTH = 20
-"""Virtual tokens; a ``text:`` or file prompt sets its own length instead."""
+"""Virtual tokens; a ``text:`` or file prompt, and one that ``auto`` finds, sets its own length instead."""
 
 DEFAULT_MAX_GPUS = 4
 """Lowered to the batch size where that is smaller: no member may be without a sample."""
@@ -56,7 +56,7 @@ class JobSpec(BaseModel):
     deadline: str | None = Field(default=None, description="duration (1h30m) or ISO time with zone; none: best effort")
     max_iterations: int = Field(default=1000, ge=1, le=10_000_000)
     prompt_length: int | None = Field(
-        default=None, ge=1, le=4096, description="virtual tokens; default 20, or the text's own"
+        default=None, ge=1, le=4096, description="virtual tokens; default 20, or the found, text or file prompt's own"
     )
     learning_rate: float = Field(default=0.01, gt=0, le=100)
     batch_size: int = Field(

@@ -14,7 +14,7 @@ from prompttuner.errors import SpecError
 from prompttuner.spec.job import ALIASES, JobSpec
 from prompttuner.spec.models import SMALL
 
-__all__ = ["explain_validation", "load_spec", "make_spec", "read_spec_file"]
+__all__ = ["explain_validation", "load_spec", "load_values", "make_spec", "read_spec_file"]
 
 PATH_KEYS = ("train", "eval")
 
@@ -45,16 +45,20 @@ def load_spec(path: Path | str, overrides: Mapping[str, Any] | None = None) -> J
     Raises:
         SpecError: file missing, broken or invalid.
     """
+    return make_spec(load_values(path, overrides), source=str(path))
+
+
+def load_values(path: Path | str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """As ``load_spec``, not yet validated: what a grid is laid over."""
     path = Path(path)
-    values = read_spec_file(path)
+    values = {ALIASES.get(key, key): value for key, value in read_spec_file(path).items()}
     for key in PATH_KEYS:
         if isinstance(values.get(key), str):
             values[key] = str((path.parent / Path(values[key]).expanduser()).absolute())
-    for key in ("model", "initial_prompt", "init"):
+    for key in ("model", "initial_prompt"):
         if isinstance(values.get(key), str):
             values[key] = _beside(path.parent, values[key])
-    merged = {ALIASES.get(key, key): value for key, value in values.items()} if overrides else values
-    return make_spec({**merged, **(overrides or {})}, source=str(path))
+    return {**values, **(overrides or {})}
 
 
 def read_spec_file(path: Path) -> dict[str, Any]:

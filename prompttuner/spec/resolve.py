@@ -27,7 +27,8 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
     All fields of the spec, and: ``spec_version``; ``model`` as an absolute folder or hub id, ``model_name`` as the user
     wrote it; absolute ``train`` and ``eval`` with ``train_sha256``, ``eval_sha256``, ``train_count``, ``eval_count``;
     ``deadline_at`` (Unix seconds, None for best effort) and ``deadline_iso``; ``submitted_at`` and ``submitted_iso``;
-    ``prompt_length`` (None only where a ``text:`` or file prompt sets it); ``initial_prompt_sha256`` (None: no file).
+    ``prompt_length`` (None where the prompt sets it: a ``text:`` or file prompt, or for ``auto`` the one found);
+    ``initial_prompt_sha256`` (None: no file).
 
     Raises:
         SpecError: the deadline is not in the future.
@@ -41,7 +42,7 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
     model = locate_model(spec.model, Path.cwd())
     if Path(model).is_absolute():
         check_model_folder(model, spec.trust_remote_code, spec.model)
-    own_length = spec.initial_prompt.startswith("text:") or spec.initial_prompt.endswith(".safetensors")
+    own_length = spec.initial_prompt.startswith(("auto", "text:")) or spec.initial_prompt.endswith(".safetensors")
     values: dict[str, Any] = spec.model_dump(mode="json")
     prompt, prompt_hash = _initial_prompt(spec.initial_prompt)
     values.update(

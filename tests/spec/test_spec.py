@@ -52,7 +52,8 @@ def test_resolved_spec_is_plain_absolute_json_with_hashes_and_zoned_times(values
     assert spec["deadline_iso"][-6] in "+-"
     assert spec["submitted_at"] == NOW
     assert spec["target"] == {"metric": "loss", "op": "<=", "value": 0.5}
-    assert spec["prompt_length"] == 20
+    assert spec["prompt_length"] is None  # auto: the found prompt brings its own
+    assert resolve(make_spec({**values, "initial_prompt": "vocab"}), NOW)["prompt_length"] == 20
     assert set(JobSpec.model_fields) <= set(spec)
 
 

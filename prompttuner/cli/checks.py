@@ -1,0 +1,148 @@
+"""What ``doctor`` looks at. Each check is a function that takes the settings and yields findings."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prompttuner.errors import PromptTunerError
+from prompttuner.spec.when import format_duration
+
+if TYPE_CHECKING:
+    from prompttuner.config import Settings
+
+__all__ = ["CHECKS", "Check", "Finding", "Verdict"]
+
+LOW_DISK = 1 << 30
+PACKAGES = ("torch", "transformers", "peft", "submitit", "sqlalchemy", "safetensors")
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    ADVICE = "advice"
+    """Works, but could go better."""
+    WRONG = "WRONG"
+    """Will not work, or not safely: ``doctor`` exits with 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    verdict: Verdict
+    text: str
+    """In words: what was found, and what to do where it is not well."""
+
+
+Check = Callable[["Settings"], Iterator[Finding]]
+
+
+def packages(settings: Settings) -> Iterator[Finding]:  # noqa: ARG001
+    """Python and what is installed."""
+    yield Finding("python", Verdict.OK, f"{sys.version.split()[0]} at {sys.executable}")
+    for name in PACKAGES:
+        try:
+            yield Finding(name, Verdict.OK, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, Verdict.WRONG, f"not installed: pip install {name}")
+
+
+def folders(settings: Settings) -> Iterator[Finding]:
+    """Home and spool: private, writable, with room."""
+    for what, folder in (("home", settings.home), ("spool", settings.spool_dir)):
+        if not folder.exists():
+            yield Finding(what, Verdict.OK, f"{folder} will be created with mode 0700")
+            continue
+        mode = folder.stat().st_mode & 0o777
+        if mode & 0o022:
+            yield Finding(what, Verdict.WRONG, f"{folder} can be written by others (mode {mode:o}): chmod 700 {folder}")
+        elif mode & 0o055:
+            yield Finding(what, Verdict.ADVICE, f"{folder} can be read by others (mode {mode:o}): chmod 700 {folder}")
+        else:
+            yield Finding(what, Verdict.OK, f"{folder} (mode {mode:o})")
+        free = shutil.disk_usage(folder).free
+        if free < LOW_DISK:
+            yield Finding(what, Verdict.ADVICE, f"only {free / 1e6:.0f} MB are free at {folder}")
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """The database can be opened, and its password is kept well."""
+    from prompttuner.db.failures import NoDatabase
+    from prompttuner.db.place import NETWORK_FILE_SYSTEMS, file_system_of, parse_place
+    from prompttuner.db.store import Store
+
+    try:
+        place = parse_place(settings.database_url)
+        with Store.open(settings.database_url, read_only=True) as store:
+            owner = store.owner()
+    except NoDatabase:
+        yield Finding("database", Verdict.OK, f"{place} does not exist yet: the first submit creates it")
+        return
+    except PromptTunerError as error:
+        yield Finding("database", Verdict.WRONG, str(error))
+        return
+    kind = None if place.path is None else file_system_of(place.path)
+    if kind in NETWORK_FILE_SYSTEMS:
+        text = f"{place} lies on a network file system ({kind}): locks must work there; Postgres is the better choice"
+        yield Finding("database", Verdict.ADVICE, text)
+    else:
+        yield Finding("database", Verdict.OK, str(place))
+    if owner.owner is None:
+        text = "no controller runs: start `prompttuner run`, or install cron ticks, so that jobs move on"
+        yield Finding("controller", Verdict.ADVICE, text)
+    else:
+        yield Finding("controller", Verdict.OK, f"`{owner.command}` on {owner.host}, process {owner.pid}")
+
+
+def secrets(settings: Settings) -> Iterator[Finding]:
+    """Files that hold a password are private."""
+    from prompttuner.cli import context
+    from prompttuner.config.mask import mask_text
+
+    if settings.database is None or mask_text(settings.database) == settings.database:
+        return
+    origin = Path(context.layers().origins["database"])
+    if origin.is_file() and origin.stat().st_mode & 0o044:
+        text = f"{origin} holds the database's password and can be read by others: chmod 600 {origin}, or use ~/.pgpass"
+        yield Finding("secrets", Verdict.WRONG, text)
+
+
+def intervals(settings: Settings) -> Iterator[Finding]:
+    """Ticks come often enough that warm agents are used before they end themselves."""
+    if settings.cron_tick_s > settings.idle_limit_s / 2:
+        yield Finding(
+            "intervals",
+            Verdict.WRONG,
+            f"cron ticks every {format_duration(settings.cron_tick_s)} are too rare for an idle limit of "
+            f"{format_duration(settings.idle_limit_s)}: warm agents would end between ticks; lower cron_tick_s to at "
+            f"most {format_duration(settings.idle_limit_s / 2)}",
+        )
+    else:
+        yield Finding("intervals", Verdict.OK, f"idle agents end after {format_duration(settings.idle_limit_s)}")
+
+
+def policy(settings: Settings) -> Iterator[Finding]:
+    """The policy exists."""
+    from prompttuner.policy.registry import get
+
+    try:
+        yield Finding("policy", Verdict.OK, get(settings.policy).name)
+    except PromptTunerError as error:
+        yield Finding("policy", Verdict.WRONG, str(error))
+
+
+def backend(settings: Settings) -> Iterator[Finding]:
+    """Where allocations come from."""
+    if settings.backend == "local":
+        yield Finding("backend", Verdict.OK, f"local: {settings.local.slots} processes at a time on this machine")
+    elif shutil.which("sbatch") is None:
+        yield Finding("backend", Verdict.WRONG, "slurm: there is no sbatch on PATH; log in to a node that has it")
+
+
+CHECKS: list[Check] = [packages, folders, database, secrets, intervals, policy, backend]
+"""In the order shown. A package with more to check appends its functions here (import what is heavy inside them)."""

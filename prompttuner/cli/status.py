@@ -1,0 +1,76 @@
+"""``prompttuner status``: the list of jobs."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from prompttuner.cli import context
+from prompttuner.cli.output import JsonFlag, print_json, print_table
+from prompttuner.cli.state import find_job, one_job, open_store, pending_submits
+from prompttuner.cli.views import job_view, summary_row
+from prompttuner.errors import SpecError
+from prompttuner.states import JOB_ENDED, JobState
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+RECENT_S = 86400
+COLUMNS = ["job", "name", "state", "iteration", "metric", "target", "deadline", "GPUs", "note"]
+
+
+@app.command()
+def status(
+    jobs: Annotated[list[str] | None, typer.Argument(help="Ids, beginnings of ids, or names.")] = None,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Ended jobs of any age too.")] = False,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state (may be repeated).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest n jobs.")] = 200,
+    json: JsonFlag = False,
+) -> None:
+    """List jobs: state, progress, deadline, GPUs."""
+    now = time.time()
+    for one in state or []:
+        if one not in set(JobState):
+            raise SpecError(f"--state {one}: there is no such state; states are: {', '.join(JobState)}")
+    settings = context.settings()
+    views = _views(jobs or [], all_, state or [], limit, now)
+    shown = {view["id"] for view in views}
+    waiting = [] if jobs or state else [one for one in pending_submits(settings) if one["job"] not in shown]
+    if json:
+        print_json({"jobs": views, "requested": waiting, "now": now})
+        return
+    rows = [summary_row(view, now) for view in views]
+    for request in waiting:
+        name = request.get("spec", {}).get("name") or ""
+        note = "in the inbox: the controller takes it at its next tick"
+        rows.append([request["job"], name, "requested", "", "", "", "", "", note])
+    if rows:
+        print_table(COLUMNS, rows)
+    else:
+        typer.echo("no jobs" + ("" if all_ or state else " of the last day; --all shows older ones"))
+
+
+def _views(words: list[str], everything: bool, states: list[str], limit: int, now: float) -> list[dict[str, Any]]:
+    from sqlalchemy import or_, select
+
+    from prompttuner.db.models import Job
+
+    spool_dir = context.settings().spool_dir
+    store = open_store()
+    if store is None:
+        if words:
+            with one_job(words[0]):  # says why there is none
+                pass
+        return []
+    with store, store.read() as session:
+        if words:
+            return [job_view(find_job(session, word), now, spool_dir) for word in words]
+        query = select(Job).order_by(Job.submitted_at.desc(), Job.id).limit(limit)
+        if states:
+            query = query.where(Job.state.in_(states))
+        elif not everything:
+            query = query.where(or_(Job.state.not_in(sorted(JOB_ENDED)), Job.finished_at > now - RECENT_S))
+        return [job_view(job, now, spool_dir) for job in reversed(list(session.scalars(query)))]

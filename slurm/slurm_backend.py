@@ -1,0 +1,101 @@
+"""The Slurm backend: submit through submitit, observe in batches, cancel in batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prompttuner.config import Settings
+from prompttuner.errors import BackendError
+from prompttuner.slurm.backend import AllocationRequest, Seen
+from prompttuner.slurm.command import ClientError, SlurmClient, chunks
+from prompttuner.slurm.observe import Observer
+from prompttuner.slurm.script import DEFAULT_WALLTIME_S, Script, build_script
+from prompttuner.slurm.submit import submit
+
+__all__ = ["SlurmBackend"]
+
+
+class SlurmBackend:
+    """Allocations as Slurm jobs of this user.
+
+    Args:
+        settings: all settings; ``settings.slurm`` says what an allocation asks for.
+        entry: what runs in an allocation (the agent, unless a test or benchmark says otherwise).
+        clock: Unix seconds.
+    """
+
+    name = "slurm"
+
+    def __init__(
+        self,
+        settings: Settings,
+        entry: Callable[[str], Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._entry = entry
+        self.client = SlurmClient(settings.slurm.call_timeout_s)
+        self._observer = Observer(
+            self.client, settings.spool_dir / "agents", accounting=settings.slurm.accounting, clock=clock
+        )
+        self._partition_walltime: float | None = None
+
+    def script(self, request: AllocationRequest) -> Script:
+        """What ``submit`` would send; shown by ``render agent`` and ``--dry-run``."""
+        settings = self._settings
+        return build_script(
+            request,
+            settings.slurm,
+            walltime_s=request.walltime_s or self.walltime_s(request.options.get("partition")),
+            offline=settings.slurm.offline,
+            templates=self.templates,
+        )
+
+    @property
+    def templates(self) -> Path:
+        """The user's own templates."""
+        return self._settings.slurm.templates or self._settings.home / "templates"
+
+    def submit(self, request: AllocationRequest) -> str:
+        """Ask for one allocation; returns Slurm's job id. Raises SubmitRefused or SubmitUnknown."""
+        return submit(self.script(request), request, self._settings.slurm.call_timeout_s, self._entry)
+
+    def cancel(self, native_ids: Sequence[str]) -> None:
+        """End allocations; ids that are gone are no error. Their processes may live on until Slurm has killed them:
+        ``observe`` says COMPLETING as long as they do."""
+        failed = ""
+        for piece in chunks(sorted(set(native_ids))):
+            try:
+                self.client.run("scancel", "--quiet", *piece)
+            except ClientError as error:
+                if "invalid job id" not in str(error).lower():
+                    failed = str(error)
+        if failed:
+            raise BackendError(f"scancel: {failed}")
+
+    def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
+        """What Slurm says now, by uuid; never raises for a Slurm that is away."""
+        return self._observer.observe(known)
+
+    def problems(self) -> list[str]:
+        """Sources that do not answer at the moment, in words."""
+        return self._observer.problems()
+
+    def walltime_s(self, partition: str | None = None) -> float:
+        """Walltime of an allocation: the user's setting, the partition's limit, its default, or 4 hours."""
+        from prompttuner.slurm.site import partition_walltime
+
+        if self._settings.slurm.walltime_s is not None:
+            return self._settings.slurm.walltime_s
+        if self._partition_walltime is None or partition is not None:
+            try:
+                found = partition_walltime(self.client, partition or self._settings.slurm.partition)
+            except ClientError:
+                return DEFAULT_WALLTIME_S
+            if partition is not None:
+                return found or DEFAULT_WALLTIME_S
+            self._partition_walltime = found or DEFAULT_WALLTIME_S
+        return self._partition_walltime

@@ -1,0 +1,21 @@
+"""What runs in an allocation where a test wants no agent: obeys its settings file."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(settings_path: str) -> str:
+    """Sleep ``sleep`` seconds; ``ignore_term`` does not listen to SIGTERM; a file ``started`` says that it runs."""
+    path = Path(settings_path)
+    orders = json.loads(path.read_text())
+    handler = signal.SIG_IGN if orders.get("ignore_term") else signal.SIG_DFL
+    signal.signal(signal.SIGTERM, handler)
+    (path.parent / "started").write_text("yes")
+    time.sleep(orders.get("sleep", 0))
+    return "slept"

@@ -1,0 +1,128 @@
+"""Imports run one way, and packages are imported under one name only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "prompttuner"
+LINKED = {"bank", "db", "slurm", "sbatch_templates"}
+HEAVY = {"torch", "transformers", "peft", "accelerate"}
+TENSOR_PACKAGES = {"tuning", "bank", "smallmodel"}
+
+BASE = {"errors", "files", "states", "spec", "config", "smallmodel"}
+ALLOWED: dict[str, set[str]] = {
+    "spec": {"errors", "files"},
+    "config": {"errors", "files", "spec"},
+    "states": {"errors"},
+    "files": {"errors"},
+    "errors": set(),
+    "policy": {"errors", "profiles"},
+    "profiles": {"errors", "files", "policy"},
+    "trace": {"errors", "files", "policy", "profiles"},
+    "sim": {"errors", "files", "policy", "profiles", "trace"},
+    "smallmodel": {"errors", "files", "spec"},
+    "tuning": BASE,
+    "bank": {*BASE, "tuning"},
+    "db": BASE,
+    "slurm": {*BASE, "tuning", "sbatch_templates"},
+    "sbatch_templates": BASE,
+}
+"""What the lower layers may import of prompttuner, anywhere in a file. Those not named here (controller, report) may
+import any layer but cli."""
+
+
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top of the file) of every import; annotations-only imports are left out."""
+    tree = ast.parse(path.read_text(), str(path))
+    found: list[tuple[str, bool]] = []
+
+    def visit(node: ast.AST, top: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+                found.append((child.module, top))
+                found.extend((f"{child.module}.{alias.name}", top) for alias in child.names)
+            visit(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+    visit(tree, True)
+    return found
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """(layer, file) of every file of the package; the layer is the first name below ``prompttuner``."""
+    for entry in sorted(PACKAGE.iterdir()):
+        if entry.is_dir():
+            for path in sorted(entry.resolve().rglob("*.py")):
+                yield entry.name, path
+        elif entry.suffix == ".py":
+            yield entry.stem, entry
+
+
+def layers_of(path: Path) -> set[str]:
+    return {name.split(".")[1] for name, _ in imports(path) if name.startswith("prompttuner.")}
+
+
+@pytest.mark.parametrize("layer", sorted(ALLOWED))
+def test_a_layer_imports_only_those_below_it(layer: str) -> None:
+    files = [path for name, path in sources() if name == layer]
+    assert files, f"there is no layer {layer}"
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {other}"
+        for path in files
+        for other in layers_of(path)
+        if other not in ALLOWED[layer] | {layer, "__version__"}
+    }
+    assert wrong == set()
+
+
+def test_nothing_but_the_command_line_imports_the_command_line() -> None:
+    wrong = {str(path) for layer, path in sources() if layer != "cli" and "cli" in layers_of(path)}
+    assert wrong == set()
+
+
+def test_tensors_stay_in_the_packages_that_handle_them() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name} at its top"
+        for layer, path in sources()
+        if layer not in TENSOR_PACKAGES
+        for name, top in imports(path)
+        if top and name.split(".")[0] in HEAVY
+    }
+    assert wrong == set()
+
+
+def test_policies_and_simulator_know_neither_slurm_nor_database_nor_torch() -> None:
+    forbidden = {*HEAVY, "sqlalchemy", "submitit", "subprocess"}
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for layer, path in sources()
+        if layer in {"policy", "sim"}
+        for name, _ in imports(path)
+        if name.split(".")[0] in forbidden
+    }
+    assert wrong == set()
+
+
+def test_linked_packages_are_never_imported_under_a_second_name() -> None:
+    folders = [*(PACKAGE / name for name in LINKED), PACKAGE, ROOT / "tests", ROOT / "benchmarks", ROOT / "examples"]
+    files = {path for folder in folders if folder.exists() for path in folder.resolve().rglob("*.py")}
+    assert len(files) > 20
+    wrong = {str(path) for path in files for name, _ in imports(path) if name.split(".")[0] in LINKED}
+    assert wrong == set()
+
+
+def test_linked_packages_are_relative_links() -> None:
+    for name in LINKED:
+        link = PACKAGE / name
+        assert link.is_symlink()
+        assert str(link.readlink()) == f"../{name}"
