@@ -1,0 +1,171 @@
+"""Run a frozen causal LM behind a soft prompt: losses at target positions only, and greedy answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from prompttuner.errors import ModelError
+from prompttuner.tuning.batching import Collated, collate, micro_batches
+from prompttuner.tuning.encoding import Encoded
+from prompttuner.tuning.model import LoadedModel
+
+__all__ = ["PrefixModel"]
+
+MAX_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""Padded tokens in a micro-batch; lowered by itself when the memory of a GPU does not suffice."""
+
+OVERHEAD = {"cpu": 48, "cuda": 2048}
+"""What one more pass costs, in tokens: a GPU is idle while kernels are launched, a CPU hardly."""
+
+
+class PrefixModel:
+    """A loaded model with ``prompt`` [length, hidden] before the embeddings of every sample.
+
+    The head runs on target positions only: the full [samples, length, vocabulary] logits, which take most memory of
+    a small model with a large vocabulary, never exist.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self._model = loaded.model
+        self._embed = loaded.model.get_input_embeddings()
+        self._head = loaded.model.get_output_embeddings()
+        if self._head is None:
+            raise ModelError(f"model {loaded.name!r} has no language-model head; it is no causal language model")
+        tokenizer = loaded.tokenizer
+        self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
+        self._overhead = OVERHEAD.get(loaded.device.type, OVERHEAD["cuda"])
+
+    def target_logits(self, prompt: torch.Tensor, batch: Collated) -> torch.Tensor:
+        """Logits at the positions that predict the target tokens, [tokens, vocabulary], in the model's own type."""
+        count, width = batch.ids.shape
+        given = self._embed(batch.ids)
+        soft = prompt.to(given.dtype).unsqueeze(0).expand(count, -1, -1)
+        total = prompt.shape[0] + width
+        flat = batch.rows * total + prompt.shape[0] + batch.columns
+        with self._head_at(flat):
+            output = self._model(inputs_embeds=torch.cat([soft, given], dim=1), use_cache=False)
+        logits: torch.Tensor = output.logits
+        if logits.shape[1] != len(flat):
+            raise ModelError(f"model {self.loaded.name!r} does not apply its head to hidden states as causal LMs do")
+        return logits.squeeze(0)
+
+    def loss_sum(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> torch.Tensor:
+        """Sum of the negative log likelihoods (nats) of all target tokens, computed in float32; one forward pass."""
+        batch = collate(samples, self._pad, self.loaded.device)
+        return functional.cross_entropy(self.target_logits(prompt, batch).float(), batch.targets, reduction="sum")
+
+    def add_gradient(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> float:
+        """Add the gradient of the samples' summed loss to ``prompt.grad`` and return that sum.
+
+        Raises:
+            ModelError: the memory of the GPU does not suffice for a single sample.
+        """
+        total = 0.0
+        queue = self._split(prompt, samples)
+        while queue:
+            group = queue.pop(0)
+            kept = None if prompt.grad is None else prompt.grad.clone()
+            try:
+                loss = self.loss_sum(prompt, group)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+            except torch.OutOfMemoryError as error:
+                prompt.grad = kept
+                queue = self._smaller(prompt, group, error) + queue
+        return total
+
+    @torch.no_grad()
+    def losses(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> float:
+        """The samples' summed loss, without gradients."""
+        total = 0.0
+        queue = self._split(prompt, samples)
+        while queue:
+            group = queue.pop(0)
+            try:
+                total += self.loss_sum(prompt, group).item()
+            except torch.OutOfMemoryError as error:
+                queue = self._smaller(prompt, group, error) + queue
+        return total
+
+    @torch.no_grad()
+    def answers(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
+        """Greedy answers to the samples' prompts, as text without special tokens, in the order of ``samples``."""
+        texts = [""] * len(samples)
+        lengths = [len(sample.prompt) + prompt.shape[0] + max_new_tokens for sample in samples]
+        for group in micro_batches(lengths, self._max_tokens, 8 * self._overhead):
+            for index, text in zip(
+                group, self._generate(prompt, [samples[i] for i in group], max_new_tokens), strict=True
+            ):
+                texts[index] = text
+        return texts
+
+    def _generate(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
+        # Padded on the left, before the soft prompt: mask and positions then are what an unpadded sample would have.
+        width = max(len(sample.prompt) for sample in samples)
+        length, device = prompt.shape[0], self.loaded.device
+        ids = torch.full((len(samples), width), self._pad, dtype=torch.int64, device=device)
+        mask = torch.zeros((len(samples), length + width), dtype=torch.int64, device=device)
+        weight = self._embed.weight
+        embeds = torch.zeros((len(samples), length + width, weight.shape[1]), dtype=weight.dtype, device=device)
+        for index, sample in enumerate(samples):
+            count = len(sample.prompt)
+            ids[index, width - count :] = torch.tensor(sample.prompt, dtype=torch.int64)
+            mask[index, width - count :] = 1
+        given = self._embed(ids)
+        for index, sample in enumerate(samples):
+            start = width - len(sample.prompt)
+            embeds[index, start : start + length] = prompt.to(weight.dtype)
+            embeds[index, start + length :] = given[index, start:]
+        out = self._model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self._pad,
+            eos_token_id=self.loaded.tokenizer.eos_token_id,
+        )
+        texts: list[str] = self.loaded.tokenizer.batch_decode(out, skip_special_tokens=True)
+        return texts
+
+    @contextmanager
+    def _head_at(self, positions: torch.Tensor) -> Iterator[None]:
+        """Let the model's head see only the hidden states at flat ``positions`` (row-major over [samples, length]).
+
+        The model's own forward still does all that it does around its head (scaling, soft caps, casts), so this holds
+        for every family without knowing any."""
+
+        def select(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden = args[0]
+            return (hidden.reshape(-1, hidden.shape[-1])[positions].unsqueeze(0), *args[1:])
+
+        handle = self._head.register_forward_pre_hook(select)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _split(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> list[list[Encoded]]:
+        lengths = [sample.length + prompt.shape[0] for sample in samples]
+        groups = micro_batches(lengths, self._max_tokens, self._overhead)
+        return [[samples[index] for index in group] for group in groups]
+
+    def _smaller(self, prompt: torch.Tensor, group: list[Encoded], error: Exception) -> list[list[Encoded]]:
+        """Halve a micro-batch that did not fit, and all later ones."""
+        if len(group) == 1:
+            raise ModelError(
+                f"model {self.loaded.name!r} has not enough memory to tune on one sample of {group[0].length} tokens "
+                f"with a soft prompt of {prompt.shape[0]}: {str(error).splitlines()[0]}"
+            ) from None
+        if self.loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+        longest = max(sample.length for sample in group) + prompt.shape[0]
+        self._max_tokens = min(self._max_tokens, longest * (len(group) // 2))
+        return [group[: len(group) // 2], group[len(group) // 2 :]]
