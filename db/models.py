@@ -71,6 +71,8 @@ class Job(Base):
     scale_to: Mapped[int | None]
     """Members the user asked for by hand; NULL leaves it to the policy."""
     generation: Mapped[int] = mapped_column(default=0)
+    plan_generation: Mapped[int] = mapped_column(default=0)
+    """The generation whose plan was last written to the spool; behind ``generation`` until then."""
     members: Mapped[JsonList] = mapped_column(default=list)
     """Allocation uuids; the index is the rank."""
     lookup_done: Mapped[bool] = mapped_column(default=False)
@@ -80,6 +82,10 @@ class Job(Base):
     loss: Mapped[float | None]
     metric: Mapped[float | None]
     best: Mapped[float | None]
+    evaluations: Mapped[JsonList | None]
+    """The latest evaluations, ``[[step, metric], ...]``, for predictions."""
+    ita: Mapped[int | None]
+    """Iterations to the target; NULL until (unless) it is reached."""
     iters_mid: Mapped[float | None]
     iters_hi: Mapped[float | None]
     iters_per_s: Mapped[float | None]
@@ -94,6 +100,8 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     crash_count: Mapped[int] = mapped_column(default=0)
     gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    purged: Mapped[bool] = mapped_column(default=False)
+    """Its folder is, or is to be, removed."""
     history: Mapped[JsonList] = mapped_column(default=list)
     """Workers over time, ``[[time, members], ...]``, bounded by ``jobs.HISTORY_LIMIT``."""
     updated_at: Mapped[float]
@@ -110,6 +118,8 @@ class Allocation(Base):
     """A ``states.AllocationState``; changed by ``allocations.change`` alone."""
     pool: Mapped[str]
     model: Mapped[str]
+    place: Mapped[JsonDict | None]
+    """GPU type, set-up and data type of its pool: what is fixed for its life."""
     native_id: Mapped[str | None]
     native_state: Mapped[str] = mapped_column(default="")
     gpus: Mapped[int] = mapped_column(default=1)

@@ -1,1 +1,1 @@
-"""prompttuner.slurm"""
+"""The one place that talks to Slurm: backends, spool, agent."""

@@ -1,0 +1,73 @@
+"""What one controller works with: settings, spool, store, ownership, backend and policy."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prompttuner import policy as policies
+from prompttuner.config import Settings
+from prompttuner.controller.banking import BankView
+from prompttuner.controller.gate import Gate
+from prompttuner.errors import ConfigError
+from prompttuner.policy.plan import Policy
+from prompttuner.slurm.backend import Backend
+from prompttuner.slurm.spool import Spool
+
+if TYPE_CHECKING:
+    from prompttuner.db import Ownership, Store
+
+__all__ = ["Context", "make_backend", "open_context"]
+
+log = logging.getLogger("prompttuner.controller")
+
+
+@dataclass(slots=True)
+class Context:
+    """One controller's world. ``ownership`` is set while it owns the state."""
+
+    settings: Settings
+    spool: Spool
+    store: Store
+    ownership: Ownership
+    backend: Backend
+    policy: Policy
+    gate: Gate
+    bank: BankView
+    now: Callable[[], float] = time.time
+    warnings: list[str] = field(default_factory=list)
+    last_observed: float = float("-inf")
+    """When Slurm was last asked (monotonic seconds)."""
+
+    def warn(self, message: str) -> None:
+        """Say something once, in the log and to whoever reads the tick's report."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            log.warning("%s", message)
+
+
+def make_backend(settings: Settings, spool: Spool) -> Backend:
+    """The backend that the settings name."""
+    if settings.backend == "local":
+        from prompttuner.slurm.local import LocalBackend
+
+        return LocalBackend(settings.home / "submitit", spool.agents)
+    raise ConfigError(f"there is no backend {settings.backend!r} yet")
+
+
+def open_context(settings: Settings, store: Store, ownership: Ownership) -> Context:
+    """All parts of a controller that owns the state."""
+    spool = Spool(settings.spool_dir).ensure()
+    return Context(
+        settings,
+        spool,
+        store,
+        ownership,
+        make_backend(settings, spool),
+        policies.get(settings.policy),
+        Gate(spool.root / "gate.json", settings.max_submissions_per_minute),
+        BankView(settings.all_bank_dirs),
+    )

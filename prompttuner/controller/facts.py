@@ -1,0 +1,80 @@
+"""What the spool says right now: statuses of agents and progress of jobs, read without writing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prompttuner.files import read_json
+from prompttuner.slurm.spool import AgentStatus, Spool, read_own_json
+from prompttuner.tuning.membership import Membership, member_dir, read_membership
+
+if TYPE_CHECKING:
+    from prompttuner.db.models import Allocation, Job
+
+__all__ = ["AgentFacts", "JobFacts", "read_agent", "read_job"]
+
+
+@dataclass(slots=True)
+class AgentFacts:
+    """An agent's own words. All None until its process has started."""
+
+    instance: dict[str, Any] | None
+    status: AgentStatus | None
+    farewell: dict[str, Any] | None
+    """Its exit file: positive proof that it has ended."""
+
+
+@dataclass(slots=True)
+class JobFacts:
+    """A running job's own words, of its newest generation only."""
+
+    plan: Membership | None
+    progress: dict[str, Any] | None = None
+    lookup: dict[str, Any] | None = None
+    done: tuple[str, dict[str, Any]] | None = None
+    """(member, done.json)."""
+    errors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By member."""
+
+
+def read_agent(spool: Spool, allocation: Allocation) -> AgentFacts:
+    """Read status, claim and farewell of one allocation's agent.
+
+    Raises:
+        SpoolError: a file was written by another user.
+    """
+    folder = spool.agent(allocation.uuid)
+    status = read_own_json(folder / AgentStatus.FILE)
+    instance = None if status is not None and allocation.admitted else read_own_json(folder / "instance.json")
+    ended = status is not None and status.get("state") == "ended"
+    farewell = read_own_json(folder / "exit.json") if ended or (status is None and instance is not None) else None
+    return AgentFacts(instance, None if status is None else AgentStatus.from_json(status), farewell)
+
+
+def read_job(spool: Spool, job: Job) -> JobFacts:
+    """Read what the members of a running job have written in its newest generation."""
+    folder = spool.job(job.id)
+    plan = read_membership(folder)
+    facts = JobFacts(plan)
+    if plan is None:
+        return facts
+    for rank, member in enumerate(plan.members):
+        place = member_dir(folder, plan.generation, member)
+        done = _json(place / "done.json")
+        if done is not None:
+            facts.done = (member, done)
+        error = _json(place / "error.json")
+        if error is not None:
+            facts.errors[member] = error
+        if rank == 0:
+            facts.progress = _json(place / "progress.json") or None
+            if not job.lookup_done:
+                facts.lookup = _json(place / "lookup.json")
+    return facts
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    value = read_json(path)
+    return value if isinstance(value, dict) else None

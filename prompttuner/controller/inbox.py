@@ -1,0 +1,285 @@
+"""Apply the requests that commands left in the inbox: each once, however often it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from prompttuner.controller.pools import pool_of
+from prompttuner.controller.project import prepare_job
+from prompttuner.controller.tx import Tx
+from prompttuner.db import jobs as job_rows
+from prompttuner.db import requests as request_rows
+from prompttuner.db.models import Allocation, Job
+from prompttuner.errors import NotFound, SpecError, SpoolError, StateError
+from prompttuner.files import write_json
+from prompttuner.slurm.spool import Spool, read_own_json
+from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["apply_inbox", "pending_requests"]
+
+Handler = Callable[[Tx, Mapping[str, Any]], str]
+
+
+def pending_requests(spool: Spool) -> list[Path]:
+    """Request files in the order in which they were made (one directory listing)."""
+    with os.scandir(spool.inbox) as entries:
+        found = [
+            (entry.stat(follow_symlinks=False).st_mtime_ns, entry.path)
+            for entry in entries
+            if entry.name.endswith(".json") and not entry.name.startswith(".")
+        ]
+    return [Path(path) for _, path in sorted(found)]
+
+
+def apply_inbox(ctx: Context) -> int:
+    """Apply all waiting requests; returns how many. One that is wrong is answered with its error, not dropped."""
+    count = 0
+    for path in pending_requests(ctx.spool):
+        try:
+            request = read_own_json(path)
+        except SpoolError as error:
+            ctx.warn(str(error))
+            continue
+        if not isinstance(request, dict) or not isinstance(request.get("id"), str):
+            _set_aside(path)
+            ctx.warn(f"{path.name} in the inbox is not a request: set aside as {path.name}.broken")
+            continue
+        ok, message = _apply_once(ctx, request)
+        write_json(ctx.spool.reply(request["id"]), {"ok": ok, "message": message, "at": ctx.now()})
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        count += 1
+    return count
+
+
+def _set_aside(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.rename(path.with_name(path.name + ".broken"))
+
+
+def _apply_once(ctx: Context, request: Mapping[str, Any]) -> tuple[bool, str]:
+    name = str(request["id"])
+    known = ctx.store.query(lambda session: request_rows.applied(session, [name])).get(name)
+    if known is not None:
+        return bool(known.ok), str(known.message)
+    try:
+        if request.get("kind") == "submit":
+            _prepare_submit(ctx, request)
+
+        def work(session: Session) -> str:
+            tx = Tx(session, ctx.now())
+            message = _HANDLERS[str(request["kind"])](tx, request)
+            _record(session, request, True, message, tx.now)
+            return message
+
+        if request.get("kind") not in _HANDLERS:
+            raise SpecError(f"unknown request kind {request.get('kind')!r}")
+        return True, ctx.store.transact(ctx.ownership, work)
+    except (SpecError, NotFound, StateError) as error:
+        text = str(error)
+        ctx.store.transact(ctx.ownership, lambda session: _record(session, request, False, text, ctx.now()))
+        return False, text
+
+
+def _record(session: Session, request: Mapping[str, Any], ok: bool, message: str, at: float) -> None:
+    request_rows.record(
+        session,
+        str(request["id"]),
+        str(request.get("kind")),
+        requested_at=float(request.get("at") or at),
+        by=str(request.get("by", "")),
+        at=at,
+        ok=ok,
+        message=message,
+    )
+
+
+def _prepare_submit(ctx: Context, request: Mapping[str, Any]) -> None:
+    job_id, spec = str(request.get("job", "")), request.get("spec")
+    if not _plain_id(job_id) or not isinstance(spec, dict):
+        raise SpecError("a submit request needs a job id and a resolved spec")
+    prepare_job(ctx.spool, job_id, spec)
+
+
+def _plain_id(text: str) -> bool:
+    return 2 <= len(text) <= 64 and text.isascii() and text.isalnum()
+
+
+def _submit(tx: Tx, request: Mapping[str, Any]) -> str:
+    job_id, spec = str(request["job"]), dict(request["spec"])
+    if tx.session.get(Job, job_id) is not None:
+        return f"{job_id} was submitted before"
+    pool = pool_of(spec)
+    held = bool(request.get("hold"))
+    owner = str(request.get("by", ""))
+    row = {
+        "id": job_id,
+        "name": str(spec.get("name") or ""),
+        "owner": owner,
+        "state": JobState.HELD if held else JobState.QUEUED,
+        "spec": spec,
+        "pool": pool.key,
+        "model": pool.model,
+        "submitted_at": float(spec.get("submitted_at") or request["at"]),
+        "deadline_at": spec.get("deadline_at"),
+        "priority": int(spec.get("priority") or 0),
+        "min_gpus": int(spec.get("min_gpus") or 1),
+        "max_gpus": int(spec.get("max_gpus") or 1),
+        "on_miss": str(spec.get("on_miss") or "continue"),
+        "initial_prompt": str(spec.get("initial_prompt") or "auto"),
+        "lookup_done": spec.get("initial_prompt") != "auto",
+    }
+    job_rows.add(tx.session, [row], tx.now, f"submitted by {owner}")
+    return f"submitted {job_id}"
+
+
+def _job(tx: Tx, request: Mapping[str, Any]) -> Job:
+    job = tx.session.get(Job, str(request.get("job", "")))
+    if job is None:
+        raise NotFound(f"no job {request.get('job')!r}; `prompttuner status --all` lists them")
+    return job
+
+
+def _active_job(tx: Tx, request: Mapping[str, Any]) -> Job:
+    job = _job(tx, request)
+    if job.state in JOB_ENDED:
+        raise StateError(f"job {job.id} has ended ({job.state}); there is nothing to change any more")
+    return job
+
+
+def _cause(request: Mapping[str, Any], word: str) -> str:
+    return f"{word} by {request.get('by', 'the user')}"
+
+
+def _cancel(tx: Tx, request: Mapping[str, Any]) -> str:
+    job = _active_job(tx, request)
+    tx.end_job(job, JobState.CANCELLED, _cause(request, "cancelled"))
+    return f"cancelled {job.id}"
+
+
+def _update(tx: Tx, request: Mapping[str, Any]) -> str:
+    job = _active_job(tx, request)
+    said = []
+    if "deadline_at" in request:
+        job.deadline_at = None if request["deadline_at"] is None else float(request["deadline_at"])
+        job.best_effort = False
+        said.append("deadline")
+    if "priority" in request:
+        job.priority = int(request["priority"])
+        said.append("priority")
+    if not said:
+        raise SpecError("nothing to update: give a deadline or a priority")
+    tx.event(
+        "update",
+        job=job,
+        cause=_cause(request, "changed"),
+        data={k: request.get(k) for k in request if k in {"deadline_at", "priority"}},
+    )
+    return f"updated {' and '.join(said)} of {job.id}"
+
+
+def _hold(tx: Tx, request: Mapping[str, Any]) -> str:
+    job = _active_job(tx, request)
+    if job.state == JobState.HELD:
+        return f"{job.id} is held already"
+    if job.members:
+        tx.new_members(job, [], _cause(request, "held"))
+    tx.job_state(job, JobState.HELD, _cause(request, "held"))
+    return f"held {job.id}; `prompttuner release {job.id}` lets it go on"
+
+
+def _release(tx: Tx, request: Mapping[str, Any]) -> str:
+    job = _active_job(tx, request)
+    if job.state != JobState.HELD:
+        raise StateError(f"job {job.id} is not held (it is {job.state})")
+    tx.job_state(job, JobState.QUEUED, _cause(request, "released"))
+    return f"released {job.id}"
+
+
+def _scale(tx: Tx, request: Mapping[str, Any]) -> str:
+    job = _active_job(tx, request)
+    members = request.get("members")
+    if members is None:
+        job.scale_to = None
+        tx.event("scale", job=job, cause=_cause(request, "left to the policy"))
+        return f"the policy decides about {job.id} again"
+    wanted, batch = int(members), int(job.spec["batch_size"])
+    if not 1 <= wanted <= batch:
+        raise StateError(f"{wanted} members for {job.id}: between 1 and its batch size {batch} make sense")
+    job.scale_to = wanted
+    tx.event("scale", job=job, cause=_cause(request, f"scaled to {wanted}"))
+    return f"{job.id} is to have {wanted} members"
+
+
+def _drain(tx: Tx, request: Mapping[str, Any]) -> str:
+    count = 0
+    for allocation in _named_allocations(tx, request):
+        if not allocation.drain:
+            allocation.drain = True
+            count += 1
+            tx.event("drain", allocation=allocation, cause=_cause(request, "drained"))
+            if allocation.state == AllocationState.WARM:
+                tx.allocation_state(allocation, AllocationState.DRAINING, "it takes no new job")
+    return f"draining {count} allocations: each ends when its job has"
+
+
+def _release_agent(tx: Tx, request: Mapping[str, Any]) -> str:
+    """End allocations now; their jobs go on elsewhere from their last checkpoint."""
+    found = _named_allocations(tx, request)
+    for allocation in found:
+        allocation.drain = True
+        tx.event("release", allocation=allocation, cause=_cause(request, "released"))
+        job = None if allocation.job_id is None else tx.session.get(Job, allocation.job_id)
+        if job is not None:
+            tx.new_members(job, [m for m in job.members if m != allocation.uuid], _cause(request, "its GPU released"))
+        elif allocation.state == AllocationState.WARM:
+            tx.allocation_state(allocation, AllocationState.DRAINING, "given back")
+    return f"giving back {len(found)} allocations"
+
+
+def _named_allocations(tx: Tx, request: Mapping[str, Any]) -> list[Allocation]:
+    query = select(Allocation).where(Allocation.state.not_in([str(s) for s in ALLOCATION_ENDED]))
+    live = list(tx.session.scalars(query))
+    name = str(request.get("allocation", ""))
+    if name == "all":
+        return live
+    if request.get("idle"):
+        return [a for a in live if a.job_id is None]
+    found = [a for a in live if name and (a.uuid.startswith(name) or a.native_id == name)]
+    if len(found) != 1:
+        many = "no live allocation" if not found else "several allocations"
+        raise NotFound(f"{many} {name!r}; `prompttuner pool` lists them")
+    return found
+
+
+def _purge(tx: Tx, request: Mapping[str, Any]) -> str:
+    job = _job(tx, request)
+    if job.state not in JOB_ENDED:
+        raise StateError(f"job {job.id} has not ended ({job.state}); cancel it first")
+    job.purged = True
+    tx.event("purge", job=job, cause=_cause(request, "purged"))
+    return f"the folder of {job.id} will be removed"
+
+
+_HANDLERS: dict[str, Handler] = {
+    "submit": _submit,
+    "cancel": _cancel,
+    "update": _update,
+    "hold": _hold,
+    "release": _release,
+    "scale": _scale,
+    "drain": _drain,
+    "release_agent": _release_agent,
+    "purge": _purge,
+}

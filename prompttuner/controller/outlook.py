@@ -1,0 +1,176 @@
+"""What is expected: pools with their profiles, iterations still to do, what the bank may bring, arrivals."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from prompttuner import profiles
+from prompttuner.controller.pools import Pool, pool_of
+from prompttuner.controller.predict import Remaining, remaining_iterations, sample_quantiles
+from prompttuner.controller.snapshot import BankOutlook
+from prompttuner.controller.tx import Tx
+from prompttuner.db import profiles as profile_rows
+from prompttuner.db.models import Allocation, Job
+from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.states import JobState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["Outlook", "outlook_of", "remember"]
+
+PAST_JOBS = 200
+"""Latest ended jobs that predictions look at."""
+ARRIVALS = 500
+SMOOTHING = 0.3
+"""Weight of a new measurement in a start-up time's moving average."""
+BANK_FACTOR = BankOutlook(0.5, 0.9)
+"""Assumed until this pool's own lookups say better: the median is the measured one of benchmarks/bank.py's target, the
+P90 allows for a lookup that finds next to nothing."""
+
+
+@dataclass(slots=True)
+class Outlook:
+    pools: list[Pool]
+    profiles: dict[str, PoolProfile]
+    """By pool key."""
+    remaining: dict[str, Remaining]
+    """By job id."""
+    bank: dict[str, BankOutlook]
+    arrivals: dict[str, list[float]]
+
+
+def outlook_of(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> Outlook:
+    """Expectations for these jobs and allocations: four statements, whatever their number."""
+    pools = _pools(jobs, allocations)
+    keys = [pool.key for pool in pools]
+
+    def read(session: Session) -> tuple[Any, Any, Any, Any]:
+        past = (
+            select(Job.pool, Job.spec, Job.ita)
+            .where(Job.state == JobState.DONE, Job.ita.is_not(None), Job.pool.in_(keys))
+            .order_by(Job.finished_at.desc())
+            .limit(PAST_JOBS)
+        )
+        came = select(Job.pool, Job.submitted_at).where(Job.pool.in_(keys)).order_by(Job.submitted_at.desc())
+        return (
+            session.execute(past).all(),
+            session.execute(came.limit(ARRIVALS)).all(),
+            profile_rows.load_speeds(session),
+            profile_rows.load_startups(session),
+        )
+
+    past, came, speeds, startups = ctx.store.query(read)
+    known = _past_itas(past)
+    arrivals: dict[str, list[float]] = defaultdict(list)
+    for key, at in reversed(came):
+        arrivals[key].append(at)
+    return Outlook(
+        pools,
+        {pool.key: _profile(pool, speeds, startups) for pool in pools},
+        {job.id: _remaining(job, known) for job in jobs},
+        {pool.key: BANK_FACTOR for pool in pools if ctx.bank.holds(pool.model)},
+        arrivals,
+    )
+
+
+def _pools(jobs: Sequence[Job], allocations: Sequence[Allocation]) -> list[Pool]:
+    found: dict[str, Pool] = {}
+    for job in jobs:
+        if job.pool not in found:
+            found[job.pool] = pool_of(job.spec)
+    for allocation in allocations:
+        if allocation.pool not in found:
+            found[allocation.pool] = Pool.from_record(allocation.pool, allocation.model, allocation.place or {})
+    return [found[key] for key in sorted(found)]
+
+
+def _data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Jobs with the same of these need similar numbers of iterations."""
+    target = spec["target"]
+    return (spec.get("train_sha256"), target["metric"], target["value"])
+
+
+def _past_itas(rows: Sequence[Any]) -> dict[Any, list[float]]:
+    known: dict[Any, list[float]] = defaultdict(list)
+    for pool, spec, ita in rows:
+        known[pool].append(float(ita))
+        known[pool, _data_key(spec)].append(float(ita))
+    return known
+
+
+def _remaining(job: Job, known: Mapping[Any, list[float]]) -> Remaining:
+    itas = known.get((job.pool, _data_key(job.spec))) or known.get(job.pool)
+    evaluations = [(int(step), float(value)) for step, value in job.evaluations or ()]
+    return remaining_iterations(job.spec, job.step, evaluations, sample_quantiles(itas) if itas else None)
+
+
+def _profile(pool: Pool, speeds: Sequence[Any], startups: Sequence[Any]) -> PoolProfile:
+    """The pool's profile: measured figures where there are any, the stated ones else."""
+    label = pool.key.rpartition("-")[0]
+    profile = replace(profiles.stated([label])[label], name=pool.key)
+    times = {row.kind: row.seconds for row in startups if row.pool == pool.key}
+    fields = {"queue": "queue_s", "start": "start_s", "warm": "warm_s", "resize": "resize_s", "switch": "switch_s"}
+    measured: dict[str, Any] = {field: times[kind] for kind, field in fields.items() if kind in times}
+    rates = {row.members: row.iters_per_s for row in speeds if row.pool == pool.key and row.iters_per_s > 0}
+    if 1 in rates:
+        measured["step_s"] = 1.0 / rates[1]
+        gains = {n: rate / rates[1] for n, rate in rates.items()}
+        gains = {**{n: g for n, g in profile.speedup if n not in gains}, **gains}
+        measured["speedup"] = _monotone(gains)
+    if measured:
+        measured["origin"] = "measured by this controller" if len(measured) > 1 else profile.origin
+    return replace(profile, **measured) if measured else profile
+
+
+def _monotone(gains: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    """Speed-ups that begin with (1, 1.0) and never fall: noise must not make fewer GPUs look quicker."""
+    out, best = [], 1.0
+    for members in sorted(gains):
+        best = max(best, 1.0 if members == 1 else gains[members])
+        out.append((members, best))
+    return tuple(out)
+
+
+def remember(tx: Tx) -> None:
+    """Fold the starts and speeds measured in this transaction into the profiles."""
+    if tx.measured:
+        present = {(r.pool, r.model, r.kind): r for r in profile_rows.load_startups(tx.session)}
+        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for pool, model, kind, seconds in tx.measured:
+            old = present.get((pool, model, kind))
+            value = seconds if old is None else (1 - SMOOTHING) * old.seconds + SMOOTHING * seconds
+            rows[pool, model, kind] = {
+                "pool": pool,
+                "model": model,
+                "kind": kind,
+                "seconds": value,
+                "samples": 1 if old is None else old.samples + 1,
+                "origin": "controller",
+            }
+        profile_rows.save_startups(tx.session, list(rows.values()), tx.now)
+    if tx.speeds:
+        known = {(r.pool, r.model, r.members): r for r in profile_rows.load_speeds(tx.session)}
+        fresh: dict[tuple[str, str, int], dict[str, Any]] = {}
+        for pool, model, members, rate in tx.speeds:
+            if not math.isfinite(rate) or rate <= 0:
+                continue
+            before = known.get((pool, model, members))
+            value = rate if before is None else (1 - SMOOTHING) * before.iters_per_s + SMOOTHING * rate
+            fresh[pool, model, members] = {
+                "pool": pool,
+                "model": model,
+                "members": members,
+                "iters_per_s": value,
+                "samples": 1 if before is None else before.samples + 1,
+                "origin": "controller",
+            }
+        profile_rows.save_speeds(tx.session, list(fresh.values()), tx.now)

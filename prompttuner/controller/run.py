@@ -1,0 +1,144 @@
+"""Who runs ticks: one pass, or a loop until all is done, or a daemon; always as the one owner of the state."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from prompttuner.config import Settings
+from prompttuner.controller.context import Context, open_context
+from prompttuner.controller.inbox import pending_requests
+from prompttuner.controller.tick import TickReport, tick
+from prompttuner.errors import DatabaseError, InterruptedByUser, NotOwner
+from prompttuner.files import write_json
+from prompttuner.slurm.spool import Spool
+
+if TYPE_CHECKING:
+    from prompttuner.db import Ownership, Store
+
+__all__ = ["controlling", "run", "run_until_done", "tick_once"]
+
+INBOX_LOOK_S = 0.1
+"""How often a sleeping daemon looks for new requests, so that a submit is acted on at once."""
+ACQUIRE_WAIT_S = 2.0
+
+OnTick = Callable[[Context, TickReport], None]
+
+
+def tick_once(settings: Settings, wait_s: float = 0.0) -> TickReport:
+    """Own the state, do one tick, let go.
+
+    Raises:
+        NotOwner: another controller is at work (it will apply what is in the inbox); the message names it.
+    """
+    with controlling(settings, wait_s) as ctx:
+        return tick(ctx)
+
+
+def run_until_done(settings: Settings, on_tick: OnTick | None = None, wait_s: float = ACQUIRE_WAIT_S) -> None:
+    """Tick until no job is active (best effort and held ones: held jobs do not count) and agents were told to end."""
+    run(settings, on_tick, wait_s, until_done=True)
+
+
+def run(
+    settings: Settings,
+    on_tick: OnTick | None = None,
+    wait_s: float = ACQUIRE_WAIT_S,
+    *,
+    until_done: bool = False,
+) -> None:
+    """The foreground controller. SIGTERM ends it after the tick at hand; Ctrl-C raises InterruptedByUser.
+
+    A database that is away for a while is waited for (jobs go on meanwhile).
+    """
+    stop: list[str] = []
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        stop.append(signal.Signals(number).name)
+
+    with controlling(settings, wait_s) as ctx, _handling(handler):
+        while not stop:
+            began = time.monotonic()
+            try:
+                report = tick(ctx)
+            except DatabaseError as error:
+                ctx.warn(str(error))
+                report = TickReport()
+            else:
+                if on_tick is not None:
+                    on_tick(ctx, report)
+                if until_done and not _unfinished(ctx):
+                    return
+            _sleep(ctx, stop, began + settings.tick_s)
+    if stop == ["SIGINT"]:
+        raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
+
+
+@contextlib.contextmanager
+def controlling(settings: Settings, wait_s: float = 0.0) -> Iterator[Context]:
+    """Own the state for a while: database, spool, backend, policy, and the ownership that fences all writes."""
+    from prompttuner.db import Store
+
+    settings.make_home()
+    Spool(settings.spool_dir).ensure()
+    store = Store.open(settings.database_url, create=True, notes_dir=settings.home)
+    try:
+        ownership = store.acquire(ttl_s=settings.owner_expiry_s, wait_s=wait_s)
+        try:
+            ctx = open_context(settings, store, ownership)
+            _announce(ctx, ownership)
+            yield ctx
+        finally:
+            _let_go(store, ownership)
+    finally:
+        store.close()
+
+
+def _announce(ctx: Context, ownership: Ownership) -> None:
+    """Tell agents which fencing generation is the present one."""
+    import os
+    import socket
+
+    write_json(
+        ctx.spool.owner, {"owner": ownership.generation, "host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
+    )
+
+
+def _let_go(store: Store, ownership: Ownership) -> None:
+    with contextlib.suppress(NotOwner, DatabaseError):
+        store.release(ownership)
+
+
+def _unfinished(ctx: Context) -> bool:
+    from prompttuner.db import jobs
+
+    states = ctx.store.query(jobs.count_by_state)
+    return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(ctx.spool))
+
+
+def _sleep(ctx: Context, stop: list[str], until: float) -> None:
+    """Sleep until the next tick is due, a request comes in, or a signal asks for the end."""
+    while not stop and (left := until - time.monotonic()) > 0:
+        time.sleep(min(INBOX_LOOK_S, left))
+        if pending_requests(ctx.spool):
+            return
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals end the loop between ticks; outside the main thread nothing can be (and is) changed."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        old = [signal.signal(number, handler) for number in numbers]
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, previous in zip(numbers, old, strict=True):
+            signal.signal(number, previous)

@@ -1,0 +1,166 @@
+"""From rows to the columns that a policy plans on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prompttuner.controller.pools import Pool
+from prompttuner.controller.predict import Remaining
+from prompttuner.policy.snapshot import AgentPhase, Agents, Arrivals, JobPhase, Jobs, PoolProfile, SiteLimits, Snapshot
+from prompttuner.states import AllocationState, JobState
+
+if TYPE_CHECKING:
+    from prompttuner.db.models import Allocation, Job
+
+__all__ = ["BankOutlook", "build_snapshot"]
+
+INF = float("inf")
+_PHASES = {
+    AllocationState.INTENT: AgentPhase.REQUESTED,
+    AllocationState.PENDING: AgentPhase.REQUESTED,
+    AllocationState.STARTING: AgentPhase.STARTING,
+    AllocationState.WARM: AgentPhase.WARM,
+    AllocationState.BUSY: AgentPhase.BUSY,
+    AllocationState.SWITCHING: AgentPhase.SWITCHING,
+    AllocationState.DRAINING: AgentPhase.DRAINING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BankOutlook:
+    """What a lookup is expected to bring for jobs of a pool: factors on the iterations (median, P90)."""
+
+    factor_mid: float = 1.0
+    factor_hi: float = 1.0
+
+
+@dataclass(slots=True)
+class SnapshotInputs:
+    """All that :func:`build_snapshot` needs besides the rows."""
+
+    now: float
+    tick_s: float
+    limits: SiteLimits
+    pools: Sequence[Pool]
+    profiles: Mapping[str, PoolProfile]
+    remaining: Mapping[str, Remaining]
+    """By job id."""
+    bank: Mapping[str, BankOutlook] = field(default_factory=dict)
+    """By pool key."""
+    arrivals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By pool key: submission times, ascending."""
+
+
+def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given: SnapshotInputs) -> Snapshot:
+    """Columns of the active jobs and of the allocations that have not ended."""
+    index = {pool.key: i for i, pool in enumerate(given.pools)}
+    row_of = {job.id: i for i, job in enumerate(jobs)}
+    profiles = [given.profiles[pool.key] for pool in given.pools]
+    return Snapshot(
+        now=given.now,
+        jobs=_jobs(jobs, index, profiles, given),
+        agents=_agents(allocations, index, row_of, profiles, given.now),
+        pools=profiles,
+        limits=given.limits,
+        arrivals=Arrivals([np.asarray(given.arrivals.get(pool.key, ()), dtype=np.float64) for pool in given.pools]),
+        tick_s=given.tick_s,
+    )
+
+
+def _jobs(
+    jobs: Sequence[Job], index: Mapping[str, int], profiles: Sequence[PoolProfile], given: SnapshotInputs
+) -> Jobs:
+    no_bank = BankOutlook()
+    outlooks = [
+        no_bank if job.lookup_done or not _wants_bank(job) else given.bank.get(job.pool, no_bank) for job in jobs
+    ]
+    return Jobs(
+        id=[job.id for job in jobs],
+        pool=_ints(index[job.pool] for job in jobs),
+        phase=_ints(_job_phase(job) for job in jobs),
+        submit=_floats(job.submitted_at for job in jobs),
+        deadline=_floats(INF if job.deadline_at is None else job.deadline_at for job in jobs),
+        priority=_ints(job.priority for job in jobs),
+        min_gpus=_ints(job.scale_to or job.min_gpus for job in jobs),
+        max_gpus=_ints(job.scale_to or job.max_gpus for job in jobs),
+        step_s=_floats(_step_s(job, profiles[index[job.pool]]) for job in jobs),
+        iters_mid=_floats(given.remaining[job.id].mid for job in jobs),
+        iters_hi=_floats(given.remaining[job.id].hi for job in jobs),
+        bank_factor_mid=_floats(outlook.factor_mid for outlook in outlooks),
+        bank_factor_hi=_floats(outlook.factor_hi for outlook in outlooks),
+        phase_since=_floats(job.state_since for job in jobs),
+        best_effort=np.array([bool(job.best_effort) for job in jobs], dtype=np.bool_),
+        stop_on_miss=np.array([job.on_miss == "stop" for job in jobs], dtype=np.bool_),
+    )
+
+
+def _agents(
+    allocations: Sequence[Allocation],
+    index: Mapping[str, int],
+    row_of: Mapping[str, int],
+    profiles: Sequence[PoolProfile],
+    now: float,
+) -> Agents:
+    return Agents(
+        id=[a.uuid for a in allocations],
+        pool=_ints(index.get(a.pool, -1) for a in allocations),
+        phase=_ints(_PHASES[AllocationState(a.state)] for a in allocations),
+        job=_ints(row_of.get(a.job_id or a.reserved_for or "", -1) for a in allocations),
+        gpus=_ints(a.gpus for a in allocations),
+        since=_floats(a.state_since for a in allocations),
+        ready_at=_floats(_ready_at(a, profiles[index[a.pool]] if a.pool in index else None, now) for a in allocations),
+        ends_at=_floats(INF if a.ends_at is None else a.ends_at for a in allocations),
+    )
+
+
+def _wants_bank(job: Job) -> bool:
+    return bool(job.spec.get("initial_prompt") == "auto") and job.step == 0
+
+
+def _job_phase(job: Job) -> JobPhase:
+    if job.state == JobState.HELD:
+        return JobPhase.HELD
+    if job.state == JobState.QUEUED:
+        return JobPhase.WAITING
+    if job.first_step_at is not None:
+        return JobPhase.RUNNING
+    lookup: dict[str, Any] = job.lookup or {}
+    return JobPhase.LOOKUP if lookup.get("budget_s") and not job.lookup_done else JobPhase.STARTING
+
+
+def _step_s(job: Job, profile: PoolProfile) -> float:
+    """Seconds of an iteration on one member: measured on this very job where it ran, else the pool's figure."""
+    if job.iters_per_s and job.members:
+        return speedup_at(profile, len(job.members)) / job.iters_per_s
+    return profile.step_s
+
+
+def speedup_at(profile: PoolProfile, members: int) -> float:
+    """Speed-up at a world size, linear between the profile's points."""
+    xs, ys = zip(*profile.speedup, strict=True)
+    return float(np.interp(members, xs, ys))
+
+
+def _ready_at(allocation: Allocation, profile: PoolProfile | None, now: float) -> float:
+    """Predicted time at which an allocation is warm; never in the past for one that is not."""
+    if profile is None or allocation.state in {AllocationState.WARM, AllocationState.BUSY}:
+        return allocation.state_since
+    if allocation.state in {AllocationState.INTENT, AllocationState.PENDING}:
+        left = profile.queue_s + profile.start_s
+    elif allocation.state == AllocationState.SWITCHING:
+        left = profile.switch_s
+    else:
+        left = profile.start_s
+    return max(now, allocation.state_since + left)
+
+
+def _ints(values: Iterable[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.fromiter(values, dtype=np.int64)
+
+
+def _floats(values: Iterable[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.fromiter(values, dtype=np.float64)

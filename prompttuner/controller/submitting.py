@@ -1,0 +1,126 @@
+"""From intents to allocations: settings in the spool, sbatch through the backend, limits that keep us polite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prompttuner.controller.project import order_for, write_order
+from prompttuner.controller.tx import Tx
+from prompttuner.db.models import Allocation
+from prompttuner.files import make_private_dir, write_json
+from prompttuner.policy.snapshot import SiteLimits
+from prompttuner.slurm.backend import AllocationRequest, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.spool import AgentSettings
+from prompttuner.states import AllocationState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["gpus_per_agent", "limits_now", "submit_intents"]
+
+
+def gpus_per_agent(ctx: Context) -> int:
+    return ctx.settings.slurm.gpus_per_agent if ctx.settings.backend == "slurm" else 1
+
+
+def limits_now(ctx: Context) -> SiteLimits:
+    """What may be held and asked for in this tick."""
+    s = ctx.settings
+    gpus = s.local.slots if s.backend == "local" else (s.max_gpus or 8)
+    if s.max_gpus is not None:
+        gpus = min(gpus, s.max_gpus)
+    return SiteLimits(
+        gpus=gpus,
+        allocations=float("inf") if s.max_jobs is None else s.max_jobs,
+        requests_now=ctx.gate.allowance(ctx.now()),
+        idle_limit_s=s.idle_limit_s,
+        walltime_s=walltime_s(ctx) or float("inf"),
+        warm_pool=s.pool == "warm",
+    )
+
+
+def walltime_s(ctx: Context) -> float | None:
+    s = ctx.settings
+    return s.local.walltime_s if s.backend == "local" else s.slurm.walltime_s
+
+
+def submit_intents(ctx: Context, uuids: Sequence[str]) -> int:
+    """Submit allocations whose intent was committed; returns how many the resource manager has taken.
+
+    An intent whose answer is lost stays an intent: it is looked for by its name, and never sent again.
+    """
+    taken = 0
+    for uuid in uuids:
+        allocation = ctx.store.query(lambda session, u=uuid: session.get_one(Allocation, u))  # type: ignore[misc]
+        request = _prepare(ctx, allocation)
+        try:
+            native = ctx.backend.submit(request)
+        except SubmitRefused as error:
+            ctx.gate.failed(ctx.now(), str(error))
+            ctx.warn(str(error))
+            _record(ctx, uuid, None, str(error))
+            continue
+        except SubmitUnknown as error:
+            ctx.gate.failed(ctx.now(), str(error))
+            ctx.warn(f"{error}; it is looked for by its name {request.name}")
+            continue
+        ctx.gate.submitted(ctx.now())
+        taken += 1
+        _record(ctx, uuid, native, "")
+    return taken
+
+
+def _prepare(ctx: Context, allocation: Allocation) -> AllocationRequest:
+    s = ctx.settings
+    folder = make_private_dir(ctx.spool.agent(allocation.uuid))
+    place = allocation.place or {}
+    limit = walltime_s(ctx)
+    settings = AgentSettings(
+        agent=allocation.uuid,
+        pool=allocation.pool,
+        model=allocation.model,
+        dtype=str(place.get("dtype") or "auto"),
+        trust_remote_code=list(place.get("trust_remote_code") or ()),
+        gpus=allocation.gpus,
+        threads=s.threads,
+        idle_limit_s=s.idle_limit_s,
+        heartbeat_s=s.heartbeat_s,
+        poll_s=s.poll_s,
+        loss_timeout_s=s.loss_timeout_s,
+        checkpoint_every_s=s.checkpoint_every_s,
+        checkpoint_every_steps=s.checkpoint_every_steps,
+        interface="lo" if s.backend == "local" else s.slurm.interface,
+        bank_dirs=[str(path) for path in s.all_bank_dirs],
+        jobs_dir=str(ctx.spool.jobs),
+        stay_warm=s.pool == "warm",
+        walltime_s=limit,
+    )
+    write_json(folder / AgentSettings.FILE, settings.to_json())
+    write_order(ctx.spool, allocation, order_for(allocation, None, ctx.ownership.generation))
+    return AllocationRequest(
+        uuid=allocation.uuid,
+        folder=folder,
+        pool=allocation.pool,
+        gpus=allocation.gpus,
+        gpu_type=place.get("gpu_type"),
+        walltime_s=None if limit is None else int(limit),
+        setup=tuple(place.get("setup") or ()),
+    )
+
+
+def _record(ctx: Context, uuid: str, native: str | None, refusal: str) -> None:
+    def work(session: Session) -> None:
+        tx = Tx(session, ctx.now())
+        allocation = session.get_one(Allocation, uuid)
+        if native is None:
+            tx.end_allocation(allocation, "refused", f"not submitted: {refusal}")
+            return
+        allocation.native_id, allocation.submitted_at = native, tx.now
+        allocation.order = {**(allocation.order or {}), "seq": 1}
+        if allocation.state == AllocationState.INTENT and allocation.started_at is None:
+            tx.allocation_state(allocation, AllocationState.PENDING, f"submitted as {native}")
+
+    ctx.store.transact(ctx.ownership, work)

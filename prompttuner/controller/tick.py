@@ -1,0 +1,293 @@
+"""One tick: requests, observe, plan, act, and the spool brought up to date. Cut off anywhere, the next one mends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from prompttuner.controller import submitting
+from prompttuner.controller.act import Acted, apply_plan
+from prompttuner.controller.facts import AgentFacts, JobFacts, read_agent, read_job
+from prompttuner.controller.finish import promote
+from prompttuner.controller.inbox import apply_inbox
+from prompttuner.controller.observe import apply_agents, apply_jobs
+from prompttuner.controller.outlook import outlook_of, remember
+from prompttuner.controller.project import changed, order_for, write_order, write_plan
+from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
+from prompttuner.controller.tx import Tx
+from prompttuner.db.models import Allocation, Job
+from prompttuner.errors import BackendError, SpoolError
+from prompttuner.policy.plan import Plan
+from prompttuner.slurm.backend import Seen
+from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
+from prompttuner.tuning.membership import member_dir
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["TickReport", "tick"]
+
+KILL_AFTER_S = 60.0
+"""An allocation that was told to end and has not after this long is ended through the resource manager."""
+
+_ACTIVE = [str(s) for s in (JobState.QUEUED, JobState.RUNNING, JobState.HELD)]
+_ENDED = [str(s) for s in ALLOCATION_ENDED]
+
+
+@dataclass(slots=True)
+class TickReport:
+    """What one tick saw and did, for logs and tests."""
+
+    requests: int = 0
+    jobs: int = 0
+    """Active jobs after the tick."""
+    allocations: int = 0
+    submitted: int = 0
+    actions: list[str] = field(default_factory=list)
+    wake_at: float = float("inf")
+    seconds: float = 0.0
+
+
+def tick(ctx: Context) -> TickReport:
+    """Do one pass; idempotent.
+
+    Raises:
+        NotOwner: another controller has taken over; nothing was written since.
+        DatabaseError, SpoolError: state or spool cannot be used now.
+    """
+    started = time.monotonic()
+    report = TickReport(requests=apply_inbox(ctx))
+    jobs, allocations = _load(ctx)
+    jobs, allocations = _observe(ctx, jobs, allocations)
+    jobs, allocations = _finish(ctx, jobs, allocations)
+    acted, plan = _plan_and_act(ctx, jobs, allocations)
+    report.actions = [f"{type(action).__name__}: {action.reason}" for action in plan.actions]
+    report.wake_at = plan.wake_at
+    report.submitted = submitting.submit_intents(ctx, acted.intents)
+    _cancel(ctx, acted)
+    jobs, allocations = _project(ctx)
+    report.jobs, report.allocations = len(jobs), len(allocations)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _load(ctx: Context) -> tuple[list[Job], list[Allocation]]:
+    """Active jobs and live allocations, detached: two statements, however many there are."""
+
+    def work(session: Session) -> tuple[list[Job], list[Allocation]]:
+        return live_rows(session)
+
+    return ctx.store.query(work)
+
+
+def live_rows(session: Session) -> tuple[list[Job], list[Allocation]]:
+    """Active jobs by submission, and allocations that have not ended by creation."""
+    jobs = list(session.scalars(select(Job).where(Job.state.in_(_ACTIVE)).order_by(Job.submitted_at, Job.id)))
+    live = select(Allocation).where(Allocation.state.not_in(_ENDED)).order_by(Allocation.created_at, Allocation.uuid)
+    return jobs, list(session.scalars(live))
+
+
+# -- observe ------------------------------------------------------------------------------------------------------
+
+
+def _observe(
+    ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation]
+) -> tuple[list[Job], list[Allocation]]:
+    """Read spool and resource manager, then update the rows in one transaction if there is anything to look at."""
+    agents = _agent_facts(ctx, allocations)
+    running = _job_facts(ctx, [job for job in jobs if job.state == JobState.RUNNING])
+    seen = _ask_manager(ctx, allocations)
+    if not agents and not running and not seen:
+        return list(jobs), list(allocations)
+
+    def work(session: Session) -> tuple[list[Job], list[Allocation]]:
+        tx = Tx(session, ctx.now())
+        rows, held = live_rows(session)
+        apply_agents(tx, held, agents, seen, ctx.settings.suspect_s)
+        apply_jobs(tx, rows, running, {a.uuid: a for a in held})
+        remember(tx)
+        session.flush()
+        return live_rows(session)
+
+    return ctx.store.transact(ctx.ownership, work)
+
+
+def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, AgentFacts]:
+    facts = {}
+    for allocation in allocations:
+        try:
+            facts[allocation.uuid] = read_agent(ctx.spool, allocation)
+        except (SpoolError, OSError) as error:  # one unreadable folder must not stop the others
+            ctx.warn(str(error))
+    return facts
+
+
+def _job_facts(ctx: Context, jobs: Sequence[Job]) -> dict[str, JobFacts]:
+    facts = {}
+    for job in jobs:
+        try:
+            facts[job.id] = read_job(ctx.spool, job)
+        except (SpoolError, OSError) as error:
+            ctx.warn(str(error))
+    return facts
+
+
+def _ask_manager(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, Seen]:
+    """One batched question, no more often than the site allows; no answer means nothing is known, not that it ended."""
+    now = time.monotonic()
+    if not allocations or now - ctx.last_observed < _least_gap(ctx):
+        return {}
+    ctx.last_observed = now
+    try:
+        return ctx.backend.observe([(a.uuid, a.native_id) for a in allocations])
+    except BackendError as error:
+        ctx.warn(str(error))
+        return {}
+
+
+def _least_gap(ctx: Context) -> float:
+    return ctx.settings.squeue_min_s if ctx.settings.backend == "slurm" else 0.0
+
+
+# -- finish -------------------------------------------------------------------------------------------------------
+
+
+def _finish(ctx: Context, jobs: list[Job], allocations: list[Allocation]) -> tuple[list[Job], list[Allocation]]:
+    """Promote the results of jobs whose accepted member says it is done."""
+    ended = [job for job in jobs if job.state == JobState.RUNNING and _finish_one(ctx, job)]
+    return _load(ctx) if ended else (jobs, allocations)
+
+
+def _finish_one(ctx: Context, job: Job) -> bool:
+    facts = read_job(ctx.spool, job)
+    if facts.done is None or facts.plan is None or facts.plan.generation != job.generation:
+        return False
+    member, done = facts.done
+    folder = ctx.spool.job(job.id)
+    try:
+        promote(folder, member_dir(folder, job.generation, member))
+    except SpoolError as error:
+        ctx.warn(f"{job.id}: {error}")
+        return False
+    outcome = str(done.get("outcome", "exhausted"))
+    state = JobState.DONE if outcome == "reached" else JobState.EXHAUSTED
+
+    def work(session: Session) -> None:
+        tx = Tx(session, ctx.now())
+        row = session.get_one(Job, job.id)
+        for name in ("step", "loss", "metric"):
+            if done.get(name) is not None:
+                setattr(row, name, done[name])
+        row.outcome, row.ita = outcome, done.get("ita")
+        row.lookup_done = True
+        words = f"target reached after {done.get('ita')} iterations" if outcome == "reached" else outcome
+        tx.end_job(row, state, words)
+
+    ctx.store.transact(ctx.ownership, work)
+    return True
+
+
+# -- plan and act -------------------------------------------------------------------------------------------------
+
+
+def _plan_and_act(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> tuple[Acted, Plan]:
+    if not jobs and not allocations:
+        return Acted([], []), Plan()
+    outlook = outlook_of(ctx, jobs, allocations)
+    given = SnapshotInputs(
+        now=ctx.now(),
+        tick_s=ctx.settings.tick_s,
+        limits=submitting.limits_now(ctx),
+        pools=outlook.pools,
+        profiles=outlook.profiles,
+        remaining=outlook.remaining,
+        bank=outlook.bank,
+        arrivals=outlook.arrivals,
+    )
+    plan = ctx.policy.plan(build_snapshot(jobs, allocations, given))
+    noted = any(name in plan.notes and str(plan.notes[name])[:500] != job.note for job in jobs for name in (job.id,))
+    if not plan.actions and not noted:
+        return Acted([], []), plan
+
+    def work(session: Session) -> Acted:
+        tx = Tx(session, ctx.now())
+        rows, held = live_rows(session)
+        by_id, by_uuid = {job.id: job for job in rows}, {a.uuid: a for a in held}
+        return apply_plan(tx, plan, by_id, by_uuid, outlook.pools, submitting.gpus_per_agent(ctx))
+
+    return ctx.store.transact(ctx.ownership, work), plan
+
+
+def _cancel(ctx: Context, acted: Acted) -> None:
+    """Tell the resource manager to end what no agent can hear of, or what did not listen."""
+    _, allocations = _load(ctx)
+    now = ctx.now()
+    doomed = [
+        a.native_id
+        for a in allocations
+        if a.native_id is not None
+        and a.drain
+        and a.job_id is None
+        and (
+            a.uuid in acted.cancels
+            or a.state in {AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING}
+            or now - a.state_since > KILL_AFTER_S
+        )
+    ]
+    if not doomed:
+        return
+    try:
+        ctx.backend.cancel(doomed)
+    except BackendError as error:
+        ctx.warn(str(error))
+
+
+# -- the spool ----------------------------------------------------------------------------------------------------
+
+
+def _project(ctx: Context) -> tuple[list[Job], list[Allocation]]:
+    """Write plans, then orders, that differ from what was last written; remember what was written."""
+
+    def read(session: Session) -> tuple[list[Job], list[Job], list[Allocation]]:
+        behind = select(Job).where(Job.plan_generation < Job.generation)
+        active, live = live_rows(session)
+        return list(session.scalars(behind)), active, live
+
+    behind, active, allocations = ctx.store.query(read)
+    addresses = {a.uuid: a.address for a in allocations if a.address}
+    plans = {job.id: write_plan(ctx.spool, job, addresses) for job in behind}
+    by_id = {job.id: job for job in active}
+    orders = {}
+    for allocation in allocations:
+        job = by_id.get(allocation.job_id or "")
+        wanted = order_for(allocation, job, ctx.ownership.generation)
+        if changed(allocation, wanted):
+            orders[allocation.uuid] = write_order(ctx.spool, allocation, wanted)
+    if not plans and not orders:
+        return active, allocations
+
+    def work(session: Session) -> tuple[list[Job], list[Allocation]]:
+        tx = Tx(session, ctx.now())
+        for name, generation in plans.items():
+            _plan_written(tx, session.get_one(Job, name), generation)
+        for name, order in orders.items():
+            session.get_one(Allocation, name).order = order
+        session.flush()
+        return live_rows(session)
+
+    return ctx.store.transact(ctx.ownership, work)
+
+
+def _plan_written(tx: Tx, job: Job, generation: int | None) -> None:
+    if generation is not None:
+        job.plan_generation = generation
+    elif job.state in JOB_ENDED or not job.members:
+        job.generation += 1  # survivors took that number: end them under the next one
+    else:
+        tx.new_members(job, list(job.members), "the members had planned for themselves meanwhile")

@@ -1,0 +1,69 @@
+"""Time-outs and choices of elastic leases, handed from the agent to its zygote through one variable (no torch)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from prompttuner.errors import ConfigError
+
+__all__ = ["ENV", "ElasticSettings"]
+
+ENV = "PROMPTTUNER_ELASTIC"
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticSettings:
+    """All times in seconds."""
+
+    loss_timeout_s: float = 15.0
+    """A member that keeps the others waiting for so long (frozen, network silent) is lost. Killed ones show at once."""
+    grace_s: float = 2.0
+    """After a loss, so long do survivors wait for each other and for a controller before they write a plan."""
+    join_timeout_s: float = 60.0
+    """A newcomer that is not ready for so long after its plan is left out. The others go on tuning meanwhile."""
+    poll_s: float = 0.2
+    """How often a running member looks for a newer plan."""
+    way: str = "in_place"
+    """``in_place``: who stays keeps process and model; ``restart``: torchelastic starts workers anew."""
+    backend: str = "gloo"
+    """``gloo``, ``nccl`` or ``auto`` (NCCL where every member has a GPU that NCCL can reach, else gloo)."""
+    interface: str | None = None
+    """Network interface for the members' traffic; None: the one that has the lease's address."""
+    threads: int = 1
+    """CPU threads of a worker."""
+    checkpoint_s: float = 30.0
+    checkpoint_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("loss_timeout_s", "join_timeout_s", "poll_s", "checkpoint_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"elastic.{name} must be above 0, not {getattr(self, name)}")
+        if self.grace_s < 0 or self.threads < 1 or self.checkpoint_steps < 1:
+            raise ConfigError("elastic.grace_s must be at least 0, threads and checkpoint_steps at least 1")
+        if self.way not in {"in_place", "restart"}:
+            raise ConfigError(f"elastic.way is in_place or restart, not {self.way!r}")
+        if self.backend not in {"gloo", "nccl", "auto"}:
+            raise ConfigError(f"elastic.backend is gloo, nccl or auto, not {self.backend!r}")
+
+    def to_env(self) -> dict[str, str]:
+        """The variable that carries these settings, to be added to a zygote's environment."""
+        return {ENV: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Settings from the environment, defaults where there are none.
+
+        Raises:
+            ConfigError: not JSON, or a value that cannot be right.
+        """
+        text = (os.environ if environ is None else environ).get(ENV, "{}")
+        try:
+            value: dict[str, Any] = json.loads(text)
+            known = {f.name for f in fields(cls)}
+            return cls(**{key: item for key, item in value.items() if key in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{ENV} is not a JSON object of elastic settings: {error}") from error

@@ -1,0 +1,320 @@
+"""The agent's loop: read the order, drive the zygote, guard the clocks, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from prompttuner.files import append_line, write_json
+from prompttuner.slurm.agent.guard import IdleGuard, WalltimeGuard
+from prompttuner.slurm.agent.place import address_of, gpu_info, host_name, native_id
+from prompttuner.slurm.spool import AgentSettings, AgentStatus, Order, read_own_json
+
+__all__ = ["Agent", "ZygoteLike"]
+
+LEAVE_GRACE_S = 20.0
+"""A worker that was told to leave gets this long before it is signalled, and as long again before it is killed."""
+LOAD_LIMIT_S = 1800.0
+ZYGOTE_RESTARTS = 3
+POOLLESS_GRACE_S = 5.0
+"""Where placeholders are forbidden, an agent without a job waits only this long for its next order."""
+
+
+class ZygoteLike(Protocol):
+    """The agent's side of the zygote; see docs/architecture.md, "Agent and zygote"."""
+
+    @property
+    def alive(self) -> bool: ...
+    def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None: ...
+    def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None: ...
+    def end_lease(self) -> None: ...
+    def kill_lease(self) -> None: ...
+    def poll(self) -> list[dict[str, Any]]: ...
+    def exit(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Lease:
+    job: str
+    generation: int
+    leaving_since: float | None = None
+    signalled: bool = False
+
+
+class Agent:
+    """One allocation's agent. ``run`` returns (reason, detail) when it has ended."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: AgentSettings,
+        instance: str,
+        zygote: Callable[[Path, AgentSettings], ZygoteLike] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.told_to_end = ""
+        """Name of a signal that asked for the end; set by the signal handler."""
+        self._clock = clock
+        self._make_zygote = zygote or start_zygote
+        self._zygote: ZygoteLike | None = None
+        self._zygote_starts = 0
+        self._idle = IdleGuard(settings.idle_limit_s, clock)
+        self._walltime = WalltimeGuard(settings.walltime_s, settings.walltime_end_margin_s, clock)
+        self._order = Order()
+        self._wanted: tuple[str, int] | None = None
+        self._finished: dict[str, int] = {}
+        self._lease: Lease | None = None
+        self._loading: tuple[str, float] | None = None
+        self._ready = False
+        self._born = clock()
+        self._last_report = -1e9
+        self._last_body: dict[str, Any] = {}
+        self._end: tuple[str, str] | None = None
+        self.status = AgentStatus(
+            instance=instance,
+            pid=os.getpid(),
+            host=host_name(),
+            address=address_of(settings.interface),
+            native_id=native_id(),
+            gpu=gpu_info(),
+        )
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> tuple[str, str]:
+        """Loop until something ends the agent; returns (reason, detail)."""
+        self._journal("start", host=self.status.host, native_id=self.status.native_id)
+        while self._end is None:
+            self.step()
+            time.sleep(self.settings.poll_s)
+        return self._end
+
+    def step(self) -> None:
+        """One pass; all waiting happens between passes, so the guards always get their turn."""
+        self._read_order()
+        if self._end is None:
+            self._tend_zygote()
+            self._tend_lease()
+            self._guard()
+        self._report()
+
+    def close(self) -> None:
+        """End the zygote (and with it a lease that still runs) and leave a last status."""
+        if self._zygote is not None:
+            self._zygote.exit()
+        self.status.state = "ended"
+        self._report(force=True)
+        self._journal("end", reason=self._end[0] if self._end else "crash")
+
+    # -- orders -----------------------------------------------------------------------------------------------
+
+    def _read_order(self) -> None:
+        value = read_own_json(self.folder / Order.FILE)
+        if value is None:
+            return
+        order = Order.from_json(value)
+        if order.owner < self._order.owner or (order.owner, order.seq) == (self._order.owner, self._order.seq):
+            return
+        if order.owner == self._order.owner and order.seq < self._order.seq:
+            return  # a stale read on a network file system
+        self._order = order
+        self._wanted = (order.job, order.generation) if order.job else None
+        self.status.order_seq = order.seq
+        if not order.admit:
+            self._finish("refused", "the controller does not want this allocation")
+        elif order.stop and self._lease is None:
+            self._finish("released", "the controller gave it back")
+
+    # -- zygote -----------------------------------------------------------------------------------------------
+
+    def _tend_zygote(self) -> None:
+        if self._zygote is None or not self._zygote.alive:
+            self._start_zygote()
+        assert self._zygote is not None
+        for event in self._zygote.poll():
+            self._on_event(event)
+        model = self._order.model or self.settings.model
+        if self._ready and self._loading is None and self._lease is None and self.status.model != model:
+            self._loading = (model, self._clock())
+            self.status.state = "loading" if self.status.model is None else "switching"
+            self._zygote.load(model, self.settings.dtype, bool(self.settings.trust_remote_code))
+        if self._loading is not None and self._clock() - self._loading[1] > LOAD_LIMIT_S:
+            self._finish("model", f"loading {self._loading[0]} took more than {LOAD_LIMIT_S:.0f} s")
+
+    def _start_zygote(self) -> None:
+        if self._zygote is not None:
+            self._on_event({"ev": "lease_ended", "outcome": "crashed", "error": "the zygote died"})
+            self._journal("zygote_died")
+            self._zygote.exit()
+        if self._zygote_starts > ZYGOTE_RESTARTS:
+            self._finish("zygote", "the zygote died again and again; see log.txt")
+            return
+        self._zygote_starts += 1
+        self._ready, self._loading = False, None
+        self.status.model, self.status.models = None, []
+        self.status.state = "starting"
+        self._zygote = self._make_zygote(self.folder, self.settings)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind = event.get("ev")
+        if kind == "ready":
+            self._ready = True
+            self.status.start_s = round(self._clock() - self._born, 3)
+        elif kind == "loaded":
+            self._loading = None
+            self.status.model = event["model"]
+            self.status.models = sorted({*self.status.models, event["model"]})
+            self.status.load_s = float(event.get("seconds", 0.0))
+            self.status.loads += 1
+            self._journal("load", model=event["model"], seconds=self.status.load_s)
+        elif kind == "load_failed":
+            self._loading = None
+            self.status.error = str(event.get("error", ""))
+            self._finish("model", f"{event.get('model')}: {event.get('error')}")
+        elif kind == "lease_started" and self._lease is not None:
+            self.status.lease = "starting"
+        elif kind == "lease_ended" and self._lease is not None:
+            self._lease_ended(event)
+
+    # -- leases -----------------------------------------------------------------------------------------------
+
+    def _lease_ended(self, event: dict[str, Any]) -> None:
+        assert self._lease is not None
+        lease, self._lease = self._lease, None
+        outcome = str(event.get("outcome", "crashed"))
+        generation = max(lease.generation, int(event.get("generation") or 0))
+        self._finished[lease.job] = max(generation, self._finished.get(lease.job, -1))
+        self.status.lease = outcome
+        self.status.error = str(event.get("error") or "")
+        self._journal("lease_end", job=lease.job, generation=generation, outcome=outcome, error=self.status.error)
+        if outcome == "done" and self._wanted is not None and self._wanted[0] == lease.job:
+            self._next_successor(lease.job)
+
+    def _next_successor(self, ended: str) -> None:
+        """Go on with the next job the controller named, without waiting for its next tick."""
+        queue = [(str(s["job"]), int(s["generation"])) for s in self._order.successors]
+        for job, generation in queue:
+            if job != ended and generation > self._finished.get(job, -1):
+                self._wanted = (job, generation)
+                return
+
+    def _tend_lease(self) -> None:
+        assert self._zygote is not None
+        if self._lease is not None:
+            self._tend_running_lease(self._lease)
+        elif self._wanted is not None and self._may_start(*self._wanted):
+            job, generation = self._wanted
+            job_dir = Path(self.settings.jobs_dir) / job
+            self._lease = Lease(job, generation)
+            self.status.leases += 1
+            self._journal("lease", job=job, generation=generation, model=self.status.model)
+            self._zygote.lease(job_dir, self.settings.agent, generation, self.status.address)
+        if self._lease is not None:
+            self.status.job, self.status.generation = self._lease.job, self._lease.generation
+            self.status.state = "busy"
+            self._idle.busy()
+        else:
+            if self._loading is None and self.status.model is not None:
+                self.status.state = "draining" if self._order.drain else "warm"
+                self._idle.idle()
+            if self._wanted is None:
+                self.status.job = None
+
+    def _tend_running_lease(self, lease: Lease) -> None:
+        """A worker follows its job's plan by itself; here only those that do not are dealt with."""
+        assert self._zygote is not None
+        if self._wanted is not None and self._wanted[0] == lease.job and not self.told_to_end:
+            lease.generation = max(lease.generation, self._wanted[1])
+            lease.leaving_since = None
+            return
+        now = self._clock()
+        if lease.leaving_since is None:
+            lease.leaving_since = now
+        waited = now - lease.leaving_since
+        if (self.told_to_end or waited > LEAVE_GRACE_S) and not lease.signalled:
+            lease.signalled = True
+            self._zygote.end_lease()
+        elif waited > 2 * LEAVE_GRACE_S:
+            self._zygote.kill_lease()
+
+    def _may_start(self, job: str, generation: int) -> bool:
+        model = self._order.model or self.settings.model
+        return (
+            self._ready
+            and self._loading is None
+            and self.status.model == model
+            and generation > self._finished.get(job, -1)
+            and not self.told_to_end
+            and not self._walltime.near
+        )
+
+    # -- the guards -------------------------------------------------------------------------------------------
+
+    def _guard(self) -> None:
+        if self._walltime.near and not self.told_to_end:
+            self.told_to_end = "walltime"
+            self._journal("walltime_near")
+        if self._lease is not None:
+            return
+        if self.told_to_end:
+            self._finish("walltime" if self.told_to_end == "walltime" else "signal", self.told_to_end)
+        elif self._order.stop:
+            self._finish("released", "the controller gave it back")
+        elif self._order.drain and self._wanted is None:
+            self._finish("drained", "its end was near, or it was told to go")
+        elif self._idle.expired:
+            self._finish("idle", f"no job for {self._idle.idle_s:.0f} s")
+        elif not self.settings.stay_warm and self.status.leases and self._idle.idle_s > POOLLESS_GRACE_S:
+            self._finish("job ended", "placeholders are switched off here (pool = none)")
+
+    def _finish(self, reason: str, detail: str) -> None:
+        if self._end is None:
+            self._end = (reason, detail)
+
+    # -- reports ----------------------------------------------------------------------------------------------
+
+    def _report(self, force: bool = False) -> None:
+        """Write status.json at each change and each heartbeat; a full disk must not end a job."""
+        self.status.idle_s = round(self._idle.idle_s, 1)
+        left = self._walltime.left_s
+        self.status.ends_at = None if left is None else round(time.time() + left)
+        body = self.status.to_json()
+        body.pop("beat"), body.pop("idle_s"), body.pop("ends_at")
+        now = self._clock()
+        if not force and body == self._last_body and now - self._last_report < self.settings.heartbeat_s:
+            return
+        self.status.beat += 1
+        try:
+            write_json(self.folder / AgentStatus.FILE, self.status.to_json())
+        except OSError as error:
+            print(f"prompttuner agent: status not written: {error}", flush=True)
+            return
+        self._last_body, self._last_report = body, now
+
+    def _journal(self, event: str, **data: Any) -> None:
+        try:
+            append_line(self.folder / "journal.jsonl", {"at": time.time(), "event": event, **data})
+        except OSError as error:
+            print(f"prompttuner agent: journal not written: {error}", flush=True)
+
+
+def start_zygote(folder: Path, settings: AgentSettings) -> ZygoteLike:
+    """The real zygote, logging to the agent's folder."""
+    from prompttuner.tuning.elastic_settings import ElasticSettings
+    from prompttuner.tuning.zygote_client import Zygote
+
+    elastic = ElasticSettings(
+        loss_timeout_s=settings.loss_timeout_s,
+        poll_s=settings.poll_s,
+        interface=settings.interface,
+        threads=settings.threads,
+        checkpoint_s=settings.checkpoint_every_s,
+        checkpoint_steps=settings.checkpoint_every_steps,
+    )
+    return Zygote.start(folder / "log.txt", elastic.to_env())

@@ -1,0 +1,92 @@
+"""Where each file of the spool lies, and the checks that make it safe to use."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from prompttuner.errors import SpoolError
+from prompttuner.files import make_private_dir, read_json, write_json
+
+__all__ = ["PROTOCOL", "Spool", "read_own_json"]
+
+PROTOCOL = 1
+"""Raised when an older agent could misunderstand a newer controller; such agents are drained, not confused."""
+
+
+def read_own_json(path: Path) -> Any:
+    """Like :func:`prompttuner.files.read_json`, but refuses what another user wrote.
+
+    Raises:
+        SpoolError: the file belongs to another user, is a link, or may be written by others.
+    """
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in {116, 5}:  # ESTALE, EIO: replaced under us on NFS
+            return None
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        raise SpoolError(f"{path} is not a plain file: refused. Remove it, or use an own spool folder")
+    if status.st_uid != os.getuid():
+        raise SpoolError(f"{path} was written by another user (uid {status.st_uid}): refused. Spools are never shared")
+    if status.st_mode & 0o022:
+        raise SpoolError(f"{path} may be written by others: refused. Run: chmod go-w {path}")
+    return read_json(path)
+
+
+class Spool:
+    """The folder through which commands, controller, agents and workers talk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.inbox = root / "inbox"
+        self.replies = root / "replies"
+        self.agents = root / "agents"
+        self.jobs = root / "jobs"
+        self.owner = root / "owner.json"
+        self.protocol = root / "protocol.json"
+
+    def ensure(self) -> Spool:
+        """Create what is missing, and check that the spool is ours and speaks our protocol.
+
+        Raises:
+            SpoolError: it belongs to another user, or to a newer prompttuner, or cannot be written.
+        """
+        try:
+            for folder in (self.root, self.inbox, self.replies, self.agents, self.jobs):
+                make_private_dir(folder)
+            status = self.root.stat()
+            if status.st_uid != os.getuid():
+                raise SpoolError(f"the spool {self.root} belongs to another user; set `spool` to a folder of your own")
+            if status.st_mode & 0o022:
+                raise SpoolError(f"others may write to the spool {self.root}. Run: chmod go-w {self.root}")
+            known = read_own_json(self.protocol)
+            if known is None:
+                write_json(self.protocol, {"protocol": PROTOCOL})
+            elif known.get("protocol", 0) > PROTOCOL:
+                raise SpoolError(
+                    f"the spool {self.root} was written by a newer prompttuner (protocol {known['protocol']}, "
+                    f"this one speaks {PROTOCOL}); upgrade this installation"
+                )
+            elif known.get("protocol") != PROTOCOL:
+                write_json(self.protocol, {"protocol": PROTOCOL})
+        except OSError as error:
+            raise SpoolError(f"the spool {self.root} cannot be used: {error.strerror or error}") from error
+        return self
+
+    def agent(self, uuid: str) -> Path:
+        return self.agents / uuid
+
+    def job(self, job_id: str) -> Path:
+        return self.jobs / job_id
+
+    def request(self, request_id: str) -> Path:
+        return self.inbox / f"{request_id}.json"
+
+    def reply(self, request_id: str) -> Path:
+        return self.replies / f"{request_id}.json"

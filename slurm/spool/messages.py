@@ -1,0 +1,107 @@
+"""What controller and agent tell each other: plain data, one JSON file each, unknown keys ignored."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+from prompttuner.slurm.spool.layout import PROTOCOL
+
+__all__ = ["AgentSettings", "AgentStatus", "Message", "Order"]
+
+
+@dataclass(slots=True)
+class Message:
+    """Base of the messages: to and from plain JSON values."""
+
+    FILE: ClassVar[str] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Build from parsed JSON; unknown keys are ignored, missing ones take their default."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in dict(value or {}).items() if k in known})
+
+
+@dataclass(slots=True)
+class AgentSettings(Message):
+    """What an agent is; written by the controller before the allocation is asked for, never changed."""
+
+    FILE: ClassVar[str] = "settings.json"
+
+    agent: str = ""
+    pool: str = ""
+    model: str = ""
+    dtype: str = "auto"
+    trust_remote_code: list[str] = field(default_factory=list)
+    gpus: int = 1
+    threads: int = 1
+    idle_limit_s: float = 600.0
+    heartbeat_s: float = 5.0
+    poll_s: float = 0.2
+    loss_timeout_s: float = 15.0
+    checkpoint_every_s: float = 30.0
+    checkpoint_every_steps: int = 50
+    interface: str | None = None
+    bank_dirs: list[str] = field(default_factory=list)
+    jobs_dir: str = ""
+    signals: list[str] = field(default_factory=lambda: ["TERM", "USR1", "USR2"])
+    stay_warm: bool = True
+    """False where the site forbids placeholders: the agent ends with its job."""
+    walltime_end_margin_s: float = 60.0
+    walltime_s: float | None = None
+    protocol: int = PROTOCOL
+
+
+@dataclass(slots=True)
+class Order(Message):
+    """What the agent shall do; rewritten by the controller, polled by the agent."""
+
+    FILE: ClassVar[str] = "order.json"
+
+    seq: int = 0
+    owner: int = 0
+    """Fencing generation of the controller that wrote it: an agent ignores orders of a lower one."""
+    admit: bool = True
+    model: str | None = None
+    """LLM to hold; None: the one of the settings."""
+    job: str | None = None
+    generation: int = 0
+    successors: list[dict[str, Any]] = field(default_factory=list)
+    """[{"job", "generation"}]: jobs it may go on with when the present one has ended, without waiting for a tick."""
+    drain: bool = False
+    stop: bool = False
+    idle_work: bool = False
+
+
+@dataclass(slots=True)
+class AgentStatus(Message):
+    """What the agent does; rewritten by the agent at each change and each heartbeat."""
+
+    FILE: ClassVar[str] = "status.json"
+
+    beat: int = 0
+    instance: str = ""
+    state: str = "starting"
+    order_seq: int = -1
+    model: str | None = None
+    models: list[str] = field(default_factory=list)
+    job: str | None = None
+    generation: int = 0
+    lease: str = ""
+    error: str = ""
+    idle_s: float = 0.0
+    pid: int = 0
+    host: str = ""
+    address: str = ""
+    native_id: str | None = None
+    gpu: dict[str, Any] = field(default_factory=dict)
+    load_s: float = 0.0
+    start_s: float = 0.0
+    ends_at: float | None = None
+    leases: int = 0
+    loads: int = 0
+    protocol: int = PROTOCOL

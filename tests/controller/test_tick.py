@@ -1,0 +1,158 @@
+"""The live control loop on a fake site: jobs end right, agents are reused, faults lose nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prompttuner.db import allocations, events
+from prompttuner.files import read_json
+from prompttuner.states import JobState
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import Lab
+
+
+def test_a_job_is_tuned_and_its_result_promoted(lab: Lab) -> None:
+    job_id = lab.submit(ita=50)
+    lab.tick()
+    lab.run(60)
+    job = lab.job(job_id)
+    assert (job.state, job.ita, job.step) == (JobState.DONE, 50, 50)
+    assert read_json(lab.spool.job(job_id) / "result" / "result.json")["prompt"] == f"prompt of {job_id}"
+    assert job.gpu_seconds > 0 and [n for _, n in job.history][-1] == 0
+
+
+def test_a_warm_agent_serves_the_next_job_of_its_model(lab: Lab) -> None:
+    first = lab.submit(ita=30)
+    lab.tick()
+    lab.run(40)
+    second = lab.submit(ita=30)
+    lab.run(20)
+    assert {lab.job(first).state, lab.job(second).state} == {JobState.DONE}
+    assert len(lab.site.submitted) == 1
+
+
+def test_agents_end_at_the_idle_limit(lab: Lab) -> None:
+    lab.submit(ita=10)
+    lab.run(150)
+    assert lab.site.busy_gpus == 0
+    assert lab.ctx.store.query(allocations.load_live) == []
+
+
+def test_a_job_that_cannot_reach_its_target_is_exhausted_and_keeps_its_best(lab: Lab) -> None:
+    job_id = lab.submit(ita=10_000, max_iterations=100)
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.EXHAUSTED
+    assert (lab.spool.job(job_id) / "result").is_dir()
+
+
+def test_cancel_hold_and_release(lab: Lab) -> None:
+    cancelled, held = lab.submit(ita=300), lab.submit(ita=150)
+    lab.run(15)
+    assert lab.ask("cancel", job=cancelled)["ok"]
+    assert lab.ask("hold", job=held)["ok"]
+    lab.run(30)
+    assert (lab.job(cancelled).state, lab.job(held).state) == (JobState.CANCELLED, JobState.HELD)
+    assert not lab.ask("cancel", job=cancelled)["ok"]
+    assert lab.ask("release", job=held)["ok"]
+    lab.run(60)
+    assert lab.job(held).state == JobState.DONE
+
+
+def test_a_preempted_job_goes_on_elsewhere_from_its_checkpoint(lab: Lab) -> None:
+    job_id = lab.submit(ita=200, max_gpus=1)
+    lab.run(25)
+    step = lab.job(job_id).step
+    assert step >= 20
+    lab.site.preempt(lab.site.running()[0])
+    lab.run(4)
+    assert lab.job(job_id).state == JobState.QUEUED
+    lab.run(60)
+    job = lab.job(job_id)
+    assert (job.state, job.ita) == (JobState.DONE, 200)
+    assert len(lab.site.submitted) == 2
+
+
+def test_a_crashed_worker_is_tried_again_but_not_for_ever(lab: Lab) -> None:
+    job_id = lab.submit(ita=5000, max_iterations=5000, max_gpus=1)
+    lab.run(12)
+    for _ in range(5):
+        for allocation in lab.site.running():
+            if allocation.zygote is not None:
+                allocation.zygote.crash()
+        lab.run(5)
+    job = lab.job(job_id)
+    assert job.state == JobState.FAILED and "crashed 3 times" in (job.error or "")
+
+
+def test_a_lost_answer_is_found_by_name_and_not_submitted_twice(lab: Lab) -> None:
+    lab.site.lose_answers = 1
+    job_id = lab.submit(ita=30)
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.DONE
+    assert len(lab.site.submitted) == len(set(lab.site.submitted)) == 1
+
+
+def test_a_lost_submission_is_abandoned_and_its_uuid_never_used_again(lab: Lab) -> None:
+    lab.site.lose_submissions = 1
+    job_id = lab.submit(ita=30)
+    lab.run(200)
+    assert lab.job(job_id).state == JobState.DONE
+    states = {row.uuid: row.state for row in lab.ctx.store.query(allocations.find)}
+    abandoned = [uuid for uuid, state in states.items() if state == "abandoned"]
+    assert len(abandoned) == 1 and abandoned[0] not in lab.site.admitted
+
+
+def test_slurm_away_declares_nothing_dead(lab: Lab) -> None:
+    job_id = lab.submit(ita=200, max_gpus=1)
+    lab.run(15)
+    lab.site.away = True
+    lab.run(20)
+    assert lab.job(job_id).state == JobState.RUNNING
+    lab.site.away = False
+    lab.run(40)
+    assert lab.job(job_id).state == JobState.DONE
+    assert len(lab.site.submitted) == 1
+
+
+def test_a_lost_node_is_suspect_until_slurm_proves_it(lab: Lab) -> None:
+    job_id = lab.submit(ita=600, max_iterations=1000, deadline_s=None, max_gpus=1)
+    lab.run(15)
+    notice = lab.site.lose_node(lab.site.running()[0])
+    lab.run(90)
+    assert lab.job(job_id).state == JobState.RUNNING
+    assert any(e.kind == "agent_suspect" for e in lab.ctx.store.query(events.latest))
+    notice()
+    lab.run(200)
+    assert lab.job(job_id).state == JobState.DONE
+
+
+def test_a_new_controller_takes_over_where_the_old_one_was_cut_off(lab: Lab) -> None:
+    job_id = lab.submit(ita=100)
+    lab.run(10)
+    lab.ctx.store.release(lab.ctx.ownership)
+    lab.ctx.store.close()
+    lab.ctx = lab.start_controller()
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.DONE
+    assert len(lab.site.submitted) == len(set(lab.site.submitted))
+
+
+def test_a_running_job_ends_without_a_controller_and_its_result_waits(lab: Lab) -> None:
+    job_id = lab.submit(ita=100, max_gpus=1)
+    lab.run(12)
+    for _ in range(60):
+        lab.site.step(1.0)
+    assert lab.job(job_id).state == JobState.RUNNING
+    lab.tick()
+    assert lab.job(job_id).state == JobState.DONE
+
+
+def test_requests_are_applied_once_and_wrong_ones_answered(lab: Lab) -> None:
+    job_id = lab.submit()
+    lab.tick()
+    assert lab.ask("update", job=job_id, priority=7)["ok"]
+    assert lab.job(job_id).priority == 7
+    reply = lab.ask("cancel", job="jnosuchjob1")
+    assert not reply["ok"] and "no job" in reply["message"]
+    assert not lab.ask("scale", job=job_id, members=99)["ok"]
