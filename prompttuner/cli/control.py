@@ -32,7 +32,9 @@ def run(
 
     settings = context.settings()
     if not quiet and not json:
-        typer.echo(f"controller: {settings.backend} backend, policy {settings.policy}, a tick every {settings.tick_s:g} s")
+        typer.echo(
+            f"controller: {settings.backend} backend, policy {settings.policy}, a tick every {settings.tick_s:g} s"
+        )
     reporter = None if quiet else Reporter(json)
     controller.run(settings, reporter, wait, until_done=until_done)
     if not quiet and not json:
@@ -78,8 +80,8 @@ class Reporter:
 
         if self.seq is None:  # what happened before this controller began is old news
             began = time.time() - report.seconds - 1.0
-            self.seq = next((row.seq - 1 for row in ctx.store.query(events.latest) if row.at >= began), None)
-            self.seq = ctx.store.query(events.last_seq) if self.seq is None else self.seq
+            new = (row.seq - 1 for row in ctx.store.query(events.latest) if row.at >= began)
+            self.seq = next(new, ctx.store.query(events.last_seq))
         after = self.seq
         rows = ctx.store.query(lambda session: events.read_after(session, after))
         for row in rows:
@@ -90,7 +92,7 @@ class Reporter:
         if self.json:
             from prompttuner.cli.views import event_view
 
-            print_json(event_view(row))
+            print_json(event_view(row), lines=True)
             return
         who = row.job_id or (f"allocation {row.allocation[:8]}" if row.allocation else "")
         typer.echo("  ".join(part for part in (iso(row.at), who, row.kind, row.cause) if part))

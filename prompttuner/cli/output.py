@@ -16,9 +16,11 @@ JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")
 """Use as ``json: JsonFlag = False`` in every command that prints data."""
 
 
-def print_json(value: Any) -> None:
-    """One JSON document. Infinite and undefined numbers, which JSON has not, become null; paths become text."""
-    typer.echo(json.dumps(_plain(value), indent=2 if sys.stdout.isatty() else None, default=str))
+def print_json(value: Any, lines: bool = False) -> None:
+    """One JSON document, on one line if ``lines`` (or off a terminal). Infinite and undefined numbers, which JSON has
+    not, become null; paths become text."""
+    indent = 2 if sys.stdout.isatty() and not lines else None
+    typer.echo(json.dumps(_plain(value), indent=indent, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
