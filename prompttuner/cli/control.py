@@ -75,7 +75,7 @@ class Reporter:
         self.json = json
         self.seq: int | None = None
 
-    def __call__(self, ctx: Context, report: TickReport) -> None:  # noqa: ARG002 - the controller's OnTick
+    def __call__(self, ctx: Context, report: TickReport) -> None:
         from prompttuner.db import events
 
         if self.seq is None:  # what happened before this controller began is old news

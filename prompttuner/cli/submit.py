@@ -26,7 +26,7 @@ def _option(text: str, panel: str, *names: str) -> Any:
 
 
 @app.command()
-def submit(  # noqa: PLR0917 - one flag for each field of the spec
+def submit(
     files: Annotated[list[Path] | None, typer.Argument(help="Job specs, TOML or JSON. Flags win over them.")] = None,
     model: Annotated[str | None, _option("Hub id, local folder, or 'small'.", DATA)] = None,
     train: Annotated[Path | None, _option("Training data, JSONL with input and target.", DATA)] = None,
