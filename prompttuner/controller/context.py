@@ -12,7 +12,6 @@ from prompttuner import policy as policies
 from prompttuner.config import Settings
 from prompttuner.controller.banking import BankView
 from prompttuner.controller.gate import Gate
-from prompttuner.errors import ConfigError
 from prompttuner.policy.plan import Policy
 from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
@@ -55,7 +54,9 @@ def make_backend(settings: Settings, spool: Spool) -> Backend:
         from prompttuner.slurm.local import LocalBackend
 
         return LocalBackend(settings.home / "submitit", spool.agents)
-    raise ConfigError(f"there is no backend {settings.backend!r} yet")
+    from prompttuner.slurm.slurm_backend import SlurmBackend
+
+    return SlurmBackend(settings)
 
 
 def open_context(settings: Settings, store: Store, ownership: Ownership) -> Context:
@@ -68,6 +69,6 @@ def open_context(settings: Settings, store: Store, ownership: Ownership) -> Cont
         ownership,
         make_backend(settings, spool),
         policies.get(settings.policy),
-        Gate(spool.root / "gate.json", settings.max_submissions_per_minute),
+        Gate(spool.root / "gate.json", settings),
         BankView(settings.all_bank_dirs),
     )

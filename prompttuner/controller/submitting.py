@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sqlalchemy import func, select
+
 from prompttuner.controller.project import order_for, write_order
 from prompttuner.controller.tx import Tx
 from prompttuner.db.models import Allocation
@@ -21,25 +23,42 @@ if TYPE_CHECKING:
 
 __all__ = ["gpus_per_agent", "limits_now", "submit_intents"]
 
+DEFAULT_MAX_GPUS = 8
+"""GPUs held at a time where neither the user nor the site says otherwise: unknown means modest."""
+
 
 def gpus_per_agent(ctx: Context) -> int:
     return ctx.settings.slurm.gpus_per_agent if ctx.settings.backend == "slurm" else 1
 
 
-def limits_now(ctx: Context) -> SiteLimits:
+def limits_now(ctx: Context, allocations: Sequence[Allocation]) -> SiteLimits:
     """What may be held and asked for in this tick."""
     s = ctx.settings
-    gpus = s.local.slots if s.backend == "local" else (s.max_gpus or 8)
-    if s.max_gpus is not None:
-        gpus = min(gpus, s.max_gpus)
+    gpus = s.local.slots if s.backend == "local" else (s.max_gpus or DEFAULT_MAX_GPUS)
+    held = sum(a.gpus for a in allocations)
+    allowed = ctx.gate.allowance(ctx.now(), held, len(allocations), gpus_per_agent(ctx))
     return SiteLimits(
-        gpus=gpus,
+        gpus=gpus if s.max_gpus is None else min(gpus, s.max_gpus),
         allocations=float("inf") if s.max_jobs is None else s.max_jobs,
-        requests_now=ctx.gate.allowance(ctx.now()),
+        requests_now=allowed.requests_now,
         idle_limit_s=s.idle_limit_s,
         walltime_s=walltime_s(ctx) or float("inf"),
+        gpu_hours_left=hours_left(ctx, s.max_gpu_hours),
         warm_pool=s.pool == "warm",
     )
+
+
+def hours_left(ctx: Context, budget: float | None) -> float:
+    """GPU-hours that may still be spent (0 stops growth), by all allocations ever made."""
+    if budget is None:
+        return float("inf")
+
+    def spent(session: Session) -> float:
+        end = func.coalesce(Allocation.ended_at, ctx.now())
+        query = select(func.sum((end - Allocation.started_at) * Allocation.gpus))
+        return float(session.scalar(query.where(Allocation.started_at.is_not(None))) or 0.0)
+
+    return max(0.0, budget - ctx.store.query(spent) / 3600.0)
 
 
 def walltime_s(ctx: Context) -> float | None:

@@ -203,7 +203,7 @@ def _plan_and_act(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Alloc
     given = SnapshotInputs(
         now=ctx.now(),
         tick_s=ctx.settings.tick_s,
-        limits=submitting.limits_now(ctx),
+        limits=submitting.limits_now(ctx, allocations),
         pools=outlook.pools,
         profiles=outlook.profiles,
         remaining=outlook.remaining,

@@ -11,6 +11,9 @@ __all__ = ["POLICIES", "get"]
 
 POLICIES = {
     "edf": ("prompttuner.policy.edf", "Edf"),
+    "infless": ("prompttuner.policy.infless", "Infless"),
+    "sbatch": ("prompttuner.policy.sbatch", "Sbatch"),
+    "prompttuner": ("prompttuner.policy.prompttuner", "PromptTuner"),
 }
 """Name -> (module, class). Modules are imported when asked for."""
 

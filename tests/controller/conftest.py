@@ -43,7 +43,7 @@ class Lab:
             store.acquire(ttl_s=30.0),
             self.site,
             get_policy(self.policy),
-            Gate(self.spool.root / "gate.json", self.settings.max_submissions_per_minute),
+            Gate(self.spool.root / "gate.json", self.settings),
             BankView(self.settings.all_bank_dirs),
             now=lambda: self.site.time,
         )

@@ -1,0 +1,95 @@
+"""GPUs that no deadline needs: best-effort jobs first, then more members for running jobs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prompttuner.policy.estimate import queue_order
+from prompttuner.policy.passing import Pass
+from prompttuner.policy.plan import Request, SwitchModel, Why
+from prompttuner.policy.snapshot import JobPhase
+from prompttuner.policy.timeline import Kind
+
+__all__ = ["boost", "fill"]
+
+FILL_MOST = 256
+"""Best-effort jobs looked at in one pass."""
+
+
+def fill(work: Pass) -> None:
+    """Waiting jobs without a deadline that counts run on what is idle; late ones first, then by priority and age."""
+    timely = np.array(work.timely, dtype=np.bool_)
+    rest = work.waiting[~timely[work.waiting]]
+    rows = work.late + queue_order(work.snapshot, rest).tolist()
+    for place, row in enumerate(rows[:FILL_MOST]):
+        _fill_one(work, row, place)
+
+
+def _fill_one(work: Pass, row: int, place: int) -> None:
+    snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
+    jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
+    profile, name = snapshot.pools[pool], jobs.id[row]
+    low = max(int(jobs.min_gpus[row]), 1)
+    entries = timeline.pools[pool]
+    lookup = bool(work.guess.lookup[row])
+    seconds = work.fixed[row] + work.work[row] / work.guess.speeds[pool][low]
+    idle = sum(entry[1] == Kind.IDLE for entry in entries[:low])
+    if idle == low:
+        taken = timeline.take(pool, low)
+        why = Why("best effort: {} GPUs with {} are idle", low, profile.name)
+        work.assign(row, [entry[3] for entry in taken], why, profile.lookup_s if lookup else 0.0)
+        timeline.give(pool, now + seconds, low)
+        return
+    soon = timeline.by(pool, now + work.rules.wait_s) >= low and entries[low - 1][1] != Kind.SPARE
+    if soon:
+        taken = timeline.take(pool, low)
+        timeline.give(pool, taken[-1][0] + seconds, low)
+        work.notes[name] = Why("best effort: waits {:.0f} s for {} GPUs of its pool", taken[-1][0] - now, low)
+        return
+    moved = (
+        [e for e in timeline.elsewhere(pool, low) if e[2][1] == Kind.IDLE][: low - idle] if work.rules.switch else []
+    )
+    if len(moved) + idle == low or timeline.room >= low - idle:
+        timeline.take(pool, idle)
+        for _, other, entry in moved:
+            timeline.pools[other].remove(entry)
+            why = Why("best-effort job {} waits for {}, and no deadline needs this GPU", name, profile.name)
+            work.actions.append(SwitchModel(snapshot.agents.id[entry[3]], pool, why, name))
+        for _ in range(low - idle - len(moved)):
+            timeline.room -= 1
+            text = "best-effort job {} waits, and no GPU of its pool comes free within {:.0f} s"
+            work.actions.append(Request(pool, Why(text, name, work.rules.wait_s), name))
+        timeline.give(pool, timeline.cold_at[pool] + seconds, low)
+        work.notes[name] = Why("best effort: {} GPUs are being started for it", low - idle)
+        return
+    work.notes.setdefault(name, Why("best effort: {} jobs are before it, no GPU is spare", place))
+
+
+def boost(work: Pass) -> None:
+    """Idle agents that are kept anyway join the running job of their pool to which they bring most."""
+    if not work.rules.resize:
+        return
+    snapshot, timeline = work.snapshot, work.timeline
+    jobs, guess, rules = snapshot.jobs, work.guess, work.rules
+    for pool, entries in enumerate(timeline.pools):
+        count = 0
+        while count < len(entries) and entries[count][1] == Kind.IDLE:
+            count += 1
+        if not count:
+            continue
+        settled = snapshot.now - jobs.phase_since >= 2 * snapshot.tick_s
+        able = (jobs.phase == JobPhase.RUNNING) & (jobs.pool == pool) & (guess.members < guess.top) & settled
+        able &= (guess.members > 0) & (work.ends - snapshot.now > rules.boost_s)
+        rows = [r for r in np.flatnonzero(able).tolist() if r not in work.touched and r not in work.leaving]
+        table = guess.speeds[pool]
+        gains = [table[int(guess.members[r]) + 1] - table[int(guess.members[r])] for r in rows]
+        # most gain first, then whoever has longest to go: there the pause weighs least
+        order = sorted(range(len(rows)), key=lambda i: (-gains[i], -float(work.ends[rows[i]]), rows[i]))
+        for i in order[:count]:
+            if gains[i] < rules.boost_gain:
+                break
+            row = rows[i]
+            (entry,) = timeline.take(pool, 1)
+            text = "an idle GPU of its pool brings {:.2f} of a GPU's speed; others get it back when they need it"
+            work.assign(row, [*work.members(row), entry[3]], Why(text, gains[i]))
+            timeline.give(pool, float(work.ends[row]), 1)

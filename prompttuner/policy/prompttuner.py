@@ -1,0 +1,36 @@
+"""The policy of prompttuner: deadlines met with few GPUs, by planning all jobs on one timeline of free agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prompttuner.policy.filling import boost, fill
+from prompttuner.policy.keeping import keep_or_release
+from prompttuner.policy.passing import Pass, open_pass
+from prompttuner.policy.placing import place_all
+from prompttuner.policy.plan import Plan
+from prompttuner.policy.snapshot import Snapshot
+from prompttuner.policy.switches import Switches
+
+__all__ = ["PromptTuner"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTuner(Switches):
+    """Earliest deadline first with the fewest GPUs, elastic, from warm pools; see docs/reference/policies.md.
+
+    One pass: demote what cannot be met; place jobs with deadlines (waiting ones, and running ones that are late) on
+    the timeline; rescue those that do not fit; let best effort fill the gaps; lend idle GPUs; release the rest.
+    """
+
+    name: str = "prompttuner"
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """The actions of one tick."""
+        work: Pass = open_pass(snapshot, self)
+        place_all(work)
+        fill(work)
+        if self.boost:
+            boost(work)
+        keep_or_release(work)
+        return work.finish()

@@ -1,0 +1,128 @@
+"""When agents come free, by pool: the future against which waiting jobs are planned, one after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+
+from prompttuner.policy.snapshot import AgentPhase, Floats, Ints, Snapshot
+
+__all__ = ["Entry", "Kind", "Timeline", "build_timeline"]
+
+
+class Kind(IntEnum):
+    """Why an agent is free at its time; lower is taken first among equal times."""
+
+    IDLE = 0
+    COMING = 1
+    """Starting, switching, queued in Slurm or leaving a job."""
+    SPARE = 2
+    """Busy, but its job can do without it (more GPUs than its deadline needs, or best effort)."""
+    BUSY = 3
+    """Free once its job ends."""
+    PLANNED = 4
+    """Free once a job placed in this very pass ends."""
+
+
+Entry: TypeAlias = tuple[float, int, int, int]
+"""(time, kind, rank among equals, agent row or -1)."""
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Agents not yet promised, by pool, each list ascending in time."""
+
+    now: float
+    pools: list[list[Entry]]
+    room: float
+    """Allocations that may still be asked for."""
+    cold_at: list[float]
+    """For each pool: when an allocation asked for now is warm."""
+    switch_s: list[float]
+    spare_rows: dict[int, int] = field(default_factory=dict)
+    """Agent row -> job row, for SPARE entries."""
+
+    def elsewhere(self, pool: int, most: int) -> list[tuple[float, int, Entry]]:
+        """(time it would have this pool's LLM, its pool, entry) of other pools' earliest agents, ascending."""
+        delay, now = self.switch_s[pool], self.now
+        found = [
+            (max(entry[0], now) + delay, other, entry)
+            for other, entries in enumerate(self.pools)
+            if other != pool
+            for entry in islice(entries, most)
+        ]
+        found.sort()
+        return found
+
+    def take(self, pool: int, count: int) -> list[Entry]:
+        """Promise the pool's earliest agents."""
+        entries = self.pools[pool]
+        taken = entries[:count]
+        del entries[:count]
+        return taken
+
+    def give(self, pool: int, at: float, count: int) -> None:
+        """Agents of a job placed in this pass come free."""
+        for _ in range(count):
+            insort(self.pools[pool], (at, int(Kind.PLANNED), 0, -1))
+
+    def by(self, pool: int, at: float) -> int:
+        """How many agents of the pool are free by then."""
+        return bisect_right(self.pools[pool], (at, 9, 0, 0))
+
+
+def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
+    """The future of a snapshot's agents.
+
+    Args:
+        ends: for each job, when it is predicted to end as it runs now.
+        spare: for each job, how many of its members it can do without.
+    A SPARE agent is free one tick from now.
+    """
+    agents, now, limits = snapshot.agents, snapshot.now, snapshot.limits
+    phase, known = agents.phase, agents.pool >= 0
+    ready = np.maximum(agents.ready_at, now)
+    kind = np.full(agents.n, int(Kind.COMING), dtype=np.int64)
+    rank = np.zeros(agents.n, dtype=np.int64)
+    idle = np.flatnonzero((phase == AgentPhase.WARM) & known)
+    kind[idle] = Kind.IDLE
+    ready[idle] = now
+    # the one idle for the shortest time is taken first, so that the others can be released
+    rank[idle[np.lexsort((idle, -agents.since[idle]))]] = np.arange(len(idle))
+    member = np.flatnonzero((phase == AgentPhase.BUSY) & (agents.job >= 0) & known)
+    owner = agents.job[member]
+    ready[member] = np.maximum(ends[owner], now)
+    kind[member] = Kind.BUSY
+    spare_rows: dict[int, int] = {}
+    if spare.any():
+        extra = member[spare[owner] > 0]
+        left = spare.tolist()
+        for row in extra[::-1].tolist():
+            job = int(agents.job[row])
+            if left[job] > 0:
+                left[job] -= 1
+                spare_rows[row] = job
+        rows = np.fromiter(spare_rows, dtype=np.int64, count=len(spare_rows))
+        kind[rows] = Kind.SPARE
+        ready[rows] = now + snapshot.tick_s
+    alive = np.flatnonzero(known & (phase != AgentPhase.DRAINING))
+    alive = alive[np.lexsort((alive, rank[alive], kind[alive], ready[alive]))]
+    pools: list[list[Entry]] = [[] for _ in snapshot.pools]
+    columns = (agents.pool, ready, kind, rank)
+    for pool, at, sort, order, row in zip(*(c[alive].tolist() for c in columns), alive.tolist(), strict=True):
+        pools[pool].append((at, sort, order, row))
+    held = float(agents.gpus.sum())
+    room = max(min(limits.gpus - held, limits.allocations - agents.n, limits.requests_now), 0.0)
+    return Timeline(
+        now=now,
+        pools=pools,
+        room=room if limits.gpu_hours_left > 0 else 0.0,
+        cold_at=[now + p.queue_s + p.start_s for p in snapshot.pools],
+        switch_s=[p.switch_s for p in snapshot.pools],
+        spare_rows=spare_rows,
+    )
