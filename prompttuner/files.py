@@ -25,8 +25,10 @@ def make_private_dir(path: Path) -> Path:
     return path
 
 
-def write_bytes(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
-    """Replace ``path`` atomically (same-folder rename), flushed to disk first.
+def write_bytes(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, durable: bool = True) -> None:
+    """Replace ``path`` atomically (same-folder rename), flushed to disk first unless not ``durable``.
+
+    Not durable is for what only living processes read (heartbeats, progress): a flush can take long on a busy disk.
 
     Raises:
         OSError: disk full, folder missing; the old content is then untouched and no scrap is left.
@@ -37,7 +39,8 @@ def write_bytes(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
         with os.fdopen(fd, "wb") as handle:
             handle.write(data)
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         scratch.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -45,9 +48,9 @@ def write_bytes(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
         raise
 
 
-def write_json(path: Path, value: Any, mode: int = PRIVATE_FILE) -> None:
-    """Replace a JSON file atomically."""
-    write_bytes(path, (json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n").encode(), mode)
+def write_json(path: Path, value: Any, mode: int = PRIVATE_FILE, *, durable: bool = True) -> None:
+    """Replace a JSON file atomically; ``durable`` as in :func:`write_bytes`."""
+    write_bytes(path, (json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n").encode(), mode, durable=durable)
 
 
 def create_json(path: Path, value: Any, mode: int = PRIVATE_FILE) -> bool:

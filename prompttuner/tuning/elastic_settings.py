@@ -21,8 +21,8 @@ class ElasticSettings:
 
     loss_timeout_s: float = 15.0
     """A member that keeps the others waiting for so long (frozen, network silent) is lost. Killed ones show at once."""
-    grace_s: float = 2.0
-    """After a loss, so long do survivors wait for each other and for a controller before they write a plan."""
+    grace_s: float = 3.0
+    """After a loss, a member without a sign of life for so long is dead; not before do survivors write a plan."""
     join_timeout_s: float = 60.0
     """A newcomer that is not ready for so long after its plan is left out. The others go on tuning meanwhile."""
     poll_s: float = 0.2
@@ -37,13 +37,15 @@ class ElasticSettings:
     """CPU threads of a worker."""
     checkpoint_s: float = 30.0
     checkpoint_steps: int = 50
+    bank_dirs: tuple[str, ...] = ()
+    """Folders of the Prompt Bank, own one first."""
 
     def __post_init__(self) -> None:
         for name in ("loss_timeout_s", "join_timeout_s", "poll_s", "checkpoint_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"elastic.{name} must be above 0, not {getattr(self, name)}")
-        if self.grace_s < 0 or self.threads < 1 or self.checkpoint_steps < 1:
-            raise ConfigError("elastic.grace_s must be at least 0, threads and checkpoint_steps at least 1")
+        if self.grace_s < 1 or self.threads < 1 or self.checkpoint_steps < 1:
+            raise ConfigError("elastic.grace_s, threads and checkpoint_steps must be at least 1")
         if self.way not in {"in_place", "restart"}:
             raise ConfigError(f"elastic.way is in_place or restart, not {self.way!r}")
         if self.backend not in {"gloo", "nccl", "auto"}:
@@ -64,6 +66,7 @@ class ElasticSettings:
         try:
             value: dict[str, Any] = json.loads(text)
             known = {f.name for f in fields(cls)}
-            return cls(**{key: item for key, item in value.items() if key in known})
+            value = {key: item for key, item in value.items() if key in known}
+            return cls(**{**value, "bank_dirs": tuple(value.get("bank_dirs", ()))})
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{ENV} is not a JSON object of elastic settings: {error}") from error

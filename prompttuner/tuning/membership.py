@@ -142,8 +142,9 @@ def read_membership(job_dir: Path) -> Membership | None:
 def propose(job_dir: Path, plan: Membership) -> bool:
     """Make ``plan`` the job's newest generation; False when somebody else has claimed that generation before.
 
-    After False, read again and propose a higher generation if a change is still needed. The members' folders and the
-    files that others will poll are made first: on NFS a name that was looked up in vain stays missing for a minute.
+    Proposing the same plan again, after a crash in the middle, is no conflict. After False, read again and propose a
+    higher generation if a change is still needed. The members' folders and the files that others will poll are made
+    first: on NFS a name that was looked up in vain stays missing for a minute.
 
     Raises:
         OSError: disk full, folder missing.
@@ -153,7 +154,8 @@ def propose(job_dir: Path, plan: Membership) -> bool:
         for name in ("progress.json", "store.json"):
             create_json(folder / name, {})
     make_private_dir(job_dir / "claims")
-    if not create_json(_claim_path(job_dir, plan.generation), plan.to_json()):
+    claim = _claim_path(job_dir, plan.generation)
+    if not create_json(claim, plan.to_json()) and read_json(claim) != plan.to_json():
         return False
     write_json(job_dir / "plan.json", plan.to_json())
     return True

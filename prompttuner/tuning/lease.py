@@ -1,0 +1,186 @@
+"""What a worker does for one lease: read spec and plan, begin or resume, tune, leave; and say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prompttuner.errors import ConfigError, DataError, ModelError, PromptTunerError, SpecError, SpoolError, StateError
+from prompttuner.files import read_json
+from prompttuner.spec import check_data
+from prompttuner.tuning.elastic_settings import ElasticSettings
+from prompttuner.tuning.member import LeaseEnd, Member, plan_for
+from prompttuner.tuning.member_files import MemberFiles
+from prompttuner.tuning.membership import Membership
+from prompttuner.tuning.paced import PacedTask, is_paced
+from prompttuner.tuning.rendezvous import PlanRendezvous
+from prompttuner.tuning.resume import MAX_CRASHES, crashes_without_progress, newest_checkpoint
+from prompttuner.tuning.signals import Signals
+from prompttuner.tuning.task import Task
+from prompttuner.tuning.tuner_task import TunerTask
+
+if TYPE_CHECKING:
+    from prompttuner.tuning.model import LoadedModel
+
+__all__ = ["LeaseEnd", "read_spec", "run_lease"]
+
+PLAN_WAIT_S = 30.0
+"""A network file system may show a new plan so late."""
+
+
+def read_spec(job_dir: Path) -> dict[str, Any]:
+    """The frozen spec of a job.
+
+    Raises:
+        SpoolError: missing or no JSON object.
+    """
+    spec = read_json(job_dir / "spec.json")
+    if not isinstance(spec, dict):
+        raise SpoolError(f"{job_dir / 'spec.json'} is missing or not readable")
+    return spec
+
+
+def run_lease(
+    job_dir: Path,
+    *,
+    agent: str,
+    generation: int,
+    address: str,
+    model: LoadedModel,
+    settings: ElasticSettings,
+) -> LeaseEnd:
+    """Work for a job until it ends or goes on without this agent; never raises.
+
+    SIGTERM and SIGINT: checkpoint at the next step boundary and leave. SIGUSR1, SIGUSR2: checkpoint and go on. All
+    that goes wrong is told in error.json and in what is returned. Nothing is written outside
+    ``g<generation>/<agent>/``.
+    """
+    signals = Signals()
+    rendezvous = PlanRendezvous(job_dir, agent, address, settings)
+    torch.set_num_threads(settings.threads)
+    with signals.installed():
+        try:
+            return _run(rendezvous, generation, model, settings, signals)
+        except Exception as error:
+            return _failed(rendezvous, generation, error)
+        finally:
+            if rendezvous.files is not None:
+                rendezvous.files.close()
+            rendezvous.shutdown()
+
+
+def _run(
+    rendezvous: PlanRendezvous, generation: int, model: LoadedModel, settings: ElasticSettings, signals: Signals
+) -> LeaseEnd:
+    job_dir, agent = rendezvous.job_dir, rendezvous.agent
+    plan = plan_for(job_dir, generation, PLAN_WAIT_S)
+    if plan is None:
+        raise SpoolError(f"no plan of generation {generation} or later came to {job_dir} within {PLAN_WAIT_S:g} s")
+    if agent not in plan.members:
+        return LeaseEnd("left", f"generation {plan.generation} is without this agent", plan.generation)
+    files = rendezvous.enter(plan)
+    spec = read_spec(job_dir)
+    crashes = crashes_without_progress(job_dir, plan)
+    if crashes >= MAX_CRASHES:
+        raise WorkerDied(
+            f"the worker died {crashes} times in a row without an error and without getting further; most likely "
+            f"the node's memory is too small for it (see the agent's log)"
+        )
+    if not is_paced(spec):
+        check_data(spec)
+    rendezvous.limit = int(spec["batch_size"])
+    maker = TaskMaker(job_dir, spec, model, settings)
+    member = Member(rendezvous, signals, maker, choose_backend(settings, model))
+    files.note(model=spec["model"])
+    return member.run(plan)
+
+
+class WorkerDied(PromptTunerError):
+    """A worker that keeps dying without a word."""
+
+
+class TaskMaker:
+    """Makes a lease's task: from a checkpoint, from another member's state, or anew."""
+
+    def __init__(self, job_dir: Path, spec: dict[str, Any], model: LoadedModel, settings: ElasticSettings) -> None:
+        self._job_dir = job_dir
+        self._spec = spec
+        self._model = model
+        self._settings = settings
+
+    def make(self, plan: Membership, files: MemberFiles, begun: Task | None = None) -> Task:
+        """Resume from the newest readable checkpoint of an earlier generation; without one ``begun``, or begin anew.
+
+        Raises:
+            PromptTunerError: the spec, its data or the model can not be used.
+        """
+        kind = self._kind()
+        for folder, pointer in newest_checkpoint(self._job_dir, plan):
+            try:
+                return kind.resume(self._spec, self._model, folder, pointer)
+            except (StateError, OSError, ValueError, KeyError) as error:
+                files.journal(g=plan.generation, unreadable=str(folder), why=str(error))
+        return begun or kind.begin(self._spec, self._model, plan, files, self._settings.bank_dirs)
+
+    def restore(self, data: bytes) -> Task:
+        """A task with the state that another member packed."""
+        return self._kind().restore(self._spec, self._model, data)
+
+    def _kind(self) -> type[TunerTask | PacedTask]:
+        if is_paced(self._spec):
+            return PacedTask
+        return TunerTask
+
+
+def choose_backend(settings: ElasticSettings, model: LoadedModel) -> str:
+    """``gloo``, or ``nccl`` where it is asked for and this worker has its own GPU.
+
+    Raises:
+        ConfigError: NCCL is demanded and can not work here.
+    """
+    if settings.backend == "gloo":
+        return "gloo"
+    possible = model.device.type == "cuda" and torch.distributed.is_nccl_available()
+    if settings.backend == "nccl" and not possible:
+        raise ConfigError("elastic.backend is nccl, but this worker has no CUDA device or torch has no NCCL; use gloo")
+    # "auto" stays with gloo: all members must choose alike, and none can see whether the others' GPUs can be reached.
+    return settings.backend if settings.backend == "nccl" else "gloo"
+
+
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((DataError, SpecError), "data"),
+    ((ModelError,), "model"),
+    ((SpoolError, StateError, ConfigError), "protocol"),
+    ((MemoryError, torch.OutOfMemoryError), "memory"),
+)
+
+
+def _kind_of(error: Exception) -> str:
+    for classes, kind in _KINDS:
+        if isinstance(error, classes):
+            return kind
+    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+        return "memory"  # what torch's CPU allocator says
+    return "crash"
+
+
+def _failed(rendezvous: PlanRendezvous, generation: int, error: Exception) -> LeaseEnd:
+    kind = _kind_of(error)
+    message = str(error) or type(error).__name__
+    if kind == "memory":
+        message = f"out of memory: {message.splitlines()[0]}; use more members, a smaller batch or a larger GPU"
+    trace = traceback.format_exc()
+    files = rendezvous.files
+    if files is None:
+        try:
+            files = rendezvous.files = MemberFiles(rendezvous.job_dir, generation, rendezvous.agent)
+        except OSError:
+            return LeaseEnd("failed", message, generation)
+    files.error(kind, message, trace)
+    with contextlib.suppress(OSError):  # a full disk: the agent hears it from the lease's end
+        files.progress("failed", error=message)
+    return LeaseEnd("failed", message, files.generation)

@@ -1,0 +1,84 @@
+"""Which network interface the members of a job talk over (no torch)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import socket
+import struct
+
+from prompttuner.errors import ConfigError
+
+__all__ = ["address_of", "interface_of", "interfaces", "listen_on", "resolve"]
+
+SIOCGIFADDR = 0x8915
+
+
+def interfaces() -> dict[str, str]:
+    """Interface name -> its IPv4 address, of those that have one."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return found
+
+
+def resolve(address: str) -> str:
+    """The IPv4 address of a host name or address.
+
+    Raises:
+        ConfigError: it has none here.
+    """
+    try:
+        return socket.gethostbyname(address)
+    except OSError as error:
+        raise ConfigError(f"the address {address!r} of a lease can not be resolved: {error}") from error
+
+
+def interface_of(address: str) -> str:
+    """The name of the interface that has ``address``.
+
+    Raises:
+        ConfigError: no interface of this host has it.
+    """
+    ip = resolve(address)
+    known = interfaces()
+    for name, own in known.items():
+        if own == ip:
+            return name
+    for name, own in known.items():
+        if ipaddress.ip_address(ip).is_loopback and ipaddress.ip_address(own).is_loopback:
+            return name  # a host's own name is often 127.0.1.1, which no interface lists
+    listed = ", ".join(f"{name} {own}" for name, own in known.items())
+    raise ConfigError(f"no network interface of this host has the address {address} (there are: {listed})")
+
+
+def address_of(interface: str) -> str:
+    """The IPv4 address of an interface.
+
+    Raises:
+        ConfigError: no such interface, or it has no IPv4 address.
+    """
+    known = interfaces()
+    if interface not in known:
+        raise ConfigError(f"no network interface {interface!r} with an IPv4 address; there are {', '.join(known)}")
+    return known[interface]
+
+
+def listen_on(address: str) -> socket.socket:
+    """A listening socket on a free port of this one address.
+
+    Raises:
+        ConfigError: the address is not one of this host's.
+    """
+    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        server.bind((resolve(address), 0))
+        server.listen(256)
+    except OSError as error:
+        server.close()
+        raise ConfigError(f"can not listen on {address}: {error}; is it an address of this host?") from error
+    return server

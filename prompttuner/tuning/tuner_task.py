@@ -1,0 +1,157 @@
+"""The tuner as a member's task: begins with or without a Prompt Bank lookup, resumes, packs its state, reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prompttuner.errors import StateError
+from prompttuner.files import write_json
+from prompttuner.tuning.checkpoint import load_checkpoint, save_checkpoint
+from prompttuner.tuning.collective import Collective
+from prompttuner.tuning.initial import InitialPrompt, initial_prompt
+from prompttuner.tuning.member_files import MemberFiles
+from prompttuner.tuning.membership import Membership
+from prompttuner.tuning.model import LoadedModel
+from prompttuner.tuning.result import write_result
+from prompttuner.tuning.state import TunerState, pack, unpack
+from prompttuner.tuning.task import Stepped
+from prompttuner.tuning.tuner import Tuner, read_data
+
+__all__ = ["TunerTask"]
+
+KEPT_EVALUATIONS = 20
+"""The latest evaluations that progress.json tells; predictions need no more."""
+
+
+class TunerTask:
+    """A :class:`prompttuner.tuning.task.Task` around a :class:`prompttuner.tuning.tuner.Tuner`."""
+
+    def __init__(self, tuner: Tuner) -> None:
+        self.tuner = tuner
+        self._loss: float | None = None
+
+    @classmethod
+    def begin(
+        cls, spec: Mapping[str, Any], model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
+    ) -> TunerTask:
+        """A new task. ``auto`` is looked up in the Prompt Bank for at most ``plan.lookup_s`` seconds, if that is above
+        0; what came of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
+        """
+
+        def lookup() -> torch.Tensor | None:
+            return _look_up(spec, model, plan.lookup_s, files, bank_dirs) if plan.lookup_s > 0 else None
+
+        return cls(Tuner(model, spec, read_data(spec), initial_prompt(spec, model, lookup)))
+
+    @classmethod
+    def resume(
+        cls, spec: Mapping[str, Any], model: LoadedModel, folder: Path, _pointer: Mapping[str, Any]
+    ) -> TunerTask:
+        """Go on from the checkpoint in ``folder``.
+
+        Raises:
+            StateError: it is damaged or of another job.
+        """
+        state = load_checkpoint(folder)
+        if state is None:
+            raise StateError(f"the checkpoint in {folder} can not be read")
+        return cls._from_state(spec, model, state)
+
+    @classmethod
+    def restore(cls, spec: Mapping[str, Any], model: LoadedModel, data: bytes) -> TunerTask:
+        """Go on from what another member's ``pack`` made."""
+        return cls._from_state(spec, model, unpack(data))
+
+    @classmethod
+    def _from_state(cls, spec: Mapping[str, Any], model: LoadedModel, state: TunerState) -> TunerTask:
+        start = InitialPrompt(state.tensors["prompt"], str(state.meta["origin"]))
+        tuner = Tuner(model, spec, read_data(spec), start)
+        tuner.load_state(state)
+        return cls(tuner)
+
+    @property
+    def step(self) -> int:
+        return self.tuner.step_index
+
+    @property
+    def position(self) -> int:
+        """Two a step: the second when the evaluation that belongs to it is done."""
+        return 2 * self.tuner.step_index + (0 if self.tuner.evaluation_due else 1)
+
+    @property
+    def outcome(self) -> str | None:
+        return self.tuner.outcome if self.tuner.finished else None
+
+    @property
+    def evaluation_due(self) -> bool:
+        return self.tuner.evaluation_due
+
+    def evaluate(self, collective: Collective) -> None:
+        self.tuner.evaluate(collective)
+
+    def sample_ids(self, step: int) -> Sequence[int]:
+        return self.tuner.sample_ids(step)
+
+    def train_step(self, collective: Collective, flags: Sequence[float]) -> Stepped:
+        done = self.tuner.train_step(collective, flags)
+        self._loss = done.loss
+        return Stepped(done.flags, done.seconds)
+
+    def pack(self) -> bytes:
+        return pack(self.tuner.state())
+
+    def save(self, folder: Path) -> None:
+        save_checkpoint(folder, self.tuner.state())
+
+    def progress(self) -> dict[str, Any]:
+        history = self.tuner.progress
+        last, best = history.last, history.best
+        return {
+            "step": self.tuner.step_index,
+            "loss": self._loss if self._loss is not None else (last.train_loss if last else None),
+            "metric": last.metric if last else None,
+            "best": best.metric if best else None,
+            "evaluations": [[e.step, e.metric] for e in history.evaluations[-KEPT_EVALUATIONS:]],
+            "initial_prompt": self.tuner.initial.origin,
+        }
+
+    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+        """A job that is stopped before its first evaluation has no result, only an outcome."""
+        tuner = self.tuner
+        best = tuner.progress.best
+        if best is not None:
+            write_result(folder / "result", tuner)
+        return {
+            "outcome": outcome,
+            "step": tuner.step_index,
+            "ita": tuner.ita,
+            "metric": best.metric if best else None,
+            "loss": best.loss if best else None,
+            "train_s": tuner.train_seconds,
+        }
+
+
+def _look_up(
+    spec: Mapping[str, Any], model: LoadedModel, seconds: float, files: MemberFiles, bank_dirs: Sequence[str]
+) -> torch.Tensor | None:
+    """The bank's prompt, None where it has none or fails: a lookup can make a job quicker, never fail it."""
+    files.progress("lookup")
+    begin = time.monotonic()
+    tensor: torch.Tensor | None = None
+    try:
+        found = import_module("prompttuner.bank.lookup").find_initial_prompt(
+            spec, model, [Path(folder) for folder in bank_dirs], seconds
+        )
+        tensor = found.tensor
+        report = dict(found.report)
+    except Exception as error:
+        report = {"why": f"the lookup failed, tuning begins from the vocabulary: {type(error).__name__}: {error}"}
+    report.update(seconds=time.monotonic() - begin, granted_s=seconds, found=tensor is not None)
+    write_json(files.folder / "lookup.json", report)
+    return tensor
