@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ class Zygote:
             raise
         finally:
             theirs.close()
-        ours.settimeout(SEND_TIMEOUT_S)
+        ours.setblocking(False)
         return cls(process, ours)
 
     @property
@@ -135,7 +137,7 @@ class Zygote:
         ended = False
         while True:
             try:
-                chunk = self._channel.recv(65536, socket.MSG_DONTWAIT)
+                chunk = self._channel.recv(65536)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -167,7 +169,13 @@ class Zygote:
         """Raises ModelError when the zygote is gone or stuck."""
         if self._gone:
             raise ModelError("the zygote has ended; start another")
+        data = (json.dumps(request) + "\n").encode()
+        deadline = time.monotonic() + SEND_TIMEOUT_S
         try:
-            self._channel.sendall((json.dumps(request) + "\n").encode())
+            while data:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([], [self._channel], [], left)[1]:
+                    raise TimeoutError(f"it took no request for {SEND_TIMEOUT_S:g} s")
+                data = data[self._channel.send(data) :]
         except OSError as error:
             raise ModelError(f"the zygote does not answer ({error}); see its log, and start another") from error

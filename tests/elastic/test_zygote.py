@@ -1,0 +1,171 @@
+"""The zygote behind its client: loads, leases in forked workers, ends; and what happens when somebody dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prompttuner.errors import ModelError
+from prompttuner.files import write_json
+from prompttuner.tuning.elastic_settings import ElasticSettings
+from prompttuner.tuning.membership import Membership, member_dir, propose, read_progress
+from prompttuner.tuning.zygote_client import Zygote
+
+PATIENCE_S = 120.0
+
+
+class Listener:
+    """Keeps the events that a zygote has sent."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self.zygote = zygote
+        self.events: list[dict[str, Any]] = []
+
+    def next(self, name: str) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            self.events += self.zygote.poll()
+            for event in self.events:
+                if event["ev"] == name:
+                    self.events.remove(event)
+                    return event
+            time.sleep(0.01)
+        raise AssertionError(f"no {name!r} event, but {self.events}")
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
+    log = tmp_path_factory.mktemp("zygote") / "log.txt"
+    zygote = Zygote.start(log, ElasticSettings(poll_s=0.02, checkpoint_steps=5).to_env())
+    try:
+        listener = Listener(zygote)
+        listener.next("ready")
+        yield listener
+    finally:
+        zygote.exit()
+        print(log.read_text())
+
+
+@pytest.fixture
+def running(zygote: Listener) -> Listener:
+    zygote.events.clear()
+    return zygote
+
+
+def new_job(folder: Path, spec: dict[str, Any], agent: str = "a") -> Path:
+    folder.mkdir()
+    write_json(folder / "spec.json", spec)
+    assert propose(folder, Membership(1, (agent,), {agent: "127.0.0.1"}))
+    return folder
+
+
+def wait_for_step(job: Path, step: int) -> dict[str, Any]:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        progress = read_progress(job, 1, "a")
+        if progress.get("step", -1) >= step:
+            return progress
+        time.sleep(0.02)
+    raise AssertionError(f"never came to step {step}: {read_progress(job, 1, 'a')}")
+
+
+def test_one_load_serves_several_leases_each_in_a_fresh_process(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_job_spec(max_iterations=10)
+    running.zygote.load(spec["model"])
+    loaded = running.next("loaded")
+    assert loaded["bytes"] > 0 and loaded["model"] == spec["model"]
+    pids = set()
+    for name in ("one", "two"):
+        job = new_job(tmp_path / name, spec)
+        running.zygote.lease(job, "a", 1, "127.0.0.1")
+        pids.add(running.next("lease_started")["pid"])
+        end = running.next("lease_ended")
+        assert (end["outcome"], end["error"], end["generation"]) == ("done", None, 1)
+        done = json.loads((member_dir(job, 1, "a") / "done.json").read_text())
+        assert done["outcome"] == "exhausted" and done["step"] == 10
+        assert (member_dir(job, 1, "a") / "result" / "adapter_model.safetensors").stat().st_size > 0
+    assert len(pids) == 2 and running.zygote.pid not in pids
+
+
+def test_end_lease_checkpoints_and_the_next_lease_goes_on_from_there(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    job = new_job(tmp_path / "job", make_job_spec(max_iterations=100000))
+    running.zygote.lease(job, "a", 1, "127.0.0.1")
+    wait_for_step(job, 3)
+    running.zygote.end_lease()
+    end = running.next("lease_ended")
+    assert end["outcome"] == "terminated"
+    saved = json.loads((member_dir(job, 1, "a") / "checkpoint.json").read_text())
+    assert saved["step"] >= 3
+    assert propose(job, Membership(1, ("a",)).after(["a"], by="controller"))
+    running.zygote.lease(job, "a", 2, "127.0.0.1")
+    running.next("lease_started")
+    journal = member_dir(job, 2, "a") / "journal.jsonl"
+    deadline = time.monotonic() + PATIENCE_S
+    while not journal.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert json.loads(journal.read_text().splitlines()[0])["start"] == saved["step"]
+    running.zygote.kill_lease()
+    assert running.next("lease_ended")["outcome"] == "crashed"
+
+
+def test_a_worker_killed_from_outside_is_a_crash_and_the_zygote_lives(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    job = new_job(tmp_path / "job", make_job_spec(max_iterations=100000))
+    running.zygote.lease(job, "a", 1, "127.0.0.1")
+    os.kill(running.next("lease_started")["pid"], signal.SIGKILL)
+    end = running.next("lease_ended")
+    assert end["outcome"] == "crashed" and "SIGKILL" in end["error"]
+    assert running.zygote.alive
+
+
+def test_data_that_changed_since_submit_fails_the_lease_with_an_error_that_says_so(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_job_spec()
+    job = new_job(tmp_path / "job", spec)
+    Path(spec["train"]).write_text('{"input": "x", "target": "y"}\n')
+    running.zygote.lease(job, "a", 1, "127.0.0.1")
+    end = running.next("lease_ended")
+    error = json.loads((member_dir(job, 1, "a") / "error.json").read_text())
+    assert end["outcome"] == "failed" and error["kind"] == "data" and "changed" in error["message"]
+
+
+def test_a_model_that_is_not_there_is_an_answer_not_an_end(running: Listener, tmp_path: Path) -> None:
+    running.zygote.load(str(tmp_path / "nothing"))
+    failed = running.next("load_failed")
+    assert "nothing" in failed["error"] and running.zygote.alive
+
+
+def test_when_the_zygote_is_killed_its_worker_leaves_and_the_client_says_gone(
+    make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    listener = Listener(Zygote.start(tmp_path / "log.txt", ElasticSettings(poll_s=0.02).to_env()))
+    try:
+        job = new_job(tmp_path / "job", make_job_spec(max_iterations=100000))
+        listener.zygote.lease(job, "a", 1, "127.0.0.1")
+        worker = listener.next("lease_started")["pid"]
+        wait_for_step(job, 2)
+        os.kill(listener.zygote.pid, signal.SIGKILL)
+        assert listener.next("gone")["code"] == -signal.SIGKILL
+        assert not listener.zygote.alive
+        with pytest.raises(ModelError, match="start another"):
+            listener.zygote.end_lease()
+        deadline = time.monotonic() + PATIENCE_S
+        while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert read_progress(job, 1, "a")["phase"] == "left"
+        assert (member_dir(job, 1, "a") / "checkpoint.json").exists()
+    finally:
+        listener.zygote.exit()
