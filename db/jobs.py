@@ -18,6 +18,7 @@ from prompttuner.states import JOB_ENDED, JobState, check_job
 __all__ = [
     "ACTIVE_STATES",
     "HISTORY_LIMIT",
+    "active_specs",
     "add",
     "change",
     "count_by_state",
@@ -66,6 +67,12 @@ def load_active(session: Session) -> Sequence[Row[Any]]:
     initial_prompt and error. One statement, whatever their number."""
     query = select(*_LIGHT).where(_TABLE.c.state.in_(ACTIVE_STATES)).order_by(_TABLE.c.submitted_at, _TABLE.c.id)
     return session.execute(query).all()
+
+
+def active_specs(session: Session) -> dict[str, dict[str, Any]]:
+    """Resolved specs of all jobs that have not ended, by id. One statement."""
+    query = select(_TABLE.c.id, _TABLE.c.spec).where(_TABLE.c.state.in_(ACTIVE_STATES))
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def find(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from prompttuner.states import JOB_ENDED, AllocationState, JobState
 if TYPE_CHECKING:
     from prompttuner.db.models import Allocation, Job
 
-__all__ = ["Acted", "apply_plan"]
+__all__ = ["Acted", "apply_plan", "new_notes"]
 
 _A = AllocationState
 NOTE_LIMIT = 500
+_NUMBER = re.compile(r"[\d.]+")
 
 
 @dataclass(slots=True)
@@ -66,9 +68,18 @@ def apply_plan(
                 _end(tx, jobs.get(name), JobState.STOPPED, str(reason))
     for name, note in explained.items():
         job = jobs[name]
-        if job.note != note[:NOTE_LIMIT] and job.state not in JOB_ENDED:
+        if _differs(job.note, note) and job.state not in JOB_ENDED:
             job.note = note[:NOTE_LIMIT]
     return acted
+
+
+def new_notes(plan: Plan, jobs: Sequence[Job]) -> bool:
+    """Whether the plan explains any job otherwise than its row does; numbers that merely count down do not matter."""
+    return any(job.id in plan.notes and _differs(job.note, str(plan.notes[job.id])) for job in jobs)
+
+
+def _differs(old: str, new: str) -> bool:
+    return old != new[:NOTE_LIMIT] and _NUMBER.sub("#", old) != _NUMBER.sub("#", new[:NOTE_LIMIT])
 
 
 def _release(tx: Tx, allocation: Allocation | None, reason: str) -> bool:
@@ -93,7 +104,7 @@ def _assign(
         ours = allocation is not None and allocation.state == _A.BUSY and allocation.job_id == job.id
         if not (free or ours):
             return False
-    if lookup_s > 0 and not job.lookup_done and job.spec.get("initial_prompt") == "auto":
+    if lookup_s > 0 and not job.lookup_done:
         job.lookup = {**(job.lookup or {}), "budget_s": lookup_s}
     elif job.first_step_at is None and not job.lookup_done and not (job.lookup or {}).get("budget_s"):
         job.lookup = {"budget_s": 0.0}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prompttuner import policy as policies
 from prompttuner.config import Settings
@@ -18,6 +18,7 @@ from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
     from prompttuner.db import Ownership, Store
+    from prompttuner.db.models import Job
 
 __all__ = ["Context", "make_backend", "open_context"]
 
@@ -40,6 +41,17 @@ class Context:
     warnings: list[str] = field(default_factory=list)
     last_observed: float = float("-inf")
     """When Slurm was last asked (monotonic seconds)."""
+    last_noted: float = float("-inf")
+    """When jobs that wait were last explained (monotonic seconds)."""
+    _specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
+        """Resolved specs by job id: they never change, so each is read from the database once."""
+        if any(job.id not in self._specs for job in jobs):
+            from prompttuner.db import jobs as job_rows
+
+            self._specs = self.store.query(job_rows.active_specs)
+        return self._specs
 
     def warn(self, message: str) -> None:
         """Say something once, in the log and to whoever reads the tick's report."""

@@ -48,9 +48,11 @@ class Outlook:
     arrivals: dict[str, list[float]]
 
 
-def outlook_of(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> Outlook:
+def outlook_of(
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
+) -> Outlook:
     """Expectations for these jobs and allocations: four statements, whatever their number."""
-    pools = _pools(jobs, allocations)
+    pools = _pools(jobs, specs, allocations)
     keys = [pool.key for pool in pools]
 
     def read(session: Session) -> tuple[Any, Any, Any, Any]:
@@ -76,17 +78,19 @@ def outlook_of(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocati
     return Outlook(
         pools,
         {pool.key: _profile(pool, speeds, startups) for pool in pools},
-        {job.id: _remaining(job, known) for job in jobs},
+        {job.id: _remaining(job, specs[job.id], known) for job in jobs},
         {pool.key: BANK_FACTOR for pool in pools if ctx.bank.holds(pool.model)},
         arrivals,
     )
 
 
-def _pools(jobs: Sequence[Job], allocations: Sequence[Allocation]) -> list[Pool]:
+def _pools(
+    jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
+) -> list[Pool]:
     found: dict[str, Pool] = {}
     for job in jobs:
         if job.pool not in found:
-            found[job.pool] = pool_of(job.spec)
+            found[job.pool] = pool_of(specs[job.id])
     for allocation in allocations:
         if allocation.pool not in found:
             found[allocation.pool] = Pool.from_record(allocation.pool, allocation.model, allocation.place or {})
@@ -107,10 +111,10 @@ def _past_itas(rows: Sequence[Any]) -> dict[Any, list[float]]:
     return known
 
 
-def _remaining(job: Job, known: Mapping[Any, list[float]]) -> Remaining:
-    itas = known.get((job.pool, _data_key(job.spec))) or known.get(job.pool)
+def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, list[float]]) -> Remaining:
+    itas = known.get((job.pool, _data_key(spec))) or known.get(job.pool)
     evaluations = [(int(step), float(value)) for step, value in job.evaluations or ()]
-    return remaining_iterations(job.spec, job.step, evaluations, sample_quantiles(itas) if itas else None)
+    return remaining_iterations(spec, job.step, evaluations, sample_quantiles(itas) if itas else None)
 
 
 def _profile(pool: Pool, speeds: Sequence[Any], startups: Sequence[Any]) -> PoolProfile:

@@ -75,9 +75,7 @@ def _jobs(
     jobs: Sequence[Job], index: Mapping[str, int], profiles: Sequence[PoolProfile], given: SnapshotInputs
 ) -> Jobs:
     no_bank = BankOutlook()
-    outlooks = [
-        no_bank if job.lookup_done or not _wants_bank(job) else given.bank.get(job.pool, no_bank) for job in jobs
-    ]
+    outlooks = [no_bank if job.lookup_done or job.step else given.bank.get(job.pool, no_bank) for job in jobs]
     return Jobs(
         id=[job.id for job in jobs],
         pool=_ints(index[job.pool] for job in jobs),
@@ -115,10 +113,6 @@ def _agents(
         ready_at=_floats(_ready_at(a, profiles[index[a.pool]] if a.pool in index else None, now) for a in allocations),
         ends_at=_floats(INF if a.ends_at is None else a.ends_at for a in allocations),
     )
-
-
-def _wants_bank(job: Job) -> bool:
-    return bool(job.spec.get("initial_prompt") == "auto") and job.step == 0
 
 
 def _job_phase(job: Job) -> JobPhase:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
+from sqlalchemy.orm import defer
 
 from prompttuner.controller import submitting
-from prompttuner.controller.act import Acted, apply_plan
+from prompttuner.controller.act import Acted, apply_plan, new_notes
 from prompttuner.controller.facts import AgentFacts, JobFacts, read_agent, read_job
 from prompttuner.controller.finish import promote
 from prompttuner.controller.inbox import apply_inbox
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TickReport", "tick"]
 
+NOTES_EVERY_S = 5.0
 KILL_AFTER_S = 60.0
 """An allocation that was told to end and has not after this long is ended through the resource manager."""
 
 _ACTIVE = [str(s) for s in (JobState.QUEUED, JobState.RUNNING, JobState.HELD)]
 _ENDED = [str(s) for s in ALLOCATION_ENDED]
+_UNHEARD = frozenset({AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING})
+"""States in which an agent cannot hear that it shall end."""
 
 
 @dataclass(slots=True)
@@ -54,6 +58,14 @@ class TickReport:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Rows:
+    """Active jobs and live allocations as they are in the database now, detached."""
+
+    jobs: list[Job]
+    allocations: list[Allocation]
+
+
 def tick(ctx: Context) -> TickReport:
     """Do one pass; idempotent.
 
@@ -63,59 +75,53 @@ def tick(ctx: Context) -> TickReport:
     """
     started = time.monotonic()
     report = TickReport(requests=apply_inbox(ctx))
-    jobs, allocations = _load(ctx)
-    jobs, allocations = _observe(ctx, jobs, allocations)
-    jobs, allocations = _finish(ctx, jobs, allocations)
-    acted, plan = _plan_and_act(ctx, jobs, allocations)
+    rows = ctx.store.query(live_rows)
+    rows = _observe(ctx, rows)
+    acted, plan, rows = _plan_and_act(ctx, rows)
     report.actions = [f"{type(action).__name__}: {action.reason}" for action in plan.actions]
     report.wake_at = plan.wake_at
     report.submitted = submitting.submit_intents(ctx, acted.intents)
-    _cancel(ctx, acted)
-    jobs, allocations = _project(ctx)
-    report.jobs, report.allocations = len(jobs), len(allocations)
+    _cancel(ctx, acted, rows)
+    rows = _project(ctx, rows)
+    report.jobs, report.allocations = len(rows.jobs), len(rows.allocations)
     report.seconds = time.monotonic() - started
     return report
 
 
-def _load(ctx: Context) -> tuple[list[Job], list[Allocation]]:
-    """Active jobs and live allocations, detached: two statements, however many there are."""
+def live_rows(session: Session) -> Rows:
+    """Active jobs by submission, and allocations that have not ended by creation: two statements, however many.
 
-    def work(session: Session) -> tuple[list[Job], list[Allocation]]:
-        return live_rows(session)
-
-    return ctx.store.query(work)
-
-
-def live_rows(session: Session) -> tuple[list[Job], list[Allocation]]:
-    """Active jobs by submission, and allocations that have not ended by creation."""
-    jobs = list(session.scalars(select(Job).where(Job.state.in_(_ACTIVE)).order_by(Job.submitted_at, Job.id)))
+    Specs and histories are not loaded: they are large, and a spec never changes (see ``Context.specs_of``).
+    """
+    active = select(Job).where(Job.state.in_(_ACTIVE)).order_by(Job.submitted_at, Job.id)
+    jobs = session.scalars(active.options(defer(Job.spec), defer(Job.history), defer(Job.error)))
     live = select(Allocation).where(Allocation.state.not_in(_ENDED)).order_by(Allocation.created_at, Allocation.uuid)
-    return jobs, list(session.scalars(live))
+    return Rows(list(jobs), list(session.scalars(live)))
 
 
 # -- observe ------------------------------------------------------------------------------------------------------
 
 
-def _observe(
-    ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation]
-) -> tuple[list[Job], list[Allocation]]:
+def _observe(ctx: Context, rows: Rows) -> Rows:
     """Read spool and resource manager, then update the rows in one transaction if there is anything to look at."""
-    agents = _agent_facts(ctx, allocations)
-    running = _job_facts(ctx, [job for job in jobs if job.state == JobState.RUNNING])
-    seen = _ask_manager(ctx, allocations)
+    agents = _agent_facts(ctx, rows.allocations)
+    running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING])
+    seen = _ask_manager(ctx, rows.allocations)
     if not agents and not running and not seen:
-        return list(jobs), list(allocations)
+        return rows
 
-    def work(session: Session) -> tuple[list[Job], list[Allocation]]:
+    def work(session: Session) -> Rows:
         tx = Tx(session, ctx.now())
-        rows, held = live_rows(session)
-        apply_agents(tx, held, agents, seen, ctx.settings.suspect_s)
-        apply_jobs(tx, rows, running, {a.uuid: a for a in held})
+        present = live_rows(session)
+        apply_agents(tx, present.allocations, agents, seen, ctx.settings.suspect_s)
+        apply_jobs(tx, present.jobs, running, {a.uuid: a for a in present.allocations})
         remember(tx)
         session.flush()
         return live_rows(session)
 
-    return ctx.store.transact(ctx.ownership, work)
+    rows = ctx.store.transact(ctx.ownership, work)
+    ended = [job for job in rows.jobs if job.id in running and _finish(ctx, job, running[job.id])]
+    return ctx.store.query(live_rows) if ended else rows
 
 
 def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, AgentFacts]:
@@ -158,14 +164,8 @@ def _least_gap(ctx: Context) -> float:
 # -- finish -------------------------------------------------------------------------------------------------------
 
 
-def _finish(ctx: Context, jobs: list[Job], allocations: list[Allocation]) -> tuple[list[Job], list[Allocation]]:
-    """Promote the results of jobs whose accepted member says it is done."""
-    ended = [job for job in jobs if job.state == JobState.RUNNING and _finish_one(ctx, job)]
-    return _load(ctx) if ended else (jobs, allocations)
-
-
-def _finish_one(ctx: Context, job: Job) -> bool:
-    facts = read_job(ctx.spool, job)
+def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
+    """Promote the result of a job whose accepted member says it is done; True if it has ended now."""
     if facts.done is None or facts.plan is None or facts.plan.generation != job.generation:
         return False
     member, done = facts.done
@@ -196,49 +196,56 @@ def _finish_one(ctx: Context, job: Job) -> bool:
 # -- plan and act -------------------------------------------------------------------------------------------------
 
 
-def _plan_and_act(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> tuple[Acted, Plan]:
-    if not jobs and not allocations:
-        return Acted([], []), Plan()
-    outlook = outlook_of(ctx, jobs, allocations)
+def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
+    if not rows.jobs and not rows.allocations:
+        return Acted([], []), Plan(), rows
+    specs = ctx.specs_of(rows.jobs)
+    outlook = outlook_of(ctx, rows.jobs, specs, rows.allocations)
     given = SnapshotInputs(
         now=ctx.now(),
         tick_s=ctx.settings.tick_s,
-        limits=submitting.limits_now(ctx, allocations),
+        limits=submitting.limits_now(ctx, rows.allocations),
         pools=outlook.pools,
         profiles=outlook.profiles,
         remaining=outlook.remaining,
         bank=outlook.bank,
         arrivals=outlook.arrivals,
     )
-    plan = ctx.policy.plan(build_snapshot(jobs, allocations, given))
-    noted = any(name in plan.notes and str(plan.notes[name])[:500] != job.note for job in jobs for name in (job.id,))
-    if not plan.actions and not noted:
-        return Acted([], []), plan
+    plan = ctx.policy.plan(build_snapshot(rows.jobs, rows.allocations, given))
+    if not plan.actions and not (_notes_due(ctx) and new_notes(plan, rows.jobs)):
+        return Acted([], []), plan, rows
 
-    def work(session: Session) -> Acted:
+    def work(session: Session) -> tuple[Acted, Rows]:
         tx = Tx(session, ctx.now())
-        rows, held = live_rows(session)
-        by_id, by_uuid = {job.id: job for job in rows}, {a.uuid: a for a in held}
-        return apply_plan(tx, plan, by_id, by_uuid, outlook.pools, submitting.gpus_per_agent(ctx))
+        present = live_rows(session)
+        by_id, by_uuid = {job.id: job for job in present.jobs}, {a.uuid: a for a in present.allocations}
+        acted = apply_plan(tx, plan, by_id, by_uuid, outlook.pools, submitting.gpus_per_agent(ctx))
+        session.flush()
+        return acted, live_rows(session)
 
-    return ctx.store.transact(ctx.ownership, work), plan
+    acted, rows = ctx.store.transact(ctx.ownership, work)
+    return acted, plan, rows
 
 
-def _cancel(ctx: Context, acted: Acted) -> None:
+def _notes_due(ctx: Context) -> bool:
+    """Why jobs wait is put into words now and then only: with thousands of jobs that is work."""
+    now = time.monotonic()
+    due = now - ctx.last_noted >= NOTES_EVERY_S
+    if due:
+        ctx.last_noted = now
+    return due
+
+
+def _cancel(ctx: Context, acted: Acted, rows: Rows) -> None:
     """Tell the resource manager to end what no agent can hear of, or what did not listen."""
-    _, allocations = _load(ctx)
     now = ctx.now()
     doomed = [
         a.native_id
-        for a in allocations
-        if a.native_id is not None
-        and a.drain
+        for a in rows.allocations
+        if a.drain
+        and a.native_id is not None
         and a.job_id is None
-        and (
-            a.uuid in acted.cancels
-            or a.state in {AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING}
-            or now - a.state_since > KILL_AFTER_S
-        )
+        and (a.uuid in acted.cancels or a.state in _UNHEARD or now - a.state_since > KILL_AFTER_S)
     ]
     if not doomed:
         return
@@ -251,28 +258,23 @@ def _cancel(ctx: Context, acted: Acted) -> None:
 # -- the spool ----------------------------------------------------------------------------------------------------
 
 
-def _project(ctx: Context) -> tuple[list[Job], list[Allocation]]:
+def _project(ctx: Context, rows: Rows) -> Rows:
     """Write plans, then orders, that differ from what was last written; remember what was written."""
-
-    def read(session: Session) -> tuple[list[Job], list[Job], list[Allocation]]:
-        behind = select(Job).where(Job.plan_generation < Job.generation)
-        active, live = live_rows(session)
-        return list(session.scalars(behind)), active, live
-
-    behind, active, allocations = ctx.store.query(read)
-    addresses = {a.uuid: a.address for a in allocations if a.address}
+    behind = ctx.store.query(
+        lambda session: list(session.scalars(select(Job).where(Job.plan_generation < Job.generation)))
+    )
+    addresses = {a.uuid: a.address for a in rows.allocations if a.address}
     plans = {job.id: write_plan(ctx.spool, job, addresses) for job in behind}
-    by_id = {job.id: job for job in active}
+    by_id = {job.id: job for job in rows.jobs}
     orders = {}
-    for allocation in allocations:
-        job = by_id.get(allocation.job_id or "")
-        wanted = order_for(allocation, job, ctx.ownership.generation)
+    for allocation in rows.allocations:
+        wanted = order_for(allocation, by_id.get(allocation.job_id or ""), ctx.ownership.generation)
         if changed(allocation, wanted):
             orders[allocation.uuid] = write_order(ctx.spool, allocation, wanted)
     if not plans and not orders:
-        return active, allocations
+        return rows
 
-    def work(session: Session) -> tuple[list[Job], list[Allocation]]:
+    def work(session: Session) -> Rows:
         tx = Tx(session, ctx.now())
         for name, generation in plans.items():
             _plan_written(tx, session.get_one(Job, name), generation)
