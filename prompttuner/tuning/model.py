@@ -97,6 +97,7 @@ def load_model(
         ModelError: folder, config, weights or tokenizer missing or broken; remote code needed but not allowed; does not
             fit the GPU.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source, label = str(path), name or str(path)
@@ -117,7 +118,7 @@ def load_model(
         model.to(target)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"model {label!r} does not fit {_gpu_name(target)}: {error}") from None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(label, folder, allowed, error)) from error
     model.requires_grad_(False)
     model.eval()
