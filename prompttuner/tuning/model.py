@@ -33,6 +33,8 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     seconds: float = 0.0
+    asked_dtype: str | None = None
+    """What the job asked for; ``auto`` is decided anew when the model moves to another kind of device."""
 
     @property
     def hidden(self) -> int:
@@ -52,16 +54,22 @@ class LoadedModel:
         return int(value) if isinstance(value, int) and value > 0 else None
 
     def to(self, device: str | torch.device) -> LoadedModel:
-        """The same model on ``device`` (moved, not copied).
+        """The same model on ``device`` (moved, not copied), in the type that ``auto`` means there.
 
         Raises:
             ModelError: it does not fit the GPU; the message has the numbers.
         """
         device = torch.device(device)
+        dtype = choose_dtype(self.asked_dtype, device) if self.asked_dtype else self.dtype
         if device.type == "cuda":
-            _check_gpu(self.name, self.bytes, self.dtype, device)
+            _check_gpu(self.name, self.bytes * dtype.itemsize // self.dtype.itemsize, dtype, device)
+        if dtype != self.dtype:
+            # Weights only: buffers such as the frequencies of rotary positions are float32 in every type of weights.
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.to(device, dtype)
+            self.model.config.dtype = dtype
         self.model.to(device)
-        self.device = device
+        self.device, self.dtype = device, dtype
         return self
 
 
@@ -122,7 +130,7 @@ def load_model(
         raise ModelError(_explain(label, folder, allowed, error)) from error
     model.requires_grad_(False)
     model.eval()
-    return LoadedModel(model, tokenizer, label, chosen, target, time.monotonic() - started)
+    return LoadedModel(model, tokenizer, label, chosen, target, time.monotonic() - started, dtype)
 
 
 def weight_elements(folder: Path) -> int:

@@ -52,5 +52,7 @@ def test_recorded_quality_holds(shipped) -> None:
 def test_recorded_quality_is_worth_shipping() -> None:
     record = recorded()
     assert set(record["seen"]) == set(tasks.SEEN)
-    assert record["seen_mean"] >= 0.85
-    assert sum(share >= 0.8 for share in record["held_out"].values()) >= 10
+    assert record["seen_mean"] >= 0.98
+    shares = record["held_out"].values()
+    assert sum(share >= 0.9 for share in shares) >= 8  # what was learned carries over to new compositions ...
+    assert sum(share <= 0.6 for share in shares) >= 3  # ... but not to all of them: there is something to tune

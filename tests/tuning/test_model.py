@@ -87,6 +87,15 @@ def test_dtype_on_a_cpu() -> None:
         choose_dtype("int3", cpu)
 
 
+def test_auto_type_is_decided_anew_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(smallmodel.path())
+    monkeypatch.setattr("prompttuner.tuning.model.choose_dtype", lambda asked, device: torch.bfloat16)
+    loaded.to("cpu")
+    assert loaded.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in loaded.model.buffers()} == {torch.float32}
+
+
 @pytest.mark.gpu
 def test_gpu_moves_and_computes(small: LoadedModel) -> None:
     if not torch.cuda.is_available():
