@@ -1,0 +1,94 @@
+"""``prompttuner render``: what would reach sbatch, cron or systemd, complete and unsent."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prompttuner.cli import context
+
+if TYPE_CHECKING:
+    from prompttuner.config import Settings
+
+__all__ = ["app", "rendered_agent", "rendered_controller"]
+
+app = typer.Typer(help="Show what would reach sbatch, cron or systemd.", no_args_is_help=True)
+
+EXAMPLE_UUID = "00000000-0000-4000-8000-000000000000"
+
+
+@app.command()
+def agent(
+    gpu_type: Annotated[str | None, typer.Option(help="As Slurm names it.")] = None,
+    setup: Annotated[list[str] | None, typer.Option(help="Shell line before the agent (repeatable).")] = None,
+) -> None:
+    """Show the script of an allocation, and the sbatch call that sends it."""
+    typer.echo(rendered_agent(context.settings(), gpu_type, tuple(setup or ())), nl=False)
+
+
+@app.command()
+def controller() -> None:
+    """Show the script of the controller that runs as a small Slurm job."""
+    typer.echo(rendered_controller(context.settings()), nl=False)
+
+
+@app.command()
+def cron() -> None:
+    """Show the line for crontab or scrontab."""
+    typer.echo(render_one("cron.j2", context.settings()), nl=False)
+
+
+@app.command()
+def systemd() -> None:
+    """Show the systemd user unit."""
+    typer.echo(render_one("systemd.service.j2", context.settings()), nl=False)
+
+
+def rendered_agent(settings: Settings, gpu_type: str | None = None, setup: tuple[str, ...] = ()) -> str:
+    """The script of an allocation with an example UUID, after the sbatch call as a comment. Asks Slurm nothing."""
+    from prompttuner.slurm.backend import AllocationRequest
+    from prompttuner.slurm.script import DEFAULT_WALLTIME_S, agent_script, build_script
+
+    request = AllocationRequest(
+        EXAMPLE_UUID,
+        settings.spool_dir / "agents" / EXAMPLE_UUID,
+        "example",
+        settings.slurm.gpus_per_agent,
+        gpu_type,
+        None,
+        setup,
+    )
+    script = build_script(
+        request,
+        settings.slurm,
+        walltime_s=settings.slurm.walltime_s or DEFAULT_WALLTIME_S,
+        offline=settings.slurm.offline,
+        templates=settings.slurm.templates or settings.home / "templates",
+    )
+    head, _, rest = agent_script(script).partition("\n")
+    return f"{head}\n# sent with: sbatch {shlex.join(script.command_line)} SCRIPT\n{rest}"
+
+
+def rendered_controller(settings: Settings) -> str:
+    """The script of the controller job."""
+    return render_one("controller.sh.j2", settings)
+
+
+def render_one(name: str, settings: Settings) -> str:
+    """A template that needs no allocation: its values are the settings and how to call this prompttuner."""
+    import sys
+
+    from prompttuner.sbatch_templates import check_lines, render
+
+    values = {
+        "settings": settings,
+        "command": shlex.join([sys.executable, "-m", "prompttuner"]),
+        "log_dir": settings.home / "logs",
+        "setup": check_lines(settings.slurm.setup, "slurm.setup"),
+        "minutes": max(1, round(settings.cron_tick_s / 60)),
+        "path": Path(sys.executable).parent,
+    }
+    return render(name, values, settings.slurm.templates or settings.home / "templates")
