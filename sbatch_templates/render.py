@@ -33,12 +33,20 @@ def render(name: str, values: Mapping[str, Any], user_folder: Path | None = None
         keep_trailing_newline=True,
     )
     environment.filters["q"] = lambda value: shlex.quote(str(value))
+    environment.filters["cron"] = lambda value: str(value).replace("%", "\\%")  # cron reads % as a line break
+    environment.filters["systemd"] = _systemd_word
     try:
         return environment.get_template(name).render(**values)
     except (TemplateError, OSError, UnicodeDecodeError) as error:
         own = user_folder / name if user_folder is not None else None
         place = own if own is not None and own.exists() else _OWN / name
         raise ConfigError(f"template {place} cannot be rendered: {error}") from None
+
+
+def _systemd_word(value: Any) -> str:
+    """A word of a systemd unit: quoted, with specifiers and variables switched off."""
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{text}"'
 
 
 def check_lines(lines: Sequence[str], what: str) -> list[str]:

@@ -48,8 +48,9 @@ class SlurmClient:
         self.calls = 0
         """Commands run so far; tests and metrics count them."""
 
-    def run(self, *command: str) -> str:
-        """Standard output of a command.
+    def run(self, *command: str, submits: bool = False) -> str:
+        """Standard output of a command. ``submits``: the environment goes along into a job, so it stays as it is
+        (less the variables of a surrounding job).
 
         Raises:
             ClientMissing: not installed.
@@ -57,7 +58,8 @@ class SlurmClient:
             ClientError: any other failure, with what the command said.
         """
         environment = {key: value for key, value in os.environ.items() if key not in foreign_variables(os.environ)}
-        environment.update(LC_ALL="C", TZ="UTC0")
+        if not submits:
+            environment.update(LC_ALL="C", TZ="UTC0")
         self.calls += 1
         try:
             done = subprocess.run(

@@ -142,6 +142,10 @@ def backend(settings: Settings) -> Iterator[Finding]:
         yield Finding("backend", Verdict.OK, f"local: {settings.local.slots} processes at a time on this machine")
     elif shutil.which("sbatch") is None:
         yield Finding("backend", Verdict.WRONG, "slurm: there is no sbatch on PATH; log in to a node that has it")
+    else:
+        from prompttuner.cli.site_checks import slurm_findings
+
+        yield from slurm_findings(settings)
 
 
 CHECKS: list[Check] = [packages, folders, database, secrets, intervals, policy, backend]

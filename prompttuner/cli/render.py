@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,12 @@ from prompttuner.cli import context
 if TYPE_CHECKING:
     from prompttuner.config import Settings
 
-__all__ = ["app", "rendered_agent", "rendered_controller"]
+__all__ = ["CONTROLLER_JOB", "app", "own_command", "render_one", "rendered_agent", "rendered_controller"]
 
 app = typer.Typer(help="Show what would reach sbatch, cron or systemd.", no_args_is_help=True)
 
+CONTROLLER_JOB = "pt-controller"
+"""Name of the controller's own Slurm job."""
 EXAMPLE_UUID = "00000000-0000-4000-8000-000000000000"
 
 
@@ -36,9 +39,11 @@ def controller() -> None:
 
 
 @app.command()
-def cron() -> None:
+def cron(
+    scrontab: Annotated[bool, typer.Option("--scrontab", help="The form for scrontab.")] = False,
+) -> None:
     """Show the line for crontab or scrontab."""
-    typer.echo(render_one("cron.j2", context.settings()), nl=False)
+    typer.echo(render_one("cron.j2", context.settings(), scron=scrontab), nl=False)
 
 
 @app.command()
@@ -77,18 +82,27 @@ def rendered_controller(settings: Settings) -> str:
     return render_one("controller.sh.j2", settings)
 
 
-def render_one(name: str, settings: Settings) -> str:
-    """A template that needs no allocation: its values are the settings and how to call this prompttuner."""
-    import sys
+def own_command() -> list[str]:
+    """Words that call this very prompttuner from anywhere."""
+    script = Path(sys.executable).with_name("prompttuner")
+    if script.exists():
+        return [str(script)]
+    return [sys.executable, "-c", "from prompttuner.cli import main; main()"]
 
+
+def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
+    """A template that needs no allocation: its values are the settings and how to call this prompttuner."""
     from prompttuner.sbatch_templates import check_lines, render
 
+    words = own_command()
     values = {
         "settings": settings,
-        "command": shlex.join([sys.executable, "-m", "prompttuner"]),
-        "log_dir": settings.home / "logs",
+        "command": shlex.join(words),
+        "words": words,
+        "log_dir": settings.logs_dir,
         "setup": check_lines(settings.slurm.setup, "slurm.setup"),
         "minutes": max(1, round(settings.cron_tick_s / 60)),
-        "path": Path(sys.executable).parent,
+        "scron": scron,
+        "job_name": CONTROLLER_JOB,
     }
     return render(name, values, settings.slurm.templates or settings.home / "templates")

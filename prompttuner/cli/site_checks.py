@@ -36,7 +36,9 @@ def slurm_findings(settings: Settings) -> Iterator[Finding]:
     try:
         site = detect_site(SlurmClient(settings.slurm.call_timeout_s))
     except BackendError as error:
-        yield Finding("slurm", Verdict.WRONG, f"Slurm's controller does not answer: {error}; running jobs are not harmed")
+        yield Finding(
+            "slurm", Verdict.WRONG, f"Slurm's controller does not answer: {error}; running jobs are not harmed"
+        )
         return
     yield Finding("slurm", Verdict.OK, f"cluster {site.cluster}, Slurm {site.version}")
     yield from _partition(settings, site)
@@ -76,9 +78,11 @@ def _gpus(settings: Settings, chosen: Partition) -> Iterator[Finding]:
         text = f"{chosen.name} has no GPUs: set slurm.partition, or slurm.gpu_directive = 'none' to tune on CPUs"
         yield Finding("GPUs", Verdict.WRONG, text)
     elif kind is not None and kind not in chosen.gpus:
-        yield Finding("GPUs", Verdict.WRONG, f"{chosen.name} has no {kind}; slurm.gpu_type can be: {', '.join(chosen.gpus)}")
+        yield Finding(
+            "GPUs", Verdict.WRONG, f"{chosen.name} has no {kind}; slurm.gpu_type can be: {', '.join(chosen.gpus)}"
+        )
     elif kind is None and len(chosen.gpus) > 1:
-        text = f"{chosen.name} has several types ({', '.join(sorted(chosen.gpus))}); set slurm.gpu_type to make members alike"
+        text = f"{chosen.name} has {', '.join(sorted(chosen.gpus))}: set slurm.gpu_type, so that members are alike"
         yield Finding("GPUs", Verdict.ADVICE, text)
     if settings.slurm.gpus_per_agent > 1:
         text = "slurm.gpus_per_agent is above 1: one idle GPU in an allocation counts as waste at most sites"
@@ -92,7 +96,9 @@ def _walltime(settings: Settings, chosen: Partition) -> Iterator[Finding]:
         yield Finding("walltime", Verdict.WRONG, f"{text}: at most {format_duration(chosen.max_time_s)}")
     else:
         wall = asked or chosen.walltime_s
-        text = "unlimited or unknown there: 4h is asked for" if wall is None else f"{format_duration(wall)} is asked for"
+        text = (
+            "unlimited or unknown there: 4h is asked for" if wall is None else f"{format_duration(wall)} is asked for"
+        )
         yield Finding("walltime", Verdict.OK, text)
 
 
@@ -139,7 +145,7 @@ def _spool(settings: Settings, site: Site) -> Iterator[Finding]:
         delay = " (changes are seen within about a second: polled files are re-opened)" if "nfs" in str(kind) else ""
         yield Finding("spool", Verdict.OK, f"{folder} is on {kind}{delay}")
     elif elsewhere:
-        text = f"{folder} is on a local file system ({kind}), which {elsewhere[0]} cannot see: set spool to a shared folder"
+        text = f"{folder} is on a local disk ({kind}) that {elsewhere[0]} cannot see: set spool to a shared folder"
         yield Finding("spool", Verdict.WRONG, text)
     else:
         yield Finding("spool", Verdict.OK, f"{folder} is local ({kind}), and so are all nodes")
@@ -198,7 +204,6 @@ def _paused(settings: Settings) -> Iterator[Finding]:
     problem = breaker.describe(time.time())
     if problem:
         yield Finding("submissions", Verdict.WRONG, problem)
-    for key in ("SLURM_JOB_ID",):
-        if key in os.environ:
-            text = "this is inside a Slurm job; its variables are kept away from what is submitted from here"
-            yield Finding("environment", Verdict.ADVICE, text)
+    if "SLURM_JOB_ID" in os.environ:
+        text = "this is inside a Slurm job; its variables are kept away from what is submitted from here"
+        yield Finding("environment", Verdict.OK, text)

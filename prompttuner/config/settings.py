@@ -79,6 +79,12 @@ class SlurmSettings(BaseModel):
     templates: Folder | None = Field(default=None, description="folder of own templates, looked into first")
     extra: dict[str, str] = Field(default_factory=dict, description="further sbatch parameters by name")
     call_timeout_s: Seconds = Field(default=30.0, gt=0, description="bound of one Slurm command")
+    controller_partition: str | None = Field(
+        default=None, description="of the controller's own job; none: the site's default partition"
+    )
+    controller_walltime_s: Seconds = Field(
+        default=12 * 3600.0, ge=600, description="of the controller's own job; a successor takes over"
+    )
     accounting: Literal["auto", "yes", "no"] = Field(default="auto", description="whether sacct may be asked")
 
     @field_validator("account", "qos", "partition", "constraint", "reservation", "gpu_type", "mem", "interface")
