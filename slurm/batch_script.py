@@ -149,14 +149,15 @@ def _take_own(own: dict[str, Any], pairs: Sequence[tuple[str, str]], where: str)
 
 def _setup_line(line: str, where: str) -> str:
     stripped = line.strip()
-    plain = re.sub(r"'[^']*'", "", stripped)
+    # What stands in single quotes is only text, unless double quotes around them say otherwise.
+    plain = stripped if '"' in stripped else re.sub(r"'[^']*'", "", stripped)
     if HOOK.match(stripped):
         return stripped
     if not SETUP.match(stripped) or re.search(r"[;&|<>`\\]|\$\(", plain):
         raise SpecError(
             f"{where}: {stripped!r} is not a set-up line. The body may only prepare the environment (module, ml, "
-            "source, conda activate, export, unset, umask, ulimit, set), one plain command a line; prompttuner runs the "
-            "tuning, which '#PROMPTTUNER --model=...' and the like describe"
+            "source, conda activate, export, unset, umask, ulimit, set), one plain command a line; prompttuner does "
+            "the tuning, which '#PROMPTTUNER --model=...' and the like describe"
         )
     return stripped
 
