@@ -43,12 +43,12 @@ class Plan:
 
 
 PLANS = (
-    Plan("reverse-a", "reverse+upper", "text:reverse , upper case", "75s"),
+    Plan("reverse-a", "reverse+upper", "text:reverse the letters then write in capitals :", "90s"),
     Plan("drop-a", "drop_last+upper", "vocab", "100s"),
-    Plan("swap-a", "swap_ends+next2", "text:swap ends , shift 2", "120s"),
+    Plan("every-a", "every_second+next2", "vocab", "120s"),
     Plan("reverse-b", "reverse+upper", "auto", "150s", seed=1),
-    Plan("drop-b", "drop_last+upper", "auto", "165s", seed=1),
-    Plan("swap-b", "swap_ends+next2", "auto", "170s", seed=1),
+    Plan("drop-b", "drop_last+upper", "auto", "160s", seed=1),
+    Plan("every-b", "every_second+next2", "auto", "170s", seed=1),
 )
 
 
@@ -68,7 +68,7 @@ def submit_all(settings: Settings, plans: Sequence[Plan]) -> dict[str, Plan]:
             prompt_length=None if plan.initial.startswith("text:") else 12,
             learning_rate=0.02,
             batch_size=16,
-            max_iterations=600,
+            max_iterations=400,
             eval_every=5,
             max_gpus=2,
             seed=plan.seed,
@@ -165,7 +165,9 @@ def main() -> int:
     home = arguments.home.absolute()
     if not arguments.keep:
         shutil.rmtree(home, ignore_errors=True)
-    settings = load_settings({"home": str(home), "tick_s": 0.25, "poll_s": 0.1, "idle_limit_s": 60})
+    settings = load_settings(
+        {"home": str(home), "tick_s": 0.25, "poll_s": 0.1, "idle_limit_s": 60, "policy": "prompttuner"}
+    )
     return run(settings)
 
 

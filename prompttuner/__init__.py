@@ -1,3 +1,26 @@
 """Deadline-aware, elastic LLM prompt tuning on Slurm clusters."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prompttuner.api import result_dir, state, submit, wait
+    from prompttuner.spec import JobSpec
+
+__all__ = ["JobSpec", "__version__", "result_dir", "state", "submit", "wait"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``import prompttuner`` stays quick."""
+    if name == "JobSpec":
+        from prompttuner.spec import JobSpec
+
+        return JobSpec
+    if name in {"result_dir", "state", "submit", "wait"}:
+        from prompttuner import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'prompttuner' has no attribute {name!r}")

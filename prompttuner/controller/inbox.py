@@ -243,7 +243,7 @@ def _release_agent(tx: Tx, request: Mapping[str, Any]) -> str:
         job = None if allocation.job_id is None else tx.session.get(Job, allocation.job_id)
         if job is not None:
             tx.new_members(job, [m for m in job.members if m != allocation.uuid], _cause(request, "its GPU released"))
-        elif allocation.state == AllocationState.WARM:
+        elif allocation.state in {AllocationState.WARM, AllocationState.SWITCHING}:
             tx.allocation_state(allocation, AllocationState.DRAINING, "given back")
     return f"giving back {len(found)} allocations"
 

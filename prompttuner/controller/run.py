@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prompttuner.config import Settings
 from prompttuner.controller.context import Context, open_context
 from prompttuner.controller.inbox import pending_requests
+from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
 from prompttuner.errors import DatabaseError, InterruptedByUser, NotOwner
 from prompttuner.files import write_json
@@ -25,6 +26,7 @@ __all__ = ["controlling", "run", "run_until_done", "tick_once"]
 INBOX_LOOK_S = 0.1
 """How often a sleeping daemon looks for new requests, so that a submit is acted on at once."""
 ACQUIRE_WAIT_S = 2.0
+GIVE_BACK_S = 15.0
 
 OnTick = Callable[[Context, TickReport], None]
 
@@ -40,7 +42,7 @@ def tick_once(settings: Settings, wait_s: float = 0.0) -> TickReport:
 
 
 def run_until_done(settings: Settings, on_tick: OnTick | None = None, wait_s: float = ACQUIRE_WAIT_S) -> None:
-    """Tick until no job is active (best effort and held ones: held jobs do not count) and agents were told to end."""
+    """Tick until no job is queued or running (held ones do not count), then give idle agents back."""
     run(settings, on_tick, wait_s, until_done=True)
 
 
@@ -72,6 +74,7 @@ def run(
                 if on_tick is not None:
                     on_tick(ctx, report)
                 if until_done and not _unfinished(ctx):
+                    _give_back(ctx, stop)
                     return
             _sleep(ctx, stop, began + settings.tick_s)
     if stop == ["SIGINT"]:
@@ -118,6 +121,14 @@ def _unfinished(ctx: Context) -> bool:
 
     states = ctx.store.query(jobs.count_by_state)
     return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(ctx.spool))
+
+
+def _give_back(ctx: Context, stop: list[str]) -> None:
+    """Nobody is left to use the warm agents: end them, and wait a little to see them go."""
+    leave(ctx.settings, {"kind": "release_agent", "idle": True})
+    end = time.monotonic() + GIVE_BACK_S
+    while not stop and tick(ctx).allocations and time.monotonic() < end:
+        time.sleep(INBOX_LOOK_S)
 
 
 def _sleep(ctx: Context, stop: list[str], until: float) -> None:
