@@ -53,8 +53,10 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
 
 
 def state(job: str, settings: Settings | None = None) -> dict[str, Any]:
-    """Where a job stands: ``state``, ``step``, ``metric``, ``ita``, ``members``, ``note``, ``error``, and in Unix seconds
-    ``deadline_at`` and ``finished_at``.
+    """Where a job stands.
+
+    ``state``, ``step``, ``metric``, ``ita``, ``members``, ``note``, ``error``; ``deadline_at`` and ``finished_at`` in
+    Unix seconds.
 
     Raises:
         NotFound: no such job (it may still lie in the inbox).
