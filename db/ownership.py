@@ -184,8 +184,10 @@ def take(session: Session, info: OwnerInfo, owner: str, *, ttl_s: float, at: flo
         return Ownership(row.generation, owner, ttl_s)
     if not may_take(row, info, watch):
         return None
+    # Not below the time, so that a restored backup, or a database made anew, outranks what ran on the old one.
+    generation = max(row.generation + 1, int(at))
     values = {
-        "generation": row.generation + 1,
+        "generation": generation,
         "owner": owner,
         "host": info.host,
         "machine": info.machine,
@@ -200,7 +202,7 @@ def take(session: Session, info: OwnerInfo, owner: str, *, ttl_s: float, at: flo
     }
     session.execute(update(_O).where(_O.id == 1).values(values))
     watch.forget()
-    return Ownership(row.generation + 1, owner, ttl_s)
+    return Ownership(generation, owner, ttl_s)
 
 
 def give_up(session: Session, ownership: Ownership) -> None:

@@ -86,6 +86,7 @@ def upgrade(connection: Connection, place: Place) -> tuple[str | None, str]:
     The present controller, if any, is fenced off: code of an older version must not go on writing.
     """
     if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     before = revision(connection)
     if before == HEAD:

@@ -46,6 +46,8 @@ BUSY_S = 15.0
 STATEMENT_S = 60.0
 RETRY_S = 45.0
 """Transactions are tried again for this long."""
+OPEN_S = 10.0
+"""The same for the first look at a database: who gave a wrong address should not wait long."""
 POLL_S = 0.5
 
 
@@ -269,11 +271,14 @@ class Store:
         if create and self.place.path is not None and not self.place.path.exists():
             create_file(self.place.path)
         try:
-            self.query(lambda session: schema.check_revision(session.connection(), self.place))
+            self._retrying(lambda: self._read_once(self._check_revision), min(self._retry_s, OPEN_S))
         except NoDatabase:
             if not create:
                 raise
             self.upgrade()
+
+    def _check_revision(self, session: Session) -> None:
+        schema.check_revision(session.connection(), self.place)
 
     def upgrade(self) -> tuple[str | None, str]:
         """Bring the schema up to date; returns the revisions before and after. Fences off any present controller."""
@@ -335,7 +340,7 @@ class Store:
         if not applied:
             raise error
 
-    def _retrying(self, attempt: Callable[[], T]) -> T:
+    def _retrying(self, attempt: Callable[[], T], bound_s: float | None = None) -> T:
         """Run until it works, a final error comes, or the bound is reached."""
 
         def guarded() -> T:
@@ -348,7 +353,7 @@ class Store:
                 return attempt()
 
         retrying = Retrying(
-            stop=stop_after_delay(self._retry_s),
+            stop=stop_after_delay(self._retry_s if bound_s is None else bound_s),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             retry=retry_if_exception(is_transient),
             reraise=True,
