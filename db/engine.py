@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from prompttuner.db.failures import NoDatabase
 from prompttuner.db.place import Place
 from prompttuner.db.types import dump_json
+from prompttuner.errors import DatabaseError
 
 __all__ = ["WRITE", "create_file", "make_engine", "roll_back_journal"]
 
@@ -37,9 +38,17 @@ def make_engine(place: Place, *, read_only: bool, busy_s: float, statement_s: fl
 
 
 def create_file(path: Path) -> None:
-    """Create the SQLite file with mode 0600 (its journal gets the same mode); its folder must exist."""
-    with contextlib.suppress(FileExistsError):
+    """Create the SQLite file with mode 0600 (its journal gets the same mode); its folder must exist.
+
+    Raises:
+        DatabaseError: it cannot be made.
+    """
+    try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise DatabaseError(f"the database {path} cannot be made: {error.strerror}") from error
 
 
 def roll_back_journal(path: Path, busy_s: float) -> None:
@@ -81,6 +90,12 @@ def _sqlite(path: Path, read_only: bool, busy_s: float) -> Engine:
         else:
             connection.exec_driver_sql("BEGIN")
             connection.exec_driver_sql("PRAGMA schema_version")  # takes the read lock: one view from here on
+
+    @event.listens_for(engine, "checkin")
+    def end_transaction(connection: sqlite3.Connection | None, _record: object) -> None:
+        # A COMMIT that found the file locked leaves its transaction open, and SQLAlchemy thinks that it has ended.
+        if connection is not None and connection.in_transaction:
+            connection.rollback()
 
     return engine
 

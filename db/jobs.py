@@ -121,7 +121,7 @@ def resolve(session: Session, text: str) -> str:
         session.scalars(
             select(_TABLE.c.id)
             .where(_TABLE.c.id.startswith(text, autoescape=True) | (_TABLE.c.name == text))
-            .order_by(_TABLE.c.submitted_at.desc())
+            .order_by(_TABLE.c.submitted_at.desc(), _TABLE.c.id.desc())
             .limit(6)
         )
     )

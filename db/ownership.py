@@ -65,6 +65,11 @@ _COLUMNS = tuple(
 )
 
 
+def boot_clock() -> float:
+    """Seconds since this machine's boot, time asleep included: the same for all its processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def _this_machine() -> str:
     """What two processes must share for one to judge the other's pid: the boot, and the pid namespace."""
     try:
@@ -108,7 +113,7 @@ class Watch:
 
     file: Path | None = None
     """Where observations are remembered between processes of this machine; None: in memory only."""
-    clock: Callable[[], float] = field(default=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+    clock: Callable[[], float] = boot_clock
     machine: str = field(default_factory=_this_machine)
     _seen: tuple[int, int, float] | None = None
 

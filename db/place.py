@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -28,7 +28,7 @@ NETWORK_FILE_SYSTEMS = frozenset({
 class Place:
     """A database's address."""
 
-    url: URL
+    url: URL = field(repr=False)
     path: Path | None
     """The file, for SQLite."""
 

@@ -25,6 +25,7 @@ from prompttuner.db.ownership import (
     OwnerRow,
     Ownership,
     Watch,
+    boot_clock,
     fence,
     give_up,
     may_take,
@@ -68,6 +69,7 @@ class Store:
         self._retry_s = retry_s
         self._watch = watch
         self._writing = threading.RLock()
+        self._reading = threading.local()
         self._readers = engine
         self._writers = engine.execution_options(**{WRITE: True})
 
@@ -81,6 +83,7 @@ class Store:
         notes_dir: Path | None = None,
         busy_s: float = BUSY_S,
         retry_s: float = RETRY_S,
+        clock: Callable[[], float] = boot_clock,
     ) -> Store:
         """Open a database and check its schema.
 
@@ -92,6 +95,7 @@ class Store:
                 SQLite file's own folder.
             busy_s: longest wait for a lock or a connection.
             retry_s: how long a transaction is tried again after connection loss, deadlock or lock time-out.
+            clock: seconds since boot, by which the age of other owners' beats is measured.
 
         Raises:
             NoDatabase: nothing is there, and ``create`` was not asked for.
@@ -102,7 +106,7 @@ class Store:
             _look_at_folder(place.path, create)
         engine = make_engine(place, read_only=read_only, busy_s=busy_s, statement_s=STATEMENT_S)
         folder = notes_dir or (place.path.parent if place.path is not None else None)
-        watch = Watch(folder / _notes_name() if folder is not None and not read_only else None)
+        watch = Watch(folder / _notes_name() if folder is not None and not read_only else None, clock)
         store = cls(place, engine, read_only=read_only, retry_s=retry_s, watch=watch)
         try:
             store._check_or_create(create and not read_only)
@@ -145,7 +149,11 @@ class Store:
             DatabaseError: the database cannot be used (getting a connection was tried again within bounds).
         """
         with self._begun(self._readers) as session:
-            yield session
+            self._reading.depth = getattr(self._reading, "depth", 0) + 1
+            try:
+                yield session
+            finally:
+                self._reading.depth -= 1
 
     def query(self, fn: Callable[[Session], T]) -> T:
         """Run ``fn`` in a read session; run it again if the connection is lost meanwhile."""
@@ -293,6 +301,8 @@ class Store:
     def _need_writable(self) -> None:
         if self.read_only:
             raise DatabaseError(f"database {self.place} was opened read-only")
+        if getattr(self._reading, "depth", 0):
+            raise RuntimeError("a write inside a read session would wait for itself on SQLite: end the reading first")
 
     def _read_once(self, fn: Callable[[Session], T]) -> T:
         with Session(self._readers, expire_on_commit=False) as session:

@@ -1,6 +1,16 @@
 """Fixtures and hooks for all tests."""
 
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
+from postgres import own_postgres, postgres_server, postgres_url
 from slurm_fixtures import bare_slurm, slurm, slurm_session
 
-__all__ = ["bare_slurm", "pytest_make_collect_report", "pytest_runtest_makereport", "slurm", "slurm_session"]
+__all__ = [
+    "bare_slurm",
+    "own_postgres",
+    "postgres_server",
+    "postgres_url",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+    "slurm",
+    "slurm_session",
+]

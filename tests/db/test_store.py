@@ -1,0 +1,299 @@
+"""The store's contract, on SQLite and on Postgres."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import delete, event, update
+from sqlalchemy.exc import DBAPIError
+
+from prompttuner.db import Change, NoDatabase, Ownership, Store, allocations, bank_index, events, jobs, leases
+from prompttuner.db import profiles as profile_table
+from prompttuner.db import requests as request_table
+from prompttuner.db.engine import WRITE
+from prompttuner.db.models import Event
+from prompttuner.errors import DatabaseError, NotFound
+
+Add = Callable[..., None]
+
+
+def test_nothing_is_made_unless_asked(url: str) -> None:
+    with pytest.raises(NoDatabase, match="prompttuner submit"):
+        Store.open(url)
+    with pytest.raises(NoDatabase):
+        Store.open(url, read_only=True)
+
+
+def test_state_outlives_the_store(url: str, store: Store, add_jobs: Add) -> None:
+    add_jobs("a")
+    with Store.open(url, read_only=True) as again, again.read() as session:
+        assert [row.id for row in jobs.load_active(session)] == ["a"]
+        assert jobs.get(session, "a").spec == {"n": "a"}
+
+
+def test_a_read_only_store_refuses_to_write(url: str, store: Store, mine: Ownership) -> None:
+    with Store.open(url, read_only=True) as reader:
+        with pytest.raises(DatabaseError, match="read-only"):
+            reader.transact(mine, lambda session: None)
+        with pytest.raises(DatabaseError, match="read-only"):
+            reader.acquire()
+        with pytest.raises(DatabaseError), reader.read() as session:
+            session.execute(update(Event).values(cause="x"))
+
+
+def test_sqlite_files_are_private(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "state.db"
+    with Store.open(path, create=True) as store:
+        mine = store.acquire()
+        with store.write(mine) as session:
+            jobs.add(session, [{"id": "a", "spec": {}, "pool": "p", "model": "m"}], 1.0, "x")
+            session.flush()
+            modes = {item.name: stat.S_IMODE(item.stat().st_mode) for item in path.parent.iterdir()}
+    assert modes == {"state.db": 0o600, "state.db-journal": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_failing_transaction_leaves_nothing(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a")
+
+    def half(session: object) -> None:
+        jobs.update(session, [{"id": "a", "step": 7}], 2.0)  # type: ignore[arg-type]
+        raise KeyError("boom")
+
+    with pytest.raises(KeyError):
+        store.transact(mine, half)
+    with pytest.raises(KeyError), store.write(mine) as session:
+        half(session)
+    with store.read() as session:
+        assert jobs.get(session, "a").step == 0
+
+
+def test_a_read_session_sees_one_state_throughout(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    if store.place.is_sqlite:
+        pytest.skip("SQLite keeps the writer waiting instead: see test_a_reader_makes_the_writer_wait")
+    add_jobs("a")
+    with store.read() as session:
+        before = len(jobs.load_active(session))
+        add_jobs("b")
+        assert len(jobs.load_active(session)) == before
+
+
+def test_events_cannot_be_changed_or_deleted(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a")
+    for statement in (update(Event).values(cause="other"), delete(Event)):
+        with (
+            pytest.raises(DBAPIError, match="append-only"),
+            store.engine.execution_options(**{WRITE: True}).begin() as raw,
+        ):
+            raw.execute(statement)
+        with pytest.raises(DatabaseError, match="append-only"), store.write(mine) as session:
+            session.execute(statement)
+    with store.read() as session:
+        assert [row.cause for row in events.latest(session)] == ["submitted by a test"]
+
+
+def test_events_are_read_in_order_and_filtered(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a", "b")
+    more = [
+        events.NewEvent("slurm.refused", "quota", allocation="u1", data={"code": 3}),
+        events.NewEvent("slurm.silent", "time-out"),
+        events.NewEvent("job_100%", "odd name", job="a"),
+    ]
+    store.transact(mine, lambda session: events.append(session, more, 5.0))
+    with store.read() as session:
+        rows = events.read_after(session)
+        assert [row.seq for row in rows] == sorted(row.seq for row in rows)
+        assert [row.kind for row in rows[2:]] == ["slurm.refused", "slurm.silent", "job_100%"]
+        assert events.last_seq(session) == rows[-1].seq
+        assert [row.seq for row in events.read_after(session, rows[2].seq)] == [row.seq for row in rows[3:]]
+        assert [row.kind for row in events.read_after(session, kinds=["slurm."])] == ["slurm.refused", "slurm.silent"]
+        assert [row.job_id for row in events.latest(session, job="a")] == ["a", "a"]
+        assert [row.data for row in events.latest(session, allocation="u1")] == [{"code": 3}]
+        assert [row.kind for row in events.latest(session, 1)] == ["job_100%"]
+        assert len(events.read_after(session, limit=2)) == 2
+
+
+def test_bulk_updates_take_one_statement_for_each_set_of_columns(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    ids = [f"j{number}" for number in range(50)]
+    add_jobs(*ids)
+    rows = [{"id": name, "step": number} for number, name in enumerate(ids[:40])]
+    rows += [{"id": name, "note": "waits"} for name in ids[40:]]
+    with store.write(mine) as session, counted(store) as statements:
+        jobs.update(session, rows, 3.0)
+    assert sum("UPDATE jobs" in statement for statement in statements) == 2
+    with store.read() as session:
+        found = {row.id: row for row in jobs.load_active(session)}
+    assert [found[name].step for name in ids[:40]] == list(range(40))
+    assert {found[name].note for name in ids[40:]} == {"waits"}
+
+
+def test_an_idle_tick_needs_as_many_statements_for_many_jobs_as_for_few(
+    store: Store, mine: Ownership, add_jobs: Add
+) -> None:
+    counts = []
+    for first, last in ((0, 20), (20, 700)):
+        add_jobs(*(f"j{number}" for number in range(first, last)))
+        intents = [{"uuid": f"u{number}", "pool": "p", "model": "m"} for number in range(first, last)]
+        store.transact(mine, lambda session, rows=intents: allocations.add(session, rows, 1.0, "need"))
+        with counted(store) as statements:
+            with store.read() as session:
+                assert len(jobs.load_active(session)) == last
+                assert len(allocations.load_live(session)) == last
+                assert not leases.load_open(session)
+            store.renew(mine)
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
+
+
+def test_values_are_the_same_on_both_databases(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a")
+    row = {
+        "id": "a",
+        "step": np.int64(7),
+        "loss": float("nan"),
+        "metric": np.float32(0.5),
+        "best_effort": np.bool_(True),
+        "note": "nul \0 and half a pair \ud800, ünï",
+        "lookup": {"scores": np.array([1.0, 2.0]), "bad": float("inf"), "s": "\0"},
+        "history": [[1.5, 2], (2.5, np.int32(3))],
+        "gpu_seconds": 1e300,
+    }
+    store.transact(mine, lambda session: jobs.update(session, [row], 2.0))
+    with store.read() as session:
+        job = jobs.get(session, "a")
+    assert (job.step, job.loss, job.metric, job.best_effort) == (7, None, 0.5, True)
+    assert job.note == "nul \ufffd and half a pair ?, ünï"
+    assert job.lookup == {"scores": [1.0, 2.0], "bad": None, "s": "\0"}
+    assert job.history == [[1.5, 2], [2.5, 3]]
+    assert job.gpu_seconds == 1e300
+
+
+def test_unknown_and_protected_columns_are_refused(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a")
+    for columns in ({"stepp": 1}, {"state": "done"}, {"updated_at": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(columns))):
+            store.transact(mine, lambda session, columns=columns: jobs.update(session, [{"id": "a", **columns}], 2.0))
+
+
+def test_jobs_are_found_by_id_beginning_or_name(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("abc1", name="sweep")
+    add_jobs("abc2", name="sweep")
+    add_jobs("x_1", name="only%")
+    with store.read() as session:
+        assert jobs.resolve(session, "abc1") == "abc1"
+        assert jobs.resolve(session, "x") == "x_1"
+        assert jobs.resolve(session, "only%") == "x_1"
+        with pytest.raises(NotFound, match="several jobs: abc2, abc1"):
+            jobs.resolve(session, "sweep")
+        for nothing in ("", "zzz", "%"):
+            with pytest.raises(NotFound, match="status"):
+                jobs.resolve(session, nothing)
+        with pytest.raises(NotFound):
+            jobs.get(session, "zzz")
+        assert [row.id for row in jobs.find(session, name="sweep", limit=1)] == ["abc2"]
+
+
+def test_leases_open_and_end(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a")
+
+    def begin(session: object) -> None:
+        intents = [{"uuid": name, "pool": "p", "model": "m"} for name in ("u1", "u2")]
+        allocations.add(session, intents, 1.0, "need")  # type: ignore[arg-type]
+        leases.grant(session, "a", 1, ["u1", "u2"], at=2.0, cause="deadline near")  # type: ignore[arg-type]
+
+    store.transact(mine, begin)
+    with store.read() as session:
+        first, second = leases.load_open(session)
+    assert [(first.allocation, first.rank), (second.allocation, second.rank)] == [("u1", 0), ("u2", 1)]
+    store.transact(mine, lambda session: leases.start(session, [first.id], 3.0))
+    store.transact(mine, lambda session: leases.start(session, [first.id], 9.0))
+    store.transact(mine, lambda session: leases.end(session, [{"id": first.id, "reason": "revoked", "steps": 12}], 4.0))
+    store.transact(mine, lambda session: leases.end_of_job(session, "a", 2, "finished", 5.0))
+    with store.read() as session:
+        assert not leases.load_open(session)
+        rows = leases.of_job(session, "a")
+    assert [(row.started_at, row.ended_at, row.end_reason, row.steps) for row in rows] == [
+        (3.0, 4.0, "revoked", 12),
+        (None, 5.0, "finished", 0),
+    ]
+
+
+def test_an_applied_request_is_remembered(store: Store, mine: Ownership) -> None:
+    def apply(session: object) -> None:
+        request_table.record(
+            session,  # type: ignore[arg-type]
+            "r1",
+            "cancel",
+            requested_at=1.0,
+            by="me",
+            at=2.0,
+            ok=False,
+            message="no such job",
+        )
+
+    store.transact(mine, apply)
+    with store.read() as session:
+        found = request_table.applied(session, ["r1", "r2"])
+    assert list(found) == ["r1"]
+    assert (found["r1"].ok, found["r1"].message) == (False, "no such job")
+    with pytest.raises(DatabaseError):
+        store.transact(mine, apply)
+
+
+def test_profiles_and_bank_entries_are_replaced(store: Store, mine: Ownership) -> None:
+    speed = {"pool": "p", "model": "m", "members": 2, "iters_per_s": 3.0, "samples": 1, "origin": "run"}
+    start = {"pool": "p", "model": "m", "kind": "warm", "seconds": 2.0, "samples": 1, "origin": "run"}
+    entry = {"hash": "h", "pool": "p", "model": "m", "path": "/x", "kind": "tuned"}
+    for value in (1.0, 4.0):
+        store.transact(
+            mine,
+            lambda session, value=value: (
+                profile_table.save_speeds(session, [{**speed, "iters_per_s": value}], value),
+                profile_table.save_startups(session, [{**start, "seconds": value}], value),
+                bank_index.save(session, [{**entry, "quality": value}], value),
+            ),
+        )
+    store.transact(mine, lambda session: bank_index.update(session, [{"hash": "h", "medoid": True, "uses": 3}], 9.0))
+    with store.read() as session:
+        assert [row.iters_per_s for row in profile_table.load_speeds(session)] == [4.0]
+        assert [(row.kind, row.seconds) for row in profile_table.load_startups(session)] == [("warm", 4.0)]
+        (kept,) = bank_index.load(session, model="m", medoids_only=True)
+    assert (kept.quality, kept.uses, kept.updated_at) == (4.0, 3, 9.0)
+    store.transact(mine, lambda session: bank_index.remove(session, ["h"]))
+    with store.read() as session:
+        assert not bank_index.load(session)
+    with pytest.raises(ValueError, match="nap"):
+        store.transact(mine, lambda session: profile_table.save_startups(session, [{**start, "kind": "nap"}], 1.0))
+
+
+def test_state_changes_of_one_transaction_build_on_each_other(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a")
+    steps = [Change("a", "running", "granted", {"members": ["u"]}), Change("a", "done", "target reached")]
+    store.transact(mine, lambda session: jobs.change(session, steps, 8.0))
+    with store.read() as session:
+        job = jobs.get(session, "a")
+        kinds = [(row.kind, row.data["from"]) for row in events.latest(session, 2)]
+    assert (job.state, job.finished_at, job.members) == ("done", 8.0, [])
+    assert kinds == [("job.running", "queued"), ("job.done", "running")]
+
+
+class counted:
+    """The statements that a store sends within a block."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.statements: list[str] = []
+
+    def _note(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+        self.statements.append(statement)
+
+    def __enter__(self) -> list[str]:
+        event.listen(self.store.engine, "before_cursor_execute", self._note)
+        return self.statements
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self.store.engine, "before_cursor_execute", self._note)
