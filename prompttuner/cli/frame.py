@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -54,6 +55,7 @@ def root(
     ] = False,
 ) -> None:
     """Deadline-aware, elastic LLM prompt tuning on Slurm clusters, or on this machine."""
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     context.set_flags({"home": None if home is None else str(home), "backend": backend}, set_ or [])
 
 
@@ -65,6 +67,7 @@ def run(args: Sequence[str]) -> int:
     130 interrupted.
     """
     warnings.showwarning = _show_warning
+    context.set_flags({}, [])
     try:
         app(args=list(args), prog_name="prompttuner")
     except SystemExit as end:
@@ -133,9 +136,9 @@ def _flushed(code: int) -> int:
 
 
 def _broken_pipe() -> int:
-    """The reader (``head``, ``less``) has gone: end quietly, as other tools do."""
+    """The reader (``head``, ``less``) has gone: end quietly, as typer does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return 1
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -40,7 +40,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("submit", "submit", "Submit one job, or a sweep of them.", JOBS),
     Entry("status", "status", "List jobs: state, progress, deadline, GPUs.", JOBS),
     Entry("show", "show", "Show all that is known about a job.", JOBS),
-    Entry("explain", "explain", "Say in words why a job waits, or why it has the GPUs it has.", JOBS),
+    Entry("explain", "show", "Say in words why a job waits, or why it has the GPUs it has.", JOBS),
     Entry("logs", "logs", "Show what happened to a job, and what its workers wrote.", JOBS),
     Entry("result", "result", "Show or copy the tuned prompt of a job.", JOBS),
     Entry("cancel", "change", "Cancel jobs; their checkpoints are kept.", JOBS),

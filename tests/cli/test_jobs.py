@@ -1,0 +1,179 @@
+"""Looking at jobs and changing them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cli_calls import Cli
+from sqlalchemy import update
+
+from prompttuner.db.models import Job
+from prompttuner.db.store import Store
+
+COMMANDS = ["show", "explain", "logs", "result", "cancel", "hold", "release"]
+
+
+def change_row(home: Path, job_id: str, **values: object) -> None:
+    with Store.open(home / "state.db") as store:
+        ownership = store.acquire()
+        store.transact(ownership, lambda session: session.execute(update(Job).where(Job.id == job_id).values(**values)))
+        store.release(ownership)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_job_is_not_found(cli: Cli, held: str, command: str) -> None:
+    done = cli(command, "jnosuchjob")
+    assert done.code == 3
+    assert "'jnosuchjob'" in done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_any_state_a_job_is_not_found(cli: Cli, home: Path, command: str) -> None:
+    assert cli(command, "jx").code == 3
+    assert not (home / "state.db").exists()
+
+
+def test_status_without_any_state_is_empty_and_creates_nothing(cli: Cli, home: Path) -> None:
+    assert cli("status").code == 0
+    assert cli("status", "--json").json["jobs"] == []
+    assert not home.exists()
+
+
+def test_a_job_is_found_by_id_beginning_and_name(cli: Cli, held: str) -> None:
+    for word in (held, held[:5], "held-one"):
+        assert cli("show", word, "--json").json["id"] == held
+
+
+def test_show_and_explain_in_words_and_as_json(cli: Cli, held: str) -> None:
+    shown = cli("show", held)
+    assert "held-one" in shown.out
+    assert "loss<=0.5" in shown.out
+    assert "best effort" in shown.out
+    explained = cli("explain", held)
+    assert f"{held} is held" in explained.out
+    assert cli("explain", held, "--json").json["events"][0]["job"] == held
+
+
+def test_logs_show_events_and_workers_journals_in_order(cli: Cli, held: str, home: Path) -> None:
+    member = home / "spool" / "jobs" / held / "g1" / "agent-abcdefgh"
+    member.mkdir(parents=True)
+    (member / "journal.jsonl").write_text('{"at": 1.0, "what": "step", "loss": 2.5}\n{"at": 2.0, "what": "st')
+    (member / "error.json").write_text(
+        json.dumps({"at": time.time() + 9, "kind": "data", "message": "line 3 is broken"})
+    )
+    lines = cli("logs", held).out.splitlines()
+    assert "loss=2.5" in lines[0]
+    assert "line 3 is broken" in lines[-1]
+    assert any("submit" in line for line in lines[1:-1])
+    assert not any("at=2.0" in line for line in lines)
+    assert json.loads(cli("logs", held, "--json").out.splitlines()[0])["at"] == 1.0
+
+
+def test_following_logs_ends_with_the_job(cli: Cli, held: str) -> None:
+    assert cli("cancel", held).code == 0
+    followed = cli("logs", held, "--follow")
+    assert followed.code == 0
+    assert "cancel" in followed.out
+
+
+def test_update_changes_deadline_and_priority(cli: Cli, held: str) -> None:
+    assert cli("update", held, "--deadline", "2h", "--priority", "5").code == 0
+    job = cli("show", held, "--json").json
+    assert job["priority"] == 5
+    assert 7100 < job["deadline_at"] - time.time() <= 7200
+    assert cli("update", held, "--deadline", "none").code == 0
+    assert cli("show", held, "--json").json["deadline_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "nothing to change"),
+        (["--deadline", "2001-01-01T00:00Z"], "in the past"),
+        (["--deadline", "2031-01-01T00:00"], "no time zone"),
+        (["--priority", "9999"], "--priority"),
+    ],
+)
+def test_a_wrong_update_is_refused(cli: Cli, held: str, args: list[str], says: str) -> None:
+    done = cli("update", held, *args)
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_hold_and_release(cli: Cli, held: str) -> None:
+    assert cli("release", held).code == 0
+    assert cli("show", held, "--json").json["state"] == "queued"
+    again = cli("release", held)
+    assert again.code == 4
+    assert "not held" in again.err
+    assert cli("hold", held).code == 0
+    assert cli("show", held, "--json").json["state"] == "held"
+
+
+def test_cancelling_ends_a_job_once(cli: Cli, held: str) -> None:
+    assert cli("cancel", held, "--json").json[0]["applied"]
+    again = cli("cancel", held)
+    assert again.code == 4
+    assert "has ended (cancelled)" in again.err
+    assert cli("result", held).code == 4
+
+
+def test_one_unknown_job_among_several_changes_none(cli: Cli, held: str) -> None:
+    assert cli("cancel", held, "jnosuchjob").code == 3
+    assert cli("show", held, "--json").json["state"] == "held"
+
+
+def test_scale_sets_and_frees_the_number_of_gpus(cli: Cli, held: str) -> None:
+    assert cli("scale", held, "2").code == 0
+    assert cli("show", held, "--json").json["scale_to"] == 2
+    assert cli("scale", held, "auto").code == 0
+    assert cli("show", held, "--json").json["scale_to"] is None
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [("0", "not a number"), ("many", "not a number"), ("17", "batch size of 16")]
+)
+def test_a_wrong_number_of_gpus_is_refused(cli: Cli, held: str, count: str, says: str) -> None:
+    done = cli("scale", held, count)
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_a_result_is_shown_and_copied(cli: Cli, held: str, home: Path) -> None:
+    now = time.time()
+    change_row(home, held, state="done", finished_at=now, deadline_at=now + 60, step=40, metric=0.4)
+    folder = home / "spool" / "jobs" / held / "result"
+    gone = cli("result", held)
+    assert (gone.code, "no longer at" in gone.err) == (3, True)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"ita": 40, "metric": 0.4}')
+    (folder / "adapter_config.json").write_text("{}")
+    assert cli("result", held, "--json").json["result"]["ita"] == 40
+    assert cli("result", held, "--to", "copy").code == 0
+    assert sorted(path.name for path in Path("copy").iterdir()) == ["adapter_config.json", "result.json"]
+    assert cli("result", held, "--to", "copy").code == 2
+    assert cli("show", held, "--json").json["slo"] == "met"
+    assert "met, " in cli("status").out
+
+
+def test_a_missed_deadline_is_said(cli: Cli, held: str, home: Path) -> None:
+    change_row(home, held, deadline_at=time.time() - 120)
+    assert "missed by 2m" in cli("status").out
+    assert cli("show", held, "--json").json["slo"] == "missed"
+
+
+def test_status_filters_by_state(cli: Cli, held: str) -> None:
+    assert len(cli("status", "--state", "held", "--json").json["jobs"]) == 1
+    assert cli("status", "--state", "done", "--json").json["jobs"] == []
+    wrong = cli("status", "--state", "dead")
+    assert wrong.code == 2
+    assert "states are:" in wrong.err
+
+
+def test_ended_jobs_older_than_a_day_are_listed_on_demand(cli: Cli, held: str, home: Path) -> None:
+    change_row(home, held, state="cancelled", finished_at=time.time() - 2 * 86400)
+    assert cli("status", "--json").json["jobs"] == []
+    assert len(cli("status", "--all", "--json").json["jobs"]) == 1
