@@ -71,14 +71,15 @@ def folders(settings: Settings) -> Iterator[Finding]:
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """The database can be opened, and its password is kept well."""
+    """The database can be opened, and somebody works on it."""
+    from prompttuner.cli import state
     from prompttuner.db.failures import NoDatabase
     from prompttuner.db.place import NETWORK_FILE_SYSTEMS, file_system_of, parse_place
     from prompttuner.db.store import Store
 
     try:
         place = parse_place(settings.database_url)
-        with Store.open(settings.database_url, read_only=True) as store:
+        with Store.open(settings.database_url, read_only=True, retry_s=state.READ_RETRY_S) as store:
             owner = store.owner()
     except NoDatabase:
         yield Finding("database", Verdict.OK, f"{place} does not exist yet: the first submit creates it")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["controller_text", "find_job", "one_job", "open_store", "pending_submits"]
 
+READ_RETRY_S = 5.0
+"""A command that only looks does not wait long for a database that is away."""
+
 
 def open_store() -> Store | None:
     """The database, read-only; None when there is none yet, which is no error for a command that only looks.
@@ -31,7 +34,7 @@ def open_store() -> Store | None:
     from prompttuner.db.store import Store
 
     try:
-        return Store.open(context.settings().database_url, read_only=True)
+        return Store.open(context.settings().database_url, read_only=True, retry_s=READ_RETRY_S)
     except NoDatabase:
         return None
 
