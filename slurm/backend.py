@@ -10,7 +10,10 @@ from typing import Protocol
 
 from prompttuner.errors import BackendError
 
-__all__ = ["AllocationRequest", "Backend", "Native", "Seen", "SubmitRefused", "SubmitUnknown"]
+__all__ = ["NO_ANSWER", "AllocationRequest", "Backend", "Native", "Seen", "SubmitRefused", "SubmitUnknown"]
+
+NO_ANSWER = "NO_ANSWER"
+"""``Seen.native_state`` of an UNKNOWN where the resource manager could not be asked: it says nothing at all."""
 
 
 class Native(StrEnum):

@@ -24,14 +24,12 @@ from prompttuner.slurm.answers import (
     parse_squeue,
     parse_time,
 )
-from prompttuner.slurm.backend import Native, Seen
+from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
 
-__all__ = ["EXITED", "NOT_FOUND", "NO_ANSWER", "VANISHED", "Observer"]
+__all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer"]
 
-NO_ANSWER = "NO_ANSWER"
-"""Word of an UNKNOWN: Slurm could not be asked."""
 NOT_FOUND = "NOT_FOUND"
 """Word of an UNKNOWN: Slurm was asked and does not know it (an intent that never arrived, or sacct is late)."""
 VANISHED = "VANISHED"

@@ -41,7 +41,7 @@ class SlurmBackend:
         self._observer = Observer(
             self.client, settings.spool_dir / "agents", accounting=settings.slurm.accounting, clock=clock
         )
-        self._partition_walltime: float | None = None
+        self._walltimes: dict[str | None, float] = {}
 
     def script(self, request: AllocationRequest) -> Script:
         """What ``submit`` would send; shown by ``render agent`` and ``--dry-run``."""
@@ -90,12 +90,11 @@ class SlurmBackend:
 
         if self._settings.slurm.walltime_s is not None:
             return self._settings.slurm.walltime_s
-        if self._partition_walltime is None or partition is not None:
+        name = partition or self._settings.slurm.partition
+        if name not in self._walltimes:
             try:
-                found = partition_walltime(self.client, partition or self._settings.slurm.partition)
+                self._walltimes[name] = partition_walltime(self.client, name) or DEFAULT_WALLTIME_S
             except ClientError:
-                return DEFAULT_WALLTIME_S
-            if partition is not None:
-                return found or DEFAULT_WALLTIME_S
-            self._partition_walltime = found or DEFAULT_WALLTIME_S
-        return self._partition_walltime
+                # Not asked again by this controller, which must not wait for a Slurm that is away at each tick.
+                self._walltimes[name] = DEFAULT_WALLTIME_S
+        return self._walltimes[name]

@@ -14,13 +14,14 @@ from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
+    from sqlalchemy.orm import Session
 
 __all__ = ["allocation_view", "app"]
 
 app = typer.Typer(help="Show the allocations that are held, and what they cost.")
 
 RECENT = 50
-COLUMNS = ["allocation", "Slurm", "state", "LLM", "GPUs", "job", "since", "idle for", "ends in", "GPU time", "note"]
+COLUMNS = ["allocation", "Slurm", "state", "pool", "GPUs", "job", "since", "idle for", "ends in", "GPU time", "note"]
 
 Which = Annotated[str | None, typer.Argument(metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.")]
 Everything = Annotated[bool, typer.Option("--all", "-a", help="All of them.")]
@@ -69,18 +70,15 @@ def release(which: Which = None, all_: Everything = False, idle: Idle = False) -
     _ask("release_agent", which, all_, idle)
 
 
-def allocation_view(row: Row[Any], now: float) -> dict[str, Any]:
-    """One allocation: times are Unix seconds, ``gpu_seconds`` is all it has cost so far, idle time included."""
+def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
+    """One allocation, of which leases took ``busy_s``. ``gpu_seconds`` is all it has cost, idle time included."""
     status = row.status or {}
-    held = 0.0 if row.started_at is None else max(0.0, (row.ended_at or now) - row.started_at)
-    idle_since = row.idle_since if row.state == "warm" else None
-    if row.state == "warm" and idle_since is None:
-        idle_since = row.state_since
-    running = held - row.busy_s - row.warm_s - row.startup_s if row.ended_at is None else 0.0
-    # What the present state has cost is not booked before it ends.
-    part = "busy_s" if row.job_id else "warm_s" if row.state in {"warm", "draining"} else "startup_s"
-    parts = {"busy_s": row.busy_s, "warm_s": row.warm_s, "startup_s": row.startup_s}
-    parts[part] += max(0.0, running)
+    end = row.ended_at or now
+    held = 0.0 if row.started_at is None else max(0.0, end - row.started_at)
+    startup = 0.0 if row.started_at is None else max(0.0, (row.warm_at or end) - row.started_at)
+    busy = min(busy_s, held - startup)
+    parts = {"busy_s": busy, "startup_s": startup, "warm_s": held - startup - busy}
+    idle_since = row.state_since if row.state == "warm" else None
     return {
         "allocation": row.uuid,
         "native_id": row.native_id,
@@ -120,7 +118,19 @@ def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
         if ended_too:
             ended = allocations.find(session, states=[str(state) for state in ALLOCATION_ENDED], limit=RECENT)
             rows = [*reversed(ended), *rows]
-        return [allocation_view(row, now) for row in rows]
+        busy = _busy(session, [row.uuid for row in rows], now)
+        return [allocation_view(row, busy.get(row.uuid, 0.0), now) for row in rows]
+
+
+def _busy(session: Session, uuids: list[str], now: float) -> dict[str, float]:
+    """Seconds each allocation has spent on leases."""
+    from sqlalchemy import func, select
+
+    from prompttuner.db.models import Lease
+
+    seconds = func.sum(func.coalesce(Lease.ended_at, now) - Lease.granted_at)
+    query = select(Lease.allocation, seconds).where(Lease.allocation.in_(uuids)).group_by(Lease.allocation)
+    return {uuid: float(total) for uuid, total in session.execute(query)}
 
 
 def _row(view: dict[str, Any], now: float) -> list[str]:
@@ -135,7 +145,7 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
         view["allocation"][:8],
         view["native_id"] or "-",
         view["state"],
-        view["model"].rstrip("/").rsplit("/", 1)[-1],
+        view["pool"],
         str(view["gpus"]),
         view["job"] or "-",
         format_duration(max(0.0, now - view["state_since"])),

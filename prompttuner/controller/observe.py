@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompttuner.controller.facts import AgentFacts, JobFacts
 from prompttuner.controller.tx import Tx
-from prompttuner.slurm.backend import Native, Seen
+from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
 from prompttuner.slurm.spool import PROTOCOL, AgentStatus
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
 
@@ -111,7 +111,12 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
             allocation.started_at = view.start_at or tx.now
             tx.learn(allocation, "queue", max(0.0, allocation.started_at - (allocation.submitted_at or tx.now)))
         tx.allocation_state(allocation, _A.STARTING, "Slurm has started it")
-    elif view.state == Native.UNKNOWN and state == _A.INTENT and tx.now - allocation.created_at > ABANDON_AFTER_S:
+    elif (
+        view.state == Native.UNKNOWN
+        and view.native_state != NO_ANSWER  # Slurm is away: nothing is known of it, so nothing is given up
+        and state == _A.INTENT
+        and tx.now - allocation.created_at > ABANDON_AFTER_S
+    ):
         tx.abandon_allocation(allocation, "neither Slurm nor the spool knows it: it was never submitted")
 
 

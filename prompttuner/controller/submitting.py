@@ -13,6 +13,7 @@ from prompttuner.db.models import Allocation
 from prompttuner.files import make_private_dir, write_json
 from prompttuner.policy.snapshot import SiteLimits
 from prompttuner.slurm.backend import AllocationRequest, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.slurm_backend import SlurmBackend
 from prompttuner.slurm.spool import AgentSettings
 from prompttuner.states import AllocationState
 
@@ -63,7 +64,11 @@ def hours_left(ctx: Context, budget: float | None) -> float:
 
 def walltime_s(ctx: Context) -> float | None:
     s = ctx.settings
-    return s.local.walltime_s if s.backend == "local" else s.slurm.walltime_s
+    if s.backend == "local":
+        return s.local.walltime_s
+    # An agent must know its end, so where the user says nothing the partition is asked.
+    found: float | None = ctx.backend.walltime_s() if isinstance(ctx.backend, SlurmBackend) else s.slurm.walltime_s
+    return found
 
 
 def submit_intents(ctx: Context, uuids: Sequence[str]) -> int:

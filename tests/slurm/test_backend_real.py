@@ -12,8 +12,8 @@ import slurm_entry
 from slurm_cluster import Cluster
 
 from prompttuner.config import Settings, SlurmSettings
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
-from prompttuner.slurm.observe import EXITED, NO_ANSWER, NOT_FOUND, VANISHED
+from prompttuner.slurm.backend import NO_ANSWER, AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.observe import EXITED, NOT_FOUND, VANISHED
 from prompttuner.slurm.slurm_backend import SlurmBackend
 
 pytestmark = pytest.mark.slurm
