@@ -44,8 +44,9 @@ def _lender(work: Pass, pool: int, members: int, seconds: float) -> int | None:
     profile = snapshot.pools[pool]
     running = (jobs.phase == JobPhase.RUNNING) & (jobs.pool == pool) & (guess.members >= members)
     pause = seconds + profile.warm_s + 3 * snapshot.tick_s
-    slack = jobs.deadline - work.ends - pause - work.margin_s
-    fits = np.flatnonzero(running & ~jobs.best_effort & (slack > 0) & np.isfinite(jobs.deadline))
+    due = np.where(np.isfinite(jobs.deadline), jobs.deadline, -1e18)
+    slack = due - work.ends - pause - work.margin_s
+    fits = np.flatnonzero(running & ~jobs.best_effort & (slack > 0))
     for row in fits[np.lexsort((fits, -slack[fits]))].tolist():
         if row not in work.touched and row not in work.leaving:
             return int(row)

@@ -43,6 +43,13 @@ class Sbatch:
         shadow: tuple[float, int] | None = None
         for row in waiting[np.lexsort((waiting, jobs.submit[waiting]))].tolist():
             mine = own.get(row, [])
+            lost = max(int(jobs.min_gpus[row]), 1) - len(mine)
+            if mine and lost > 0:
+                again = min(lost, free)
+                free -= again
+                why = Why("job {} lost GPUs before it started and needs {} more", jobs.id[row], lost)
+                actions.extend(Request(int(jobs.pool[row]), why, jobs.id[row]) for _ in range(again))
+                continue
             if mine:
                 self._start(snapshot, guess, row, mine, actions)
                 continue

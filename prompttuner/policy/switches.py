@@ -29,13 +29,13 @@ class Switches:
     """A warm agent may load another LLM."""
     caution: float = 0.5
     """Where between the median (0) and the planning quantile (1) of the remaining work deadlines are planned."""
-    patience: float = 0.5
+    patience: float = 0.8
     """Share of a job's slack that waiting for a warm GPU may use up."""
-    keep: float = 1.0
+    keep: float = 0.75
     """Idle agents are kept for this many times the cost of warming them again (1: ski rental, 2-competitive)."""
-    boost_gain: float = 0.85
+    boost_gain: float = 0.9
     """Least speed-up that one more idle GPU must bring a running job."""
-    boost_s: float = 20.0
+    boost_s: float = 30.0
     """Least predicted seconds left of a job that is given an idle GPU."""
     wait_s: float = 60.0
     """How long best-effort jobs wait for a warm GPU before a cold one is asked for."""

@@ -141,7 +141,7 @@ class World:
         """A job is submitted now."""
         options, pool = self.options, self.pool_of[trace.llm]
         job = SimJob(trace, pool)
-        bank = options.bank and trace.bank_factor < 1.0
+        bank = options.bank
         error = math.exp(self.rng.normal(0.0, options.predict_sigma)) if options.predict_sigma else 1.0
         values = {
             "pool": pool, "phase": JobPhase.WAITING, "submit": trace.submit_s, "deadline": trace.deadline_s,

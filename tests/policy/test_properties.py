@@ -1,0 +1,156 @@
+"""What must hold of every policy, whatever the site and the jobs: checked on each plan of random simulations."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from prompttuner.policy import get
+from prompttuner.policy.plan import Assign, Demote, Reject, Release, Request, Restore, Stop, SwitchModel
+from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.profiles import stated
+from prompttuner.sim import SimOptions, simulate
+from prompttuner.trace.job import TraceJob
+
+POLICIES = ["edf", "infless", "sbatch", "prompttuner"]
+QUICK = settings(
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
+)
+
+
+class Checked:
+    """Wraps a policy and checks each of its plans against the snapshot it was made from."""
+
+    def __init__(self, inner):
+        self.inner, self.name, self.plans = inner, inner.name, 0
+
+    def plan(self, snapshot):
+        plan = self.inner.plan(snapshot)
+        again = self.inner.plan(snapshot)
+        assert plan.actions == again.actions and plan.wake_at == again.wake_at
+        assert dict(plan.notes) == dict(again.notes)
+        check(plan, snapshot)
+        self.plans += 1
+        return plan
+
+
+def check(plan, snapshot):
+    jobs, agents = snapshot.jobs, snapshot.agents
+    job_row = {name: i for i, name in enumerate(jobs.id)}
+    agent_row = {name: i for i, name in enumerate(agents.id)}
+    given_to, gone, assigned = {}, set(), set()
+    requests = 0
+    for action in plan.actions:
+        assert str(action.reason).strip(), action
+        if isinstance(action, Assign):
+            row = job_row[action.job]
+            assert action.job not in assigned, "a job is assigned twice"
+            assigned.add(action.job)
+            assert jobs.phase[row] != JobPhase.HELD
+            n = len(action.agents)
+            assert n == 0 or jobs.min_gpus[row] <= n <= jobs.max_gpus[row]
+            for name in action.agents:
+                a = agent_row[name]
+                assert given_to.setdefault(name, action.job) == action.job, "a GPU is given twice"
+                mine = agents.phase[a] == AgentPhase.BUSY and agents.job[a] == row
+                assert agents.phase[a] == AgentPhase.WARM or mine
+                assert agents.pool[a] == jobs.pool[row]
+        elif isinstance(action, Release):
+            assert agents.phase[agent_row[action.agent]] in (
+                AgentPhase.REQUESTED,
+                AgentPhase.STARTING,
+                AgentPhase.WARM,
+            )
+            assert action.agent not in gone
+            gone.add(action.agent)
+        elif isinstance(action, SwitchModel):
+            assert agents.phase[agent_row[action.agent]] == AgentPhase.WARM
+            assert action.agent not in gone and 0 <= action.pool < len(snapshot.pools)
+            gone.add(action.agent)
+        elif isinstance(action, Request):
+            requests += 1
+        else:
+            assert isinstance(action, Demote | Restore | Reject | Stop) and action.job in job_row
+    assert not gone & set(given_to), "an agent is both released and given"
+    limits = snapshot.limits
+    assert requests <= limits.requests_now
+    assert int(agents.gpus.sum()) + requests <= limits.gpus or requests == 0
+    assert agents.n + requests <= limits.allocations or requests == 0
+    for note in plan.notes.values():
+        assert str(note).strip()
+    assert plan.wake_at > snapshot.now or math.isinf(plan.wake_at) or plan.actions
+
+
+@st.composite
+def traces(draw):
+    n = draw(st.integers(1, 25))
+    jobs = []
+    for i in range(n):
+        low = draw(st.sampled_from([1, 1, 1, 2]))
+        submit = draw(st.floats(0, 300))
+        work = draw(st.floats(5, 400))
+        multiple = draw(st.sampled_from([0.1, 0.5, 1.0, 1.5, math.inf]))
+        jobs.append(
+            TraceJob(
+                id=f"j{i}",
+                submit_s=submit,
+                llm=draw(st.sampled_from(["gpt2-base", "gpt2-large", "vicuna-7b"])),
+                iters=work / 0.5,
+                step_s=0.5,
+                deadline_s=submit + multiple * work,
+                min_gpus=low,
+                max_gpus=draw(st.integers(low, 8)),
+                bank_factor=draw(st.floats(0.2, 1.2)),
+                priority=draw(st.integers(0, 2)),
+                stop_on_miss=draw(st.sampled_from([False, False, True])),
+            )
+        )
+    return jobs
+
+
+@st.composite
+def sites(draw):
+    return SimOptions(
+        gpus=draw(st.integers(2, 12)),
+        tick_s=draw(st.sampled_from([0.5, 1.0, 10.0])),
+        bank=draw(st.booleans()),
+        warm_pool=draw(st.booleans()),
+        predict_sigma=draw(st.sampled_from([0.0, 0.3])),
+        start_sigma=draw(st.sampled_from([0.0, 0.3])),
+        losses_per_gpu_hour=draw(st.sampled_from([0.0, 0.0, 10.0])),
+        walltime_s=draw(st.sampled_from([math.inf, 500.0])),
+        idle_limit_s=draw(st.sampled_from([60.0, 600.0])),
+        horizon_s=1e6,
+    )
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(jobs=traces(), site=sites())
+@QUICK
+def test_every_plan_is_legal_and_every_job_ends(name, jobs, site):
+    profiles = stated({job.llm for job in jobs})
+    policy = Checked(get(name))
+    result = simulate(jobs, profiles, policy, site)
+    ended = [math.isfinite(job.end_s) or job.stopped or job.rejected for job in result.jobs]
+    assert all(ended) and len(ended) == len(jobs)
+    assert policy.plans == result.plans
+    assert result.cost_s <= site.gpus * result.end_s + 1e-6
+    stoppable = {job.id for job in jobs if job.stop_on_miss}
+    assert all(job.id in stoppable for job in result.jobs if job.stopped)
+
+
+@given(jobs=traces(), site=sites(), seed=st.integers(0, 3))
+@QUICK
+def test_switched_off_rules_stay_legal(jobs, site, seed):
+    rules = ["bank", "warm_pool", "delay", "resize", "rescue", "boost", "forecast", "switch"]
+    off = {rule: bool(np.random.default_rng([seed, i]).integers(0, 2)) for i, rule in enumerate(rules)}
+    result = simulate(jobs, stated({job.llm for job in jobs}), Checked(get("prompttuner", **off)), site)
+    assert len(result.jobs) == len(jobs)
+    if not off["resize"]:
+        assert sum(job.pauses for job in result.jobs) == 0
