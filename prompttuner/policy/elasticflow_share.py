@@ -12,6 +12,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeAlias
 
 __all__ = ["EfJob", "Free", "Placement", "align", "left_over", "place", "place_all"]
 
@@ -113,24 +115,43 @@ def place(job: EfJob, free: Free, now: float, slot: float, first: int = -1) -> P
             return Placement(tuple(head), real_end, end, real_end > job.deadline, math.inf)
         left -= done * job.rates[first]
         begin = until
-    edges, values = _window(free, begin, due)
-    found = _share(job, edges, values, left, due)
+    window = _window(free, begin, due)
+    found = _share(job, window, left, due)
     if found is None:
-        return _late(job, free, edges, values, left, head, (now, begin, due), slot, first)
-    return _in_time(job, edges, values, left, head, found, slot)
+        at, left = _until_due(job, window, left, head, max(due, begin))
+        return _late(job, free, at, left, head, first, (now, slot))
+    return _in_time(job, window, left, head, found, slot)
 
 
-def place_all(jobs: Sequence[EfJob], gpus: int, now: float, slot: float) -> tuple[Free, bool]:
-    """Plan all jobs from an empty cluster, by deadline; returns what stays free, and whether all end in time."""
+def place_all(
+    jobs: Sequence[EfJob], gpus: int, now: float, slot: float, put_off: float = math.inf
+) -> tuple[Free, list[EfJob]]:
+    """Plan all jobs from an empty cluster, by deadline; returns what stays free, and the jobs that will be late.
+
+    Args:
+        put_off: plan jobs that will be late after all others, as if due so many seconds from now; inf leaves them
+            where their deadline puts them, with all the GPUs they can use.
+    """
     free = Free([now], [gpus])
-    timely = True
+    late: list[EfJob] = []
     for job in sorted(jobs, key=lambda job: job.deadline):
         plan = place(job, free, now, slot)
-        free = free.with_plan(plan, -1)
-        job.placement = plan
-        job.gpus = plan.segments[0][1] if plan.segments[0][0] <= now else 0
-        timely = timely and not plan.late
-    return free, timely
+        if plan.late:
+            late.append(job)
+        if plan.late and put_off < math.inf:
+            continue
+        free = _take(job, plan, free, now)
+    if put_off < math.inf:
+        for job in late:
+            job.deadline = now + put_off
+            free = _take(job, place(job, free, now, slot), free, now)
+    return free, late
+
+
+def _take(job: EfJob, plan: Placement, free: Free, now: float) -> Free:
+    job.placement = plan
+    job.gpus = plan.segments[0][1] if plan.segments[0][0] <= now else 0
+    return free.with_plan(plan, -1)
 
 
 @dataclass(order=True, slots=True)
@@ -145,7 +166,14 @@ class _Raise:
 
 
 def left_over(
-    jobs: Sequence[EfJob], free: Free, gpus: int, now: float, slot: float, diminishing: bool, lazy: bool = False
+    jobs: Sequence[EfJob],
+    free: Free,
+    gpus: int,
+    *,
+    now: float,
+    slot: float,
+    diminishing: bool,
+    lazy: bool = False,
 ) -> Free:
     """Raise jobs by one level at a time from now to the next change, while GPUs are free.
 
@@ -218,7 +246,11 @@ def _apply(raised: _Raise) -> Free:
     return raised.free.with_plan(raised.plan, -1)
 
 
-def _window(free: Free, begin: float, due: float) -> tuple[list[float], list[int]]:
+_Segment: TypeAlias = tuple[float, int]
+_Window: TypeAlias = tuple[list[float], list[int]]
+
+
+def _window(free: Free, begin: float, due: float) -> _Window:
     """Edges and values of the free GPUs within [begin, due)."""
     if begin >= due:
         return [], []
@@ -229,16 +261,16 @@ def _window(free: Free, begin: float, due: float) -> tuple[list[float], list[int
     return [begin, *free.times[i + 1 : j]], free.values[i:j]
 
 
-def _share(job: EfJob, edges: list[float], values: list[int], left: float, due: float) -> tuple[int, int] | None:
+def _share(job: EfJob, window: _Window, left: float, due: float) -> tuple[int, int] | None:
     """(level index, first segment that needs it), or None when no level is enough."""
-    levels, rates = job.levels, job.rates
-    fits = [fit(levels, value) for value in values]
-    for q in range(len(levels)):
+    edges, values = window
+    fits = [fit(job.levels, value) for value in values]
+    for q in range(len(job.levels)):
         end, done = due, 0.0
         for k in range(len(edges) - 1, -1, -1):
             level = min(q, fits[k])
             if level >= 0:
-                done += ((job.deadline if end == due else end) - edges[k]) * rates[level]
+                done += ((job.deadline if end == due else end) - edges[k]) * job.rates[level]
                 if done >= left:
                     return q, k
             end = edges[k]
@@ -246,14 +278,10 @@ def _share(job: EfJob, edges: list[float], values: list[int], left: float, due: 
 
 
 def _in_time(
-    job: EfJob,
-    edges: list[float],
-    values: list[int],
-    left: float,
-    head: list[tuple[float, int]],
-    found: tuple[int, int],
-    slot: float,
+    job: EfJob, window: _Window, left: float, head: list[_Segment], found: tuple[int, int], slot: float
 ) -> Placement:
+    """The plan of a share: level below it before the segment that needs it, and up to the end of the work."""
+    edges, values = window
     q, point = found
     segments = list(head)
     usable = max(k for k, value in enumerate(values) if value >= job.levels[0])
@@ -274,49 +302,46 @@ def _in_time(
     raise AssertionError("no stretch of time with a GPU, although its share was found there")
 
 
-def _late(
-    job: EfJob,
-    free: Free,
-    edges: list[float],
-    values: list[int],
-    left: float,
-    head: list[tuple[float, int]],
-    when: tuple[float, float, float],
-    slot: float,
-    first: int,
-) -> Placement:
-    """As much as there is before the deadline and after it, until the work is done."""
-    now, begin, due = when
-    segments = list(head)
+def _until_due(job: EfJob, window: _Window, left: float, head: list[_Segment], at: float) -> tuple[float, float]:
+    """Give a job that will miss all it can use until its deadline; returns (time, work left)."""
+    edges, values = window
     for k, edge in enumerate(edges):
         level = fit(job.levels, values[k])
-        segments.append((edge, job.levels[level] if level >= 0 else 0))
+        head.append((edge, job.levels[level] if level >= 0 else 0))
         if level >= 0:
             until = edges[k + 1] if k + 1 < len(edges) else job.deadline
             left = max(left - (until - edge) * job.rates[level], 1e-9)
-    at = max(due, begin)
+    return at, left
+
+
+def _late(
+    job: EfJob,
+    free: Free,
+    at: float,
+    left: float,
+    segments: list[_Segment],
+    first: int,
+    when: tuple[float, float],
+) -> Placement:
+    """As much as there is from the deadline on, until the work is done; ``when`` is (now, slot)."""
     while True:
         i = bisect_right(free.times, at) - 1
         last = i + 1 >= len(free.times)
-        level = fit(job.levels, free.values[i])
-        if last and first >= 0:
-            level = first
+        level = first if last and first >= 0 else fit(job.levels, free.values[i])
+        segments.append((at, job.levels[level] if level >= 0 else 0))
         if level >= 0:
-            real_end = math.ceil(at + left / job.rates[level])
-            segments.append((at, job.levels[level]))
-            if last or (free.times[i + 1] - at) * job.rates[level] >= left:
-                return Placement(
-                    tuple(segments), real_end, align(now, real_end, slot), True, _change(segments, math.inf)
-                )
-            left -= (free.times[i + 1] - at) * job.rates[level]
-        else:
-            segments.append((at, 0))
+            until = math.inf if last else free.times[i + 1]
+            if (until - at) * job.rates[level] >= left:
+                real_end = math.ceil(at + left / job.rates[level])
+                end = align(when[0], real_end, when[1])
+                return Placement(tuple(segments), real_end, end, True, _change(segments, math.inf))
+            left -= (until - at) * job.rates[level]
         at = free.times[i + 1]
 
 
-def _change(segments: list[tuple[float, int]], follow: float) -> float:
+def _change(segments: list[_Segment], follow: float) -> float:
     """When the size first differs from the one before."""
-    for (_, before), (begin, gpus) in zip(segments, segments[1:], strict=False):
+    for (_, before), (begin, gpus) in pairwise(segments):
         if gpus != before:
             return begin
     return follow

@@ -11,6 +11,8 @@ __all__ = ["POLICIES", "get"]
 
 POLICIES = {
     "edf": ("prompttuner.policy.edf", "Edf"),
+    "elasticflow": ("prompttuner.policy.elasticflow", "ElasticFlow"),
+    "elasticflow-fixed": ("prompttuner.policy.elasticflow", "ElasticFlowFixed"),
     "infless": ("prompttuner.policy.infless", "Infless"),
     "sbatch": ("prompttuner.policy.sbatch", "Sbatch"),
     "prompttuner": ("prompttuner.policy.prompttuner", "PromptTuner"),

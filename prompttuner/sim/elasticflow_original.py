@@ -70,8 +70,8 @@ class _Cluster:
     def admit(self, arrivals: list[EfJob], now: float) -> None:
         """The released code rejects all arrivals of a slot together if any job, old or new, would miss."""
         for group in [[job] for job in arrivals] if self.one_by_one else [arrivals]:
-            _, timely = place_all([job.plan for job in self.jobs] + group, self.gpus, now, self.slot)
-            if timely:
+            _, late = place_all([job.plan for job in self.jobs] + group, self.gpus, now, self.slot)
+            if not late:
                 self.jobs += [_Running(job) for job in group]
             else:
                 self.result.rejected += [job.id for job in group]
@@ -81,7 +81,7 @@ class _Cluster:
         plans = [job.plan for job in self.jobs]
         free, _ = place_all(plans, self.gpus, now, self.slot)
         order = sorted(plans, key=lambda p: p.deadline)
-        left_over(order, free, self.gpus, now, self.slot, self.diminishing, self.lazy)
+        left_over(order, free, self.gpus, now=now, slot=self.slot, diminishing=self.diminishing, lazy=self.lazy)
         restart = self.result.events > 0 and self.result.events % int(self.slot) == 0
         known = self._pack()
         if restart:
