@@ -40,9 +40,8 @@ def main() -> int:
     throughputs = read_throughputs(folder / "throughputs_A100")
     speedups = speedups_of(throughputs)
     out: dict[str, object] = {"cores": os.cpu_count(), "command": "python benchmarks/elasticflow.py --json"}
-    print(
-        f"{'195job.csv':24}{'GPUs':>6}{'met':>6}{'printed':>9}{'diff %':>8}{'GPU-h':>8}{'printed':>9}{'diff %':>8}{'s':>7}"
-    )
+    heads = ("195job.csv", "GPUs", "met", "printed", "diff %", "GPU-h", "printed", "diff %", "s")
+    print("".join(f"{head:>{width}}" for head, width in zip(heads, (24, 6, 6, 9, 8, 8, 9, 8, 7), strict=True)))
     jobs = import_elasticflow(folder / "195job.csv", throughputs).require_clean().jobs
     for (gpus, fixed), (met, hours) in PRINTED.items():
         if args.quick and gpus > 128:
