@@ -64,6 +64,8 @@ def backup(source: str | Path, path: Path) -> None:
     """
     if path.exists():
         raise DatabaseError(f"{path} exists already: give a new name")
+    if not path.parent.is_dir():
+        raise DatabaseError(f"the backup {path} cannot be written: there is no folder {path.parent}")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
         with Store.open(source, read_only=True) as old:

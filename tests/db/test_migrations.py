@@ -1,0 +1,123 @@
+"""Every released revision, with data in it, comes up to date; what the models say is what the migrations make."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.script import ScriptDirectory
+from filled_store import everything, fill
+from sqlalchemy import text
+
+from prompttuner.db import Store, schema
+from prompttuner.db.integrity import check
+from prompttuner.errors import DatabaseError, NotOwner
+
+REVISIONS = Path(__file__).parent / "revisions"
+STALE = (
+    "revision {0} differs from its saved text: if {0} is not released yet, run `python tests/db/revisions/make.py`; "
+    "if it is, leave it alone and add a revision"
+)
+
+
+def load(url: str, revision: str) -> None:
+    """Make the database that a version of this revision left behind."""
+    if "://" in url:
+        with psycopg.connect(url, autocommit=True) as raw:
+            raw.execute((REVISIONS / f"{revision}.postgres.sql").read_text())  # type: ignore[arg-type]
+        return
+    with sqlite3.connect(url) as raw:
+        raw.executescript((REVISIONS / f"{revision}.sqlite.sql").read_text())
+    raw.close()
+
+
+def test_the_known_revisions_are_those_of_the_migrations() -> None:
+    scripts = ScriptDirectory.from_config(schema.alembic_config())
+    assert [script.revision for script in reversed(list(scripts.walk_revisions()))] == list(schema.REVISIONS)
+    assert scripts.get_heads() == [schema.HEAD]
+    for revision in schema.REVISIONS:
+        for kind in ("sqlite", "postgres"):
+            assert (REVISIONS / f"{revision}.{kind}.sql").exists()
+
+
+@pytest.mark.parametrize("revision", schema.REVISIONS)
+def test_a_database_of_any_revision_comes_up_to_date_with_its_data(url: str, tmp_path: Path, revision: str) -> None:
+    load(url, revision)
+    before, after = Store.upgrade_at(url)
+    assert (before, after) == (revision, schema.HEAD)
+    with Store.open(url, notes_dir=tmp_path) as store:
+        assert not [finding for finding in check(store) if finding.serious], STALE.format(revision)
+        upgraded = everything(store)
+    reference = tmp_path / "reference.db"
+    with Store.open(reference, create=True) as fresh:
+        fill(fresh)
+        expected = everything(fresh)
+    del upgraded["meta"], expected["meta"]  # each database has its own home id
+    assert upgraded == expected, STALE.format(revision)
+
+
+@pytest.fixture
+def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A future version of this package, with one revision more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(Path(schema.__file__).parent / "migrations", folder)
+    (folder / "versions" / "r0002_test.py").write_text(
+        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "0002"\n'
+        f'down_revision = "{schema.HEAD}"\n\n\ndef upgrade():\n'
+        '    op.add_column("jobs", sa.Column("colour", sa.Text(), server_default="blue", nullable=False))\n'
+    )
+    original = schema.alembic_config
+
+    def config() -> object:
+        found = original()
+        found.set_main_option("script_location", str(folder))
+        return found
+
+    monkeypatch.setattr(schema, "alembic_config", config)
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
+    monkeypatch.setattr(schema, "HEAD", "0002")
+    yield "0002"
+
+
+def test_an_upgrade_is_asked_for_keeps_the_data_and_fences_the_old_controller(
+    url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with Store.open(url, create=True, notes_dir=tmp_path) as store:
+        fill(store)
+        before = everything(store)
+        controller = store.acquire()
+        request.getfixturevalue("next_revision")
+        with pytest.raises(DatabaseError, match=f"older schema {schema.REVISIONS[0]}: run `prompttuner db upgrade`"):
+            Store.open(url, create=True)
+        with pytest.raises(DatabaseError, match="db upgrade"):
+            Store.open(url, read_only=True)
+        assert Store.upgrade_at(url) == (schema.REVISIONS[0], "0002")
+        assert Store.upgrade_at(url) == ("0002", "0002")
+        with pytest.raises(NotOwner):
+            store.transact(controller, lambda session: None)
+        with Store.open(url, notes_dir=tmp_path) as new:
+            assert everything(new) == before
+            with new.read() as session:
+                assert session.execute(text("SELECT DISTINCT colour FROM jobs")).scalars().all() == ["blue"]
+            assert new.acquire().generation > controller.generation
+
+
+def test_a_failing_migration_changes_nothing(url: str, tmp_path: Path, next_revision: str) -> None:
+    script = tmp_path / "migrations" / "versions" / "r0002_test.py"
+    good = script.read_text()
+    script.unlink()
+    shutil.rmtree(script.parent / "__pycache__", ignore_errors=True)
+    load(url, "0001")
+    script.write_text(good + '    op.execute("INSERT INTO no_such_table VALUES (1)")\n')
+    with pytest.raises(DatabaseError, match="no_such_table"):
+        Store.upgrade_at(url)
+    script.write_text(re.sub(r"colour", "color", good))
+    shutil.rmtree(script.parent / "__pycache__", ignore_errors=True)
+    assert Store.upgrade_at(url) == ("0001", next_revision)
+    with Store.open(url, notes_dir=tmp_path) as store, store.read() as session:
+        assert session.execute(text("SELECT DISTINCT color FROM jobs")).scalars().all() == ["blue"]
