@@ -46,6 +46,9 @@ class Choice:
     ranking: list[int]
     """Best first; empty when nothing could be scored."""
     scores: dict[int, float]
+    """Mean loss of each on the samples it has seen."""
+    seen: dict[int, int]
+    """How many samples that were."""
     evaluations: int
     cut_short: bool
     """The budget ended before the strategy did."""
@@ -83,7 +86,8 @@ def choose(
     except OutOfBudget:
         cut_short = True
     ranking = ledger.ranking()
-    return Choice(ranking, {c: ledger.mean(c) for c in ranking}, ledger.evaluations, cut_short, rounds)
+    seen = {c: len(ledger.losses[c]) for c in ranking}
+    return Choice(ranking, {c: ledger.mean(c) for c in ranking}, seen, ledger.evaluations, cut_short, rounds)
 
 
 def full_cost(layers: Layers, samples: int) -> int:

@@ -1,0 +1,194 @@
+"""The candidates of one lookup: entries of all banks the job may read, in two layers, and the job's own texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+from prompttuner.bank import clusters
+from prompttuner.bank.entry import BadEntry, Entry
+from prompttuner.bank.features import DEFAULT_RECIPE, compute_features, embed_text
+from prompttuner.bank.fitting import fit_length
+from prompttuner.bank.folder import Bank, Shelf
+from prompttuner.bank.index import load_index, refresh
+from prompttuner.bank.strategies import Layers
+from prompttuner.errors import PromptTunerError
+from prompttuner.tuning.model import LoadedModel
+
+__all__ = ["Candidates", "gather"]
+
+PIECE = 32
+"""Prompts whose missing features are computed between two looks at the clock."""
+MAX_ALONE = 64
+"""Entries without features that are looked at as clusters of their own; more would make every lookup brute force."""
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Numbered candidates 0..N-1 with their two layers."""
+
+    loaded: LoadedModel
+    length: int | None
+    """Tokens that the job's prompt must have; None: each keeps its own."""
+    names: list[str] = field(default_factory=list)
+    """Entry id, or ``own text``, or ``vocab``."""
+    shelves: list[Shelf | None] = field(default_factory=list)
+    layers: Layers = field(default_factory=lambda: Layers([], []))
+    notes: list[str] = field(default_factory=list)
+    """What was left out or refused, and why."""
+    _tensors: dict[int, Tensor | None] = field(default_factory=dict)
+    _entries: dict[int, Entry] = field(default_factory=dict)
+
+    def add_own(self, name: str, tensor: Tensor) -> int:
+        """A candidate that is in no bank; it takes part in the last round."""
+        number = len(self.names)
+        self.names.append(name)
+        self.shelves.append(None)
+        self._tensors[number] = fit_length(tensor, self.length)
+        self.layers = Layers(self.layers.medoids, self.layers.members, [*self.layers.always, number])
+        return number
+
+    def entry(self, number: int) -> Entry | None:
+        """A candidate's description; None for one that is in no bank, or is refused."""
+        shelf = self.shelves[number]
+        if shelf is None:
+            return None
+        if number not in self._entries:
+            try:
+                self._entries[number] = shelf.read(self.names[number])
+            except PromptTunerError as error:
+                self.notes.append(f"entry {self.names[number][:12]} refused: {error}")
+                return None
+        return self._entries[number]
+
+    def prompt(self, number: int) -> Tensor | None:
+        """A candidate's embeddings (tokens, width) at the job's length; None when it is refused."""
+        if number not in self._tensors:
+            raw = self.raw_prompt(number)
+            self._tensors[number] = None if raw is None else fit_length(raw, self.length)
+        return self._tensors[number]
+
+    def raw_prompt(self, number: int) -> Tensor | None:
+        """The same at its own length."""
+        entry, shelf = self.entry(number), self.shelves[number]
+        if entry is None or shelf is None:
+            return None
+        if entry.kind == "text":
+            return embed_text(self.loaded, entry.text)
+        try:
+            return from_numpy(shelf.prompt(entry, self.loaded.hidden))
+        except BadEntry as error:
+            self.notes.append(f"entry {entry.id[:12]} refused: {error}")
+            return None
+
+
+def gather(
+    loaded: LoadedModel,
+    model: str,
+    bank_dirs: Sequence[Path],
+    length: int | None,
+    *,
+    stop: Callable[[], bool],
+    recipe: str = DEFAULT_RECIPE,
+) -> Candidates:
+    """All entries for an LLM in these banks, with features computed for those that lack them while time allows.
+
+    Newly computed features are written back where the bank may be written. Nothing here raises for a bad bank or entry:
+    what cannot be used is named in ``notes``.
+    """
+    found = Candidates(loaded, length)
+    medoids: list[int] = []
+    members: list[list[int]] = []
+    seen: set[str] = set()
+    for folder in bank_dirs:
+        try:
+            shelf = Bank.open(folder).shelf(model)
+            _gather_shelf(found, shelf, seen, (medoids, members), stop=stop, recipe=recipe)
+        except (PromptTunerError, OSError) as error:
+            found.notes.append(f"bank {folder} not used: {error}")
+    found.layers = Layers(medoids, members)
+    return found
+
+
+def _gather_shelf(
+    found: Candidates,
+    shelf: Shelf,
+    seen: set[str],
+    layers: tuple[list[int], list[list[int]]],
+    *,
+    stop: Callable[[], bool],
+    recipe: str,
+) -> None:
+    index = load_index(shelf)
+    ids = [entry_id for entry_id in shelf.ids() if entry_id not in seen]
+    seen.update(ids)
+    first = len(found.names)
+    found.names += ids
+    found.shelves += [shelf] * len(ids)
+    current = index.recipe == recipe and index.known.any()
+    rows = {n: index.rows[i] for n, i in enumerate(ids) if current and i in index.rows and index.known[index.rows[i]]}
+    missing = [n for n in range(len(ids)) if n not in rows]
+    made = _missing_features(found, [first + n for n in missing], stop, recipe)
+    groups = _groups(index.features, index.clusters, rows, {n - first: vector for n, vector in made.items()})
+    alone = [n for n in missing if first + n not in made]
+    if len(alone) > MAX_ALONE:
+        found.notes.append(f"{len(alone) - MAX_ALONE} entries without features left out: no time to compute them")
+    groups += [(n, [n]) for n in alone[:MAX_ALONE]]
+    for medoid, group in groups:
+        layers[0].append(first + medoid)
+        layers[1].append([first + n for n in group])
+    if made:
+        try:
+            refresh(shelf, {found.names[n]: vector for n, vector in made.items()}, recipe)
+        except OSError as error:
+            found.notes.append(f"computed features not kept: {error.strerror}")
+
+
+def _missing_features(
+    found: Candidates, numbers: list[int], stop: Callable[[], bool], recipe: str
+) -> dict[int, NDArray[np.float32]]:
+    """Features of these candidates, as far as time allows."""
+    made: dict[int, NDArray[np.float32]] = {}
+    for start in range(0, len(numbers), PIECE):
+        if stop():
+            break
+        tensors = {n: raw for n in numbers[start : start + PIECE] if (raw := found.raw_prompt(n)) is not None}
+        if tensors:
+            vectors = compute_features(found.loaded, list(tensors.values()), recipe)
+            made.update(zip(tensors, vectors, strict=True))
+    return made
+
+
+def _groups(
+    features: NDArray[np.float32],
+    known: clusters.Clusters,
+    rows: dict[int, int],
+    made: dict[int, NDArray[np.float32]],
+) -> list[tuple[int, list[int]]]:
+    """(medoid, members) over candidates: the index's clusters, joined by those whose features are new.
+
+    Without clusters in the index, or with as many new features as old ones, clusters are made afresh.
+    """
+    if len(made) > len(rows):
+        numbers = [*rows, *made]
+        matrix = np.stack([features[rows[n]] if n in rows else made[n] for n in numbers])
+        fresh = clusters.cluster(matrix)
+        return [
+            (numbers[int(medoid)], [numbers[int(m)] for m in fresh.members(k)])
+            for k, medoid in enumerate(fresh.medoids)
+        ]
+    by_cluster: dict[int, list[int]] = {}
+    for number, row in rows.items():
+        by_cluster.setdefault(int(known.assign[row]), []).append(number)
+    if made and by_cluster:
+        heads = sorted(by_cluster)
+        near = clusters.unit(np.stack(list(made.values()))) @ clusters.unit(features[known.medoids[heads]]).T
+        for number, place in zip(made, near.argmax(axis=1), strict=True):
+            by_cluster[heads[int(place)]].append(number)
+    medoid_rows = {int(row) for row in known.medoids}
+    return [(next((n for n in group if rows.get(n) in medoid_rows), group[0]), group) for group in by_cluster.values()]
