@@ -52,7 +52,7 @@ class Found:
     """Plain JSON values, for ``lookup.json`` and ``explain``."""
 
 
-def find_initial_prompt(  # noqa: PLR0917 (the order is part of the contract with the lease runner)
+def find_initial_prompt(
     spec: Mapping[str, Any],
     loaded: LoadedModel,
     data: TuningData,
@@ -92,7 +92,7 @@ class _Lookup:
             "shortened": False,
         }
         self.after: dict[int, float] = {}
-        """Losses of the finalists after a few tuning steps."""
+        """Lowest losses of the finalists in the race, best first."""
 
     def run(self, data: TuningData, bank_dirs: Sequence[Path], seed: int) -> Found:
         if self.budget_s < MIN_BUDGET_S:
@@ -117,39 +117,53 @@ class _Lookup:
             "shortened": choice.cut_short,
             "scoring_s": round(self._elapsed(), 3),
         }
-        self._race(found, choice, samples, others)
+        self._race(found, choice, baseline, samples, others)
         return self._conclude(found, choice, baseline)
 
     def _samples(self, data: TuningData, seed: int) -> tuple[list[Encoded], list[Encoded]]:
         """Training samples to score on, and others for the race's steps (the same ones where there are too few)."""
         wanted, race_settings = self.settings.samples, self.settings.race
-        extra = 0 if race_settings is None else race_settings.steps * race_settings.batch
+        extra = 0 if race_settings is None else race_settings.training_samples
         order = np.random.default_rng([seed, 0xBA]).permutation(len(data.train))[: wanted + extra]
         picked = [data.train[int(i)] for i in order]
         encoded = encode(picked, self.spec["template"], self.loaded.tokenizer, source="training data")
         return encoded[:wanted], encoded[wanted:] or encoded
 
-    def _race(self, found: Candidates, choice: Choice, samples: list[Encoded], others: list[Encoded]) -> None:
-        """Tune the finalists for a few steps, if that is wanted and fits the time that is left."""
+    def _race(
+        self, found: Candidates, choice: Choice, baseline: int, samples: list[Encoded], others: list[Encoded]
+    ) -> None:
+        """Tune the finalists, the vocabulary sample among them, for a few steps; fewer where time is short."""
         settings = self.settings.race
         if settings is None:
             return
-        best = [c for c in choice.ranking[: settings.finalists] if np.isfinite(choice.scores[c])]
+        entries = [c for c in choice.ranking if c != baseline][: settings.finalists - 1]
+        best = [c for c in [*entries, baseline] if np.isfinite(choice.scores.get(c, np.inf))]
         prompts = {c: p for c in best if (p := found.prompt(c)) is not None}
-        cost = race_cost(settings, len(prompts), len(samples))
-        expected = cost * self._elapsed() / max(1, choice.evaluations)
-        if len(prompts) < 2 or choice.cut_short or self._elapsed() + expected > self.budget_s:
-            reason = "fewer than two finalists" if len(prompts) < 2 else f"about {expected:.1f} s do not fit the budget"
-            self.report["race"] = f"left out: {reason}"
+        pace = self._elapsed() / max(1, choice.evaluations)
+        while (
+            len(prompts) > 1
+            and self._elapsed() + pace * race_cost(settings, len(prompts), len(samples)) > self.budget_s
+        ):
+            prompts = dict(list(prompts.items())[: len(prompts) // 2])
+        if len(prompts) < 2 or choice.cut_short:
+            self.report["race"] = "left out: " + ("one candidate" if len(best) < 2 else "no time for it")
             return
-        rate = float(self.spec["learning_rate"])
-        losses = race(self.loaded, list(prompts.values()), others, samples, learning_rate=rate, settings=settings)
-        self.after = dict(zip(prompts, losses, strict=True))
-        self.report["race"] = f"{len(prompts)} finalists, {settings.steps} steps of {settings.batch} samples each"
-        self.report["evaluations"] += cost
+        result = race(
+            self.loaded,
+            list(prompts.values()),
+            [choice.scores[c] for c in prompts],
+            others,
+            samples,
+            learning_rate=float(self.spec["learning_rate"]),
+            settings=settings,
+        )
+        numbers = list(prompts)
+        self.after = {numbers[place]: result.losses[place] for place in result.order}
+        self.report["race"] = result.rounds
+        self.report["evaluations"] += result.evaluations
 
     def _conclude(self, found: Candidates, choice: Choice, baseline: int) -> Found:
-        ranking = sorted(self.after, key=lambda c: self.after[c]) + [c for c in choice.ranking if c not in self.after]
+        ranking = [*self.after, *(c for c in choice.ranking if c not in self.after)]
         usable = [c for c in ranking if np.isfinite(choice.scores[c])]
         self.report["candidates"] = [self._describe(found, c, choice) for c in ranking[:SHOWN]]
         self.report["vocab_score"] = _finite(choice.scores.get(baseline))
@@ -158,7 +172,7 @@ class _Lookup:
         best = usable[0]
         prompt = found.prompt(best)
         if best == baseline or prompt is None:
-            return self._none("a vocabulary sample scores better than all that was looked at")
+            return self._none("a vocabulary sample does better than all that was looked at")
         entry = found.entry(best)
         source = found.names[best] if entry is None else f"bank:{entry.id[:12]}"
         self.report |= {"chosen": found.names[best], "source": source, "score": _finite(choice.scores[best])}
@@ -169,7 +183,7 @@ class _Lookup:
         loss = choice.scores[best]
         why = f"lowest loss on {choice.seen[best]} samples of the job: {loss:.3g}"
         if self.after:
-            why = f"lowest loss after a few tuning steps: {self.after[best]:.3g} (before them {loss:.3g})"
+            why = f"lowest loss in a race of a few tuning steps: {self.after[best]:.3g} (before it {loss:.3g})"
         if self.report["vocab_score"] is not None:
             why += f"; a vocabulary sample has {self.report['vocab_score']:.3g}"
         if choice.cut_short:

@@ -1,12 +1,13 @@
-"""A short race: the last candidates are really tuned for a few steps, and compared after that.
+"""A race of tuning steps: the last candidates are really tuned for a little while, and halved by what comes of it.
 
-A prompt's first loss is a good but not a perfect sign of how soon it converges; a few steps tell more.
+A prompt's loss before tuning is a weak sign of how soon it converges when no stored prompt fits the job as it is; a few
+steps tell much more, and cost as much as a few more samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from prompttuner.tuning.encoding import Encoded
 from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.prefix import PrefixModel
 
-__all__ = ["STEP_COST", "RaceSettings", "race", "race_cost"]
+__all__ = ["STEP_COST", "RaceResult", "RaceSettings", "race", "race_cost"]
 
 STEP_COST = 3
 """A tuning step on a sample counts as three evaluations: forward, and backward at twice its cost."""
@@ -24,44 +25,93 @@ MAX_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RaceSettings:
-    """How long and on what."""
+    """How many start, how long they run, and on what."""
 
-    finalists: int = 3
-    steps: int = 6
+    finalists: int = 8
+    steps: tuple[int, ...] = (2, 2, 4)
+    """Steps of each round; after each but the last, the better half goes on."""
     batch: int = 8
+    samples: int = 16
+    """Samples that are scored after each round."""
+
+    @property
+    def training_samples(self) -> int:
+        return sum(self.steps) * self.batch
 
 
-def race_cost(settings: RaceSettings, finalists: int, evaluation: int) -> int:
-    """Evaluations that a race counts for, with ``evaluation`` samples to compare on afterwards."""
-    return finalists * (settings.steps * settings.batch * STEP_COST + evaluation)
+@dataclass(slots=True)
+class RaceResult:
+    """How it ended."""
+
+    order: list[int]
+    """Places of the candidates, best first: by round reached, then by loss."""
+    losses: list[float]
+    """By candidate: the lowest loss it had, before or after any round."""
+    evaluations: int
+    rounds: list[dict[str, int]] = field(default_factory=list)
+
+
+def race_cost(settings: RaceSettings, finalists: int, samples: int) -> int:
+    """Evaluations that a race counts for; ``samples`` is what there is to score on."""
+    cost, left = 0, finalists
+    for steps in settings.steps:
+        cost += left * (steps * settings.batch * STEP_COST + min(samples, settings.samples))
+        left = max(1, (left + 1) // 2)
+    return cost
 
 
 def race(
     loaded: LoadedModel,
     prompts: Sequence[Tensor],
+    before: Sequence[float],
     train: Sequence[Encoded],
     evaluation: Sequence[Encoded],
     *,
     learning_rate: float,
     settings: RaceSettings,
-) -> list[float]:
-    """Mean loss of a target token on ``evaluation`` after each prompt (tokens, width) was tuned for a few steps.
+) -> RaceResult:
+    """Tune prompts (tokens, width) a little, with the job's own AdamW and gradient bound, on the same batches in turn.
 
-    The same AdamW and gradient bound as in the job itself; every prompt sees the same batches of ``train`` in turn.
+    A prompt that was good before (``before``, its score) and is spoiled by tuning keeps its earlier loss: the job
+    itself would stop there.
     """
     model = PrefixModel(loaded)
-    tokens = sum(len(sample.target) for sample in evaluation)
-    results = []
-    for start in prompts:
-        prompt = torch.nn.Parameter(start.to(loaded.device, torch.float32).clone())
-        optimiser = torch.optim.AdamW([prompt], lr=learning_rate, weight_decay=0.0, foreach=False)
-        for step in range(settings.steps):
-            first = step * settings.batch
-            samples = [train[i % len(train)] for i in range(first, first + settings.batch)]
-            prompt.grad = torch.zeros_like(prompt)
-            model.add_gradient(prompt, samples)
-            prompt.grad /= sum(len(sample.target) for sample in samples)
-            torch.nn.utils.clip_grad_norm_([prompt], MAX_GRADIENT_NORM, foreach=False)
-            optimiser.step()
-        results.append(model.losses(prompt.detach(), evaluation) / tokens)
-    return results
+    scored = list(evaluation[: settings.samples])
+    tokens = sum(len(sample.target) for sample in scored)
+    runners = [_Runner(model, prompt, learning_rate) for prompt in prompts]
+    result = RaceResult([], list(before), race_cost(settings, len(prompts), len(scored)))
+    alive = list(range(len(prompts)))
+    for number, steps in enumerate(settings.steps):
+        result.rounds.append({"candidates": len(alive), "steps": steps})
+        for place in alive:
+            runners[place].run(steps, train, settings.batch)
+            result.losses[place] = min(result.losses[place], runners[place].loss(scored) / tokens)
+        alive.sort(key=lambda place: result.losses[place])
+        kept = len(alive) if number == len(settings.steps) - 1 else max(1, (len(alive) + 1) // 2)
+        result.order[:0] = alive[kept:]
+        alive = alive[:kept]
+    result.order[:0] = alive
+    return result
+
+
+class _Runner:
+    """One prompt being tuned."""
+
+    def __init__(self, model: PrefixModel, start: Tensor, learning_rate: float) -> None:
+        self._model = model
+        self._prompt = torch.nn.Parameter(start.to(model.loaded.device, torch.float32).clone())
+        self._optimiser = torch.optim.AdamW([self._prompt], lr=learning_rate, weight_decay=0.0, foreach=False)
+        self._used = 0
+
+    def run(self, steps: int, train: Sequence[Encoded], batch: int) -> None:
+        for _ in range(steps):
+            samples = [train[i % len(train)] for i in range(self._used, self._used + batch)]
+            self._used += batch
+            self._prompt.grad = torch.zeros_like(self._prompt)
+            self._model.add_gradient(self._prompt, samples)
+            self._prompt.grad /= sum(len(sample.target) for sample in samples)
+            torch.nn.utils.clip_grad_norm_([self._prompt], MAX_GRADIENT_NORM, foreach=False)
+            self._optimiser.step()
+
+    def loss(self, samples: Sequence[Encoded]) -> float:
+        return self._model.losses(self._prompt.detach(), samples)

@@ -72,13 +72,14 @@ def tune_many(
     job: Job,
     prompts: Sequence[Tensor],
     cap: int,
-    stop_when: Callable[[list[Run], int], bool] = lambda runs, step: False,
+    *,
+    stop_when: Callable[[list[Run], int], bool] = lambda _runs, _step: False,
     keep: bool = False,
 ) -> list[Run]:
-    """Tune every prompt (tokens, width) on its own until it reaches the target or ``cap``; equal to `Tuner` up to rounding.
+    """Tune every prompt (tokens, width) on its own until it reaches the target or ``cap``; as `Tuner` would.
 
-    Prompts are stacked, shorter ones behind masked filler. ``stop_when(runs, step)`` ends all (then ``ita`` None means: not
-    by then).
+    Prompts are stacked, shorter ones behind masked filler. ``stop_when(runs, step)`` ends all: ``ita`` None then means
+    not by then.
     """
     longest = max(p.shape[0] for p in prompts)
     values = torch.stack([torch.cat([p.new_zeros(longest - p.shape[0], p.shape[1]), p]) for p in prompts])

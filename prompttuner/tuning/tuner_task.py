@@ -21,7 +21,7 @@ from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.result import write_result
 from prompttuner.tuning.state import TunerState, pack, unpack
 from prompttuner.tuning.task import Stepped
-from prompttuner.tuning.tuner import Tuner, read_data
+from prompttuner.tuning.tuner import Tuner, TuningData, read_data
 
 __all__ = ["TunerTask"]
 
@@ -45,9 +45,10 @@ class TunerTask:
         """
 
         def lookup() -> torch.Tensor | None:
-            return _look_up(spec, model, plan.lookup_s, files, bank_dirs) if plan.lookup_s > 0 else None
+            return _look_up(spec, model, data, plan.lookup_s, files, bank_dirs) if plan.lookup_s > 0 else None
 
-        return cls(Tuner(model, spec, read_data(spec), initial_prompt(spec, model, lookup)))
+        data = read_data(spec)
+        return cls(Tuner(model, spec, data, initial_prompt(spec, model, lookup)))
 
     @classmethod
     def resume(
@@ -138,7 +139,12 @@ class TunerTask:
 
 
 def _look_up(
-    spec: Mapping[str, Any], model: LoadedModel, seconds: float, files: MemberFiles, bank_dirs: Sequence[str]
+    spec: Mapping[str, Any],
+    model: LoadedModel,
+    data: TuningData,
+    seconds: float,
+    files: MemberFiles,
+    bank_dirs: Sequence[str],
 ) -> torch.Tensor | None:
     """The bank's prompt, None where it has none or fails: a lookup can make a job quicker, never fail it."""
     files.progress("lookup")
@@ -146,9 +152,9 @@ def _look_up(
     tensor: torch.Tensor | None = None
     try:
         found = import_module("prompttuner.bank.lookup").find_initial_prompt(
-            spec, model, [Path(folder) for folder in bank_dirs], seconds
+            spec, model, data, [Path(folder) for folder in bank_dirs], seconds, int(spec["seed"])
         )
-        tensor = found.tensor
+        tensor = found.prompt
         report = dict(found.report)
     except Exception as error:
         report = {"why": f"the lookup failed, tuning begins from the vocabulary: {type(error).__name__}: {error}"}
