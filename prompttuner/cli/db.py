@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from prompttuner.cli import context
-from prompttuner.cli.output import JsonFlag, print_json
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_table
+from prompttuner.errors import DatabaseError, SpecError
 
 __all__ = ["app"]
 
@@ -32,3 +36,59 @@ def upgrade(json: JsonFlag = False) -> None:
         typer.echo(f"{place} is at {after}: nothing to do")
     else:
         typer.echo(f"{place}: {before or 'empty'} -> {after}")
+
+
+@app.command()
+def check(json: JsonFlag = False) -> None:
+    """Look for damage, a wrong schema and rows that contradict each other."""
+    from prompttuner.db import integrity
+    from prompttuner.db.store import Store
+
+    settings = context.settings()
+    with Store.open(settings.database_url, read_only=True) as store:
+        findings = integrity.check(store)
+        place = str(store.place)
+    if json:
+        print_json({"database": place, "findings": [{"serious": one.serious, "text": one.text} for one in findings]})
+    elif findings:
+        print_table(["", "finding"], [["ERROR" if one.serious else "advice", one.text] for one in findings], place)
+    else:
+        typer.echo(f"{place}: all is well")
+    serious = sum(one.serious for one in findings)
+    if serious:
+        raise DatabaseError(f"{serious} serious finding(s); `prompttuner db backup` keeps a copy before you mend them")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A new SQLite file.")],
+    json: JsonFlag = False,
+) -> None:
+    """Write a consistent copy to a new SQLite file, while a controller may run."""
+    from prompttuner.db import transfer
+
+    transfer.backup(context.settings().database_url, file.absolute())
+    size = file.stat().st_size
+    if json:
+        print_json({"file": str(file.absolute()), "bytes": size})
+    else:
+        typer.echo(f"{file}: {size / 1e6:.2f} MB")
+
+
+@app.command()
+def copy(
+    to: Annotated[str, typer.Option(help="Empty database: a file, or postgresql://user@host/name.")],
+    json: JsonFlag = False,
+) -> None:
+    """Copy the whole state into another, empty database, such as from SQLite to Postgres."""
+    from prompttuner.config.mask import mask_text
+    from prompttuner.db import transfer
+
+    if mask_text(to) != to:
+        raise SpecError("a password on the command line can be read by others: put it into ~/.pgpass or PGPASSWORD")
+    counts = transfer.copy(context.settings().database_url, to)
+    if json:
+        print_json({"to": to, "rows": counts})
+        return
+    print_pairs({table: f"{rows} rows" for table, rows in counts.items()})
+    typer.echo(f'Copied. To use it, set: database = "{to}"')

@@ -31,6 +31,8 @@ class Tail:
     """What has been printed of a job so far."""
 
     seq: int = 0
+    step: int = -1
+    """Of the newest evaluation."""
     offsets: dict[Path, int] = field(default_factory=dict)
     errors: set[Path] = field(default_factory=set)
 
@@ -58,9 +60,10 @@ def logs(
 def _print_new(job_id: str, tail: Tail, json: bool) -> bool:
     """Print what is new since the last call, by time; True once the job has ended."""
     events, ended = _events(job_id, tail)
-    folder = context.settings().spool_dir / "jobs" / job_id
-    lines = sorted([*events, *_journals(folder, tail), *_errors(folder, tail)], key=lambda line: float(line["at"] or 0))
-    for line in lines:
+    spool_dir = context.settings().spool_dir
+    folder = spool_dir / "jobs" / job_id
+    found = [*events, *_evaluations(folder, tail), *_agents(spool_dir, job_id, tail), *_errors(folder, tail)]
+    for line in sorted(found, key=lambda line: float(line["at"] or 0)):
         typer.echo(json_lib.dumps(line, default=str) if json else _text(line))
     return ended
 
@@ -76,29 +79,50 @@ def _events(job_id: str, tail: Tail) -> tuple[list[dict[str, Any]], bool]:
         rows = events.read_after(session, tail.seq, job=job_id)
     if rows:
         tail.seq = rows[-1].seq
-    return [
-        {"at": row.at, "from": "controller", "what": row.kind, "why": row.cause, **(row.data or {})} for row in rows
-    ], ended
+    lines = [{"at": row.at, "by": "controller", "what": row.kind, "why": row.cause, "data": row.data} for row in rows]
+    return lines, ended
 
 
-def _journals(folder: Path, tail: Tail) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("g*/*/journal.jsonl")):
-        start = tail.offsets.get(path, 0)
+def _evaluations(folder: Path, tail: Tail) -> Iterator[dict[str, Any]]:
+    """Evaluations that are newer than the last one printed (a later generation repeats those before it)."""
+    for path in sorted(folder.glob("g*/*/progress.json")):
+        progress = read_json(path)
+        if not isinstance(progress, dict):
+            continue
+        for step, metric in progress.get("evaluations") or []:
+            if step > tail.step:
+                tail.step = step
+                data = {"iteration": step, "metric": metric}
+                yield {"at": progress.get("at"), "by": _member(path), "what": "evaluated", "why": "", "data": data}
+
+
+def _agents(spool_dir: Path, job_id: str, tail: Tail) -> Iterator[dict[str, Any]]:
+    """What the job's agents wrote about it in their journals."""
+    for name in sorted({path.name for path in (spool_dir / "jobs" / job_id).glob("g*/*")}):
+        for entry in _new_lines(spool_dir / "agents" / name / "journal.jsonl", tail):
+            if entry.pop("job", None) == job_id:
+                at, what = entry.pop("at", None), entry.pop("event", "")
+                yield {"at": at, "by": f"agent {name[:8]}", "what": what, "why": entry.pop("error", ""), "data": entry}
+
+
+def _new_lines(path: Path, tail: Tail) -> Iterator[dict[str, Any]]:
+    """Complete JSON lines that were added since the last call."""
+    start = tail.offsets.get(path, 0)
+    try:
+        with path.open("rb") as handle:
+            handle.seek(start)
+            data = handle.read()
+    except OSError:
+        return  # not there yet, or momentarily unreadable on a network file system: the next look sees it
+    complete = data[: data.rfind(b"\n") + 1]
+    tail.offsets[path] = start + len(complete)
+    for raw in complete.splitlines():
         try:
-            with path.open("rb") as handle:
-                handle.seek(start)
-                data = handle.read()
-        except OSError:
-            continue  # momentarily unreadable on a network file system: the next look sees it
-        complete = data[: data.rfind(b"\n") + 1]
-        tail.offsets[path] = start + len(complete)
-        for raw in complete.splitlines():
-            try:
-                value = json_lib.loads(raw)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield {"at": value.pop("at", None), "from": _member(path), **value}
+            value = json_lib.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
 
 
 def _errors(folder: Path, tail: Tail) -> Iterator[dict[str, Any]]:
@@ -108,8 +132,8 @@ def _errors(folder: Path, tail: Tail) -> Iterator[dict[str, Any]]:
         value = read_json(path)
         if isinstance(value, dict):
             tail.errors.add(path)
-            at = value.pop("at", None) or path.stat().st_mtime
-            yield {"at": at, "from": _member(path), "what": "error", **value}
+            at, why = value.pop("at", None) or path.stat().st_mtime, value.pop("message", "")
+            yield {"at": at, "by": _member(path), "what": "error", "why": why, "data": value}
 
 
 def _print_agent_logs(job_id: str) -> None:
@@ -131,10 +155,13 @@ def _member(path: Path) -> str:
 
 
 def _text(line: dict[str, Any]) -> str:
-    rest = dict(line)
-    at, source = rest.pop("at"), rest.pop("from")
-    what, why = rest.pop("what", None) or rest.pop("event", "") or rest.pop("kind", ""), rest.pop("why", "")
-    trace = rest.pop("trace", None)
-    pairs = " ".join(f"{key}={value}" for key, value in rest.items() if value is not None)
-    parts = [iso(float(at)) if at else "-", source, str(what), str(why), pairs]
-    return "  ".join(part for part in parts if part) + (f"\n{trace}" if trace else "")
+    data = dict(line["data"] or {})
+    trace = data.pop("trace", None)
+    pairs = " ".join(f"{key}={_short(value)}" for key, value in data.items() if value is not None)
+    when = iso(float(line["at"])) if line["at"] else "-"
+    text = "  ".join(part for part in (when, line["by"], line["what"], line["why"], pairs) if part)
+    return f"{text}\n{trace}" if trace else text
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

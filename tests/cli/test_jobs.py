@@ -57,19 +57,35 @@ def test_show_and_explain_in_words_and_as_json(cli: Cli, held: str) -> None:
     assert cli("explain", held, "--json").json["events"][0]["job"] == held
 
 
-def test_logs_show_events_and_workers_journals_in_order(cli: Cli, held: str, home: Path) -> None:
+def test_logs_show_events_evaluations_agents_and_errors_in_order(cli: Cli, held: str, home: Path) -> None:
     member = home / "spool" / "jobs" / held / "g1" / "agent-abcdefgh"
+    agent = home / "spool" / "agents" / "agent-abcdefgh"
     member.mkdir(parents=True)
-    (member / "journal.jsonl").write_text('{"at": 1.0, "what": "step", "loss": 2.5}\n{"at": 2.0, "what": "st')
-    (member / "error.json").write_text(
-        json.dumps({"at": time.time() + 9, "kind": "data", "message": "line 3 is broken"})
-    )
-    lines = cli("logs", held).out.splitlines()
-    assert "loss=2.5" in lines[0]
-    assert "line 3 is broken" in lines[-1]
-    assert any("submit" in line for line in lines[1:-1])
-    assert not any("at=2.0" in line for line in lines)
-    assert json.loads(cli("logs", held, "--json").out.splitlines()[0])["at"] == 1.0
+    agent.mkdir(parents=True)
+    (member / "progress.json").write_text('{"at": 2.0, "evaluations": [[20, 2.5], [40, 1.25]]}')
+    journal = [{"at": 1.0, "event": "lease", "job": held}, {"at": 1.5, "event": "lease", "job": "jother"}]
+    (agent / "journal.jsonl").write_text("".join(json.dumps(one) + "\n" for one in journal) + '{"at": 1.7, "ev')
+    error = {"at": time.time() + 9, "kind": "data", "message": "line 3 is broken", "trace": "Trace of it"}
+    (member / "error.json").write_text(json.dumps(error))
+    lines = [json.loads(line) for line in cli("logs", held, "--json").out.splitlines()]
+    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
+    assert [(line["by"], line["what"]) for line in lines[:3]] == [
+        ("agent agent-ab", "lease"),
+        ("g1/agent-ab", "evaluated"),
+        ("g1/agent-ab", "evaluated"),
+    ]
+    assert lines[2]["data"] == {"iteration": 40, "metric": 1.25}
+    assert any(line["by"] == "controller" for line in lines[3:-1])
+    assert lines[-1]["why"] == "line 3 is broken"
+    assert "Trace of it" in cli("logs", held).out
+
+
+def test_agents_output_is_shown_on_demand(cli: Cli, held: str, home: Path) -> None:
+    (home / "spool" / "jobs" / held / "g1" / "agent1").mkdir(parents=True)
+    (home / "spool" / "agents" / "agent1").mkdir(parents=True)
+    (home / "spool" / "agents" / "agent1" / "log.txt").write_text("out of cheese\n")
+    assert "out of cheese" not in cli("logs", held).out
+    assert "out of cheese" in cli("logs", held, "--agents").out
 
 
 def test_following_logs_ends_with_the_job(cli: Cli, held: str) -> None:
