@@ -236,6 +236,7 @@ class Member:
 
         assert task.outcome is not None
         if group.rank == 0:
+            self._save(task, files)
             files.done(task.write_result(files.folder, task.outcome))
         group.all_reduce_(torch.zeros(1, dtype=torch.float64))
         files.progress("done", **task.progress())

@@ -105,7 +105,18 @@ class Zygote:
             return
         size = self._models[key].bytes
         names = [name for name, _, _ in self._models]
-        self._send({"ev": "loaded", "model": key[0], "seconds": seconds, "bytes": size, "models": names})
+        # One thread, or a fork could copy a lock that nobody in the child will ever release.
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        self._send(
+            {
+                "ev": "loaded",
+                "model": key[0],
+                "seconds": seconds,
+                "bytes": size,
+                "models": names,
+                "threads": threads,
+            }
+        )
 
     def _make_resident(self, key: ModelKey) -> float:
         """Load a model unless it is there already, dropping the least recently used ones for room; seconds it took."""
@@ -273,7 +284,12 @@ def main(fd: int) -> None:
 
     torch.set_num_threads(1)
     import torch.distributed
+    import tqdm
+    import transformers
 
+    # Progress bars would start a thread that watches them.
+    tqdm.tqdm.monitor_interval = 0
+    transformers.utils.logging.disable_progress_bar()
     import prompttuner.tuning.lease
     import prompttuner.tuning.model  # noqa: F401
 

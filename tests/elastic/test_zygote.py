@@ -83,6 +83,7 @@ def test_one_load_serves_several_leases_each_in_a_fresh_process(
     running.zygote.load(spec["model"])
     loaded = running.next("loaded")
     assert loaded["bytes"] > 0 and loaded["model"] == spec["model"]
+    assert loaded["threads"] == 1, "a process with threads must not be forked"
     pids = set()
     for name in ("one", "two"):
         job = new_job(tmp_path / name, spec)

@@ -1,0 +1,50 @@
+"""Random schedules of growing, shrinking, leaving and SIGKILL: every step is applied once, and the job ends."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from local_job import Job, check_journal, paced_spec
+
+AGENTS = "abcdef"
+STEPS = 500
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_schedule_applies_every_step_once(seed: int, tmp_path: Path, jobs: list[Job]) -> None:
+    rng = random.Random(seed)
+    job = Job(tmp_path / "job", paced_spec(iterations=STEPS, step_s=0.02))
+    jobs.append(job)
+    kills = 0
+    job.assign(["a"])
+    job.wait_step(2, ["a"])
+    for _ in range(7):
+        plan = job.plan
+        assert plan is not None
+        job.reap()
+        if any(end == "done" for end in map(str, job.ends.values())):
+            break
+        event = rng.choice(["plan", "plan", "kill", "leave"])
+        if event == "plan" or len(plan.members) < 2:
+            members = rng.sample(AGENTS, rng.randint(1, 4))
+            if not set(members) & set(plan.members):
+                members[0] = plan.members[-1]
+            job.assign(members)
+        else:
+            victim = rng.choice(plan.members)
+            job.signal(victim, signal.SIGKILL if event == "kill" else signal.SIGTERM)
+            kills += event == "kill"
+            job.wait_end(victim)
+            members = [member for member in plan.members if member != victim]
+        job.wait_step(2, members)
+    plan = job.plan
+    assert plan is not None
+    for agent in plan.members:
+        job.wait_end(agent)
+    _, done, _ = job.result()
+    assert done["step"] == STEPS
+    lost = check_journal(job, STEPS, lambda step: list(range(step * 8, step * 8 + 8)))
+    assert sum(lost.values()) <= kills, "a planned change loses nothing, a loss the step it interrupts"
