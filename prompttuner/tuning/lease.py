@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prompttuner.errors import ConfigError, DataError, ModelError, PromptTunerError, SpecError, SpoolError, StateError
+from prompttuner.errors import ConfigError, SpoolError, StateError
 from prompttuner.files import read_json
 from prompttuner.spec import check_data
 from prompttuner.tuning.elastic_settings import ElasticSettings
+from prompttuner.tuning.failure import WorkerDied, tell_failure
 from prompttuner.tuning.member import LeaseEnd, Member, plan_for
 from prompttuner.tuning.member_files import MemberFiles
 from prompttuner.tuning.membership import Membership
 from prompttuner.tuning.paced import PacedTask, is_paced
 from prompttuner.tuning.rendezvous import PlanRendezvous
+from prompttuner.tuning.restart import run_under_torchelastic
 from prompttuner.tuning.resume import MAX_CRASHES, crashes_without_progress, newest_checkpoint
 from prompttuner.tuning.signals import Signals
 from prompttuner.tuning.task import Task
@@ -66,7 +66,7 @@ def run_lease(
         try:
             return _run(rendezvous, generation, model, settings, signals)
         except Exception as error:
-            return _failed(rendezvous, generation, error)
+            return tell_failure(rendezvous, generation, error)
         finally:
             if rendezvous.files is not None:
                 rendezvous.files.close()
@@ -94,13 +94,11 @@ def _run(
         check_data(spec)
     rendezvous.limit = int(spec["batch_size"])
     maker = TaskMaker(job_dir, spec, model, settings)
+    if settings.way == "restart":
+        return run_under_torchelastic(rendezvous, maker, signals, plan, choose_backend(settings, model))
     member = Member(rendezvous, signals, maker, choose_backend(settings, model))
     files.note(model=spec["model"])
     return member.run(plan)
-
-
-class WorkerDied(PromptTunerError):
-    """A worker that keeps dying without a word."""
 
 
 class TaskMaker:
@@ -149,38 +147,3 @@ def choose_backend(settings: ElasticSettings, model: LoadedModel) -> str:
         raise ConfigError("elastic.backend is nccl, but this worker has no CUDA device or torch has no NCCL; use gloo")
     # "auto" stays with gloo: all members must choose alike, and none can see whether the others' GPUs can be reached.
     return settings.backend if settings.backend == "nccl" else "gloo"
-
-
-_KINDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((DataError, SpecError), "data"),
-    ((ModelError,), "model"),
-    ((SpoolError, StateError, ConfigError), "protocol"),
-    ((MemoryError, torch.OutOfMemoryError), "memory"),
-)
-
-
-def _kind_of(error: Exception) -> str:
-    for classes, kind in _KINDS:
-        if isinstance(error, classes):
-            return kind
-    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
-        return "memory"  # what torch's CPU allocator says
-    return "crash"
-
-
-def _failed(rendezvous: PlanRendezvous, generation: int, error: Exception) -> LeaseEnd:
-    kind = _kind_of(error)
-    message = str(error) or type(error).__name__
-    if kind == "memory":
-        message = f"out of memory: {message.splitlines()[0]}; use more members, a smaller batch or a larger GPU"
-    trace = traceback.format_exc()
-    files = rendezvous.files
-    if files is None:
-        try:
-            files = rendezvous.files = MemberFiles(rendezvous.job_dir, generation, rendezvous.agent)
-        except OSError:
-            return LeaseEnd("failed", message, generation)
-    files.error(kind, message, trace)
-    with contextlib.suppress(OSError):  # a full disk: the agent hears it from the lease's end
-        files.progress("failed", error=message)
-    return LeaseEnd("failed", message, files.generation)

@@ -68,6 +68,8 @@ class Member:
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._pace = Pace()
+        self.keeps_state = True
+        """False where the process ends with the generation, so that the next one begins from a checkpoint."""
         rendezvous.tick = signals.check
         rendezvous.before_ready = self._before_ready
 
@@ -95,7 +97,7 @@ class Member:
                 if joined is None:
                     return self._part(read_membership(self._rendezvous.job_dir) or plan)
                 try:
-                    following = self._generation(joined)
+                    following = self.generation(joined)
                 except PeerLost as lost:
                     following = self._rendezvous.replan(joined.plan, str(lost))
                 if isinstance(following, LeaseEnd):
@@ -114,7 +116,12 @@ class Member:
         if self._task is None and (plan.lookup_s > 0 or not plan.previous):
             self._task = self._maker.make(plan, files)
 
-    def _generation(self, joined: Joined) -> LeaseEnd | Membership:
+    def generation(self, joined: Joined) -> LeaseEnd | Membership:
+        """Work in one generation until its end; the plan to go on with, or the end of the lease.
+
+        Raises:
+            PeerLost: a member was lost.
+        """
         files = self._rendezvous.files
         assert files is not None
         plan = joined.plan
@@ -196,14 +203,15 @@ class Member:
         """All members stand after the same step: save if the state would be lost, then part or move on."""
         newest = self._plan_without(plan, leavers)
         stays = [] if newest is None or newest.stop else [m for m in plan.members if m in newest.members]
-        if group.rank == 0 and self.agent not in stays:
+        if group.rank == 0 and (self.agent not in stays or not self.keeps_state):
             self._save(task, files)
-            if newest is not None and newest.stop not in {None, HELD}:
-                files.done(task.write_result(files.folder, "stopped"))
+        if group.rank == 0 and newest is not None and newest.stop not in {None, HELD}:
+            files.done(task.write_result(files.folder, "stopped"))
         if self.agent in leavers:
             files.progress("left")
             return LeaseEnd("terminated", "asked to leave")
         assert newest is not None
+        files.progress("moved" if self.agent in newest.members else "left")
         return newest
 
     def _plan_without(self, plan: Membership, leavers: list[str]) -> Membership | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ PARKED = "parked.json"
 """Written by a worker under torchelastic that stopped at a step boundary and waits to be replaced."""
 
 
+GENERATION_ENV = "PROMPTTUNER_GENERATION"
+PREFIX_ENV = "PROMPTTUNER_STORE_PREFIX"
+JOB_ENV = "PROMPTTUNER_JOB_DIR"
+AGENT_ENV = "PROMPTTUNER_AGENT"
+"""What a worker under torchelastic is told beside torchelastic's own variables."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """A generation whose members have all come and can reach its store."""
@@ -50,8 +58,9 @@ class Joined:
     rank: int
     store: Store
     """Keys are under a random prefix which only readers of the job's folder know."""
-    host: str
-    port: int
+    host: str = ""
+    port: int = 0
+    token: str = ""
 
 
 class PlanRendezvous(RendezvousHandler):
@@ -156,7 +165,7 @@ class PlanRendezvous(RendezvousHandler):
             self.tick()
         server = self._server or self._open(where["host"], where["port"], None)
         store = PrefixStore(where["token"], server)
-        self.joined = Joined(plan, rank, store, where["host"], where["port"])
+        self.joined = Joined(plan, rank, store, where["host"], where["port"], where["token"])
         return self.joined
 
     def _open(self, host: str, port: int, listening: int | None) -> TCPStore:
@@ -191,6 +200,17 @@ class PlanRendezvous(RendezvousHandler):
         joined = self.join(plan)
         if joined is None:
             raise RendezvousGracefulExitError(self.reason or f"agent {self.agent} is no longer a member")
+        if self.files is not None:
+            self.files.close()  # from here on the worker writes them
+            self.files = None
+        os.environ.update(
+            {
+                GENERATION_ENV: str(joined.plan.generation),
+                PREFIX_ENV: joined.token,
+                JOB_ENV: str(self.job_dir),
+                AGENT_ENV: self.agent,
+            }
+        )
         where = RendezvousStoreInfo(joined.host, joined.port)
         return RendezvousInfo(joined.store, joined.rank, len(joined.plan.members), where)
 
@@ -198,7 +218,7 @@ class PlanRendezvous(RendezvousHandler):
         if self.joined is not None:
             plan = self.joined.plan
             parked = self._parked()
-            if not parked or parked.get("lost"):
+            if parked is None or "lost" in parked:
                 # The worker failed, or lost the others: this agent lives, and says so to the other survivors.
                 return self.replan(plan, str((parked or {}).get("lost", "the worker died")))
         for _ in pauses():
@@ -207,6 +227,11 @@ class PlanRendezvous(RendezvousHandler):
             if newest is not None and (self.joined is None or newest.generation > self.joined.plan.generation):
                 return newest
         raise AssertionError("unreachable")
+
+    def park(self, **why: str) -> None:
+        """In the worker: say that it has stopped and waits to be replaced (``lost``: because it lost the others)."""
+        assert self.joined is not None
+        write_json(member_dir(self.job_dir, self.joined.plan.generation, self.agent) / PARKED, why, durable=False)
 
     def _parked(self) -> dict[str, object] | None:
         if self.joined is None:

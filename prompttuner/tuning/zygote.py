@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,11 +285,10 @@ def main(fd: int) -> None:
 
     torch.set_num_threads(1)
     import torch.distributed
-    import tqdm
     import transformers
 
     # Progress bars would start a thread that watches them.
-    tqdm.tqdm.monitor_interval = 0
+    import_module("tqdm").tqdm.monitor_interval = 0
     transformers.utils.logging.disable_progress_bar()
     import prompttuner.tuning.lease
     import prompttuner.tuning.model  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -117,7 +118,11 @@ class Job:
                 self.ends[agent] = LeaseEnd(*json.loads(told.read_text())) if told.exists() else code
 
     def signal(self, agent: str, number: int = signal.SIGKILL) -> None:
-        os.kill(self.pids[agent], number)
+        """SIGKILL takes the worker's children too, as the end of an allocation does."""
+        if number == signal.SIGKILL:
+            os.killpg(self.pids[agent], number)
+        else:
+            os.kill(self.pids[agent], number)
 
     def wait_end(self, agent: str) -> LeaseEnd | int:
         def ended() -> bool:
@@ -144,7 +149,8 @@ class Job:
 
     def kill_all(self) -> None:
         for pid in self.pids.values():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self.pids.clear()
 
