@@ -1,6 +1,6 @@
 """Train the small model from nothing, reproducibly: ``python -m prompttuner.smallmodel.train --out FOLDER``.
 
-About four minutes of one CPU core. With the same versions of torch and transformers on the same kind of CPU the
+About eight minutes of one CPU core. With the same versions of torch and transformers on the same kind of CPU the
 weights come out the same; elsewhere they differ in the last bits, and the quality hardly does."""
 
 from __future__ import annotations
