@@ -39,8 +39,10 @@ def encode(rows, template, tokenizer):
             learned = text[len(given) :] + row["target"] + tail
         given = tokenizer(given, add_special_tokens=template != "chat")["input_ids"]
         learned = tokenizer(learned, add_special_tokens=False)["input_ids"]
-        if template != "chat" and tokenizer.eos_token_id is not None and learned[-1] != tokenizer.eos_token_id:
-            learned = [*learned, tokenizer.eos_token_id]
+        end = tokenizer.eos_token_id
+        if template != "chat" and end is not None:
+            given = given[:-1] if len(given) > 1 and given[-1] == end else given
+            learned = learned if learned[-1] == end else [*learned, end]
         encoded.append((given, learned, row["target"]))
     return encoded
 

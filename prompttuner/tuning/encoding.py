@@ -62,6 +62,8 @@ def encode(
             raise DataError(f"{source}: the target of sample {number} has no token in this model's vocabulary")
         if end is not None and tail[-1] != end and template != CHAT:
             tail = [*tail, end]  # noqa: PLW2901
+        if end is not None and len(head) > 1 and head[-1] == end and special:
+            head = head[:-1]  # noqa: PLW2901  some tokenizers end every text; here the answer is still to come
         item = Encoded(list(head), list(tail), sample.target)
         if max_positions is not None and item.length + reserve > max_positions:
             raise DataError(

@@ -124,7 +124,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=allowed)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, trust_remote_code=allowed)
         model.to(target)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise ModelError(f"model {label!r} does not fit {_gpu_name(target)}: {error}") from None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(label, folder, allowed, error)) from error

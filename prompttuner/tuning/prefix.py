@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,10 @@ class PrefixModel:
         self._head = loaded.model.get_output_embeddings()
         if self._head is None:
             raise ModelError(f"model {loaded.name!r} has no language-model head; it is no causal language model")
+        if "inputs_embeds" not in inspect.signature(loaded.model.forward).parameters:
+            raise ModelError(
+                f"model {loaded.name!r} takes no input embeddings, so no soft prompt can stand before its input"
+            )
         tokenizer = loaded.tokenizer
         self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
@@ -76,7 +81,7 @@ class PrefixModel:
                 loss = self.loss_sum(prompt, group)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
-            except torch.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError as error:
                 prompt.grad = kept
                 queue = self._smaller(prompt, group, error) + queue
         return total
@@ -90,7 +95,7 @@ class PrefixModel:
             group = queue.pop(0)
             try:
                 total += self.loss_sum(prompt, group).item()
-            except torch.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError as error:
                 queue = self._smaller(prompt, group, error) + queue
         return total
 

@@ -18,7 +18,7 @@ from prompttuner.tuning.checkpoint import new_folder
 from prompttuner.tuning.history import Evaluation
 from prompttuner.tuning.tuner import Tuner
 
-__all__ = ["adapter_config", "write_adapter", "write_result", "write_tensorboard"]
+__all__ = ["adapter_config", "write_adapter", "write_result"]
 
 COLUMNS = ("step", "loss", "metric", "train_loss", "train_s")
 SPEC_KEYS = (
@@ -109,25 +109,6 @@ def adapter_config(shape: tuple[int, ...], config: Any, base_model: str) -> dict
         "prompt_tuning_init": "RANDOM",
         "inference_mode": True,
     }
-
-
-def write_tensorboard(folder: Path, evaluations: list[Evaluation], metric: str) -> None:
-    """Write the history as TensorBoard events into ``folder``.
-
-    Raises:
-        PromptTunerError: TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:
-        raise PromptTunerError("TensorBoard is not installed; pip install 'prompttuner[tensorboard]'") from None
-    with SummaryWriter(str(folder)) as writer:
-        for row in evaluations:
-            writer.add_scalar("eval/loss", row.loss, row.step)
-            if metric != "loss":
-                writer.add_scalar(f"eval/{metric}", row.metric, row.step)
-            if row.train_loss is not None:
-                writer.add_scalar("train/loss", row.train_loss, row.step)
 
 
 def _row(evaluation: Evaluation) -> dict[str, Any]:

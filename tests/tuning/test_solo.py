@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from prompttuner.tuning.checkpoint import load_checkpoint
 from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.solo import main, run_solo
+from prompttuner.tuning.tensorboard import write_tensorboard
 
 DEADLINE_S = 240
 
@@ -58,6 +59,18 @@ def test_result_is_an_adapter_that_peft_scores_alike(make_spec: Callable, small:
     assert float(history[-1]["loss"]) == tuner.progress.evaluations[-1].loss
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+
+
+def test_history_can_be_shown_in_tensorboard(make_spec: Callable, small: LoadedModel, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tuner = run_solo(make_spec(max_iterations=4, eval_every=2), tmp_path / "run", loaded=small)
+    assert write_tensorboard(tmp_path / "run" / "result", tmp_path / "logs") == 3
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("eval/loss")]
+    assert found == [(row.step, pytest.approx(row.loss, rel=1e-6)) for row in tuner.progress.evaluations]
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4]
 
 
 def start(spec: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
