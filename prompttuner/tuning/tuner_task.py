@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,18 @@ class TunerTask:
         0; what came of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
         """
 
-        def lookup() -> torch.Tensor | None:
-            return _look_up(spec, model, data, plan.lookup_s, files, bank_dirs) if plan.lookup_s > 0 else None
-
         data = read_data(spec)
-        return cls(Tuner(model, spec, data, initial_prompt(spec, model, lookup)))
+        found: list[str] = []
+
+        def lookup() -> torch.Tensor | None:
+            prompt, source = _look_up(spec, model, data, plan.lookup_s, files, bank_dirs)
+            found.append(source)
+            return prompt
+
+        initial = initial_prompt(spec, model, lookup if plan.lookup_s > 0 else None)
+        if found:
+            initial.origin = found[0]
+        return cls(Tuner(model, spec, data, initial))
 
     @classmethod
     def resume(
@@ -145,19 +151,21 @@ def _look_up(
     seconds: float,
     files: MemberFiles,
     bank_dirs: Sequence[str],
-) -> torch.Tensor | None:
-    """The bank's prompt, None where it has none or fails: a lookup can make a job quicker, never fail it."""
+) -> tuple[torch.Tensor | None, str]:
+    """The bank's prompt, None where it has none or fails, and where it is from. A lookup can make a job quicker, but
+    never fail it."""
     files.progress("lookup")
     begin = time.monotonic()
-    tensor: torch.Tensor | None = None
+    prompt, source = None, "vocab"
     try:
-        found = import_module("prompttuner.bank.lookup").find_initial_prompt(
+        from prompttuner.bank.lookup import find_initial_prompt
+
+        found = find_initial_prompt(
             spec, model, data, [Path(folder) for folder in bank_dirs], seconds, int(spec["seed"])
         )
-        tensor = found.prompt
-        report = dict(found.report)
+        prompt, source, report = found.prompt, found.source, dict(found.report)
     except Exception as error:
         report = {"why": f"the lookup failed, tuning begins from the vocabulary: {type(error).__name__}: {error}"}
-    report.update(seconds=time.monotonic() - begin, granted_s=seconds, found=tensor is not None)
+    report = {"source": source, **report, "seconds": time.monotonic() - begin, "granted_s": seconds}
     write_json(files.folder / "lookup.json", report)
-    return tensor
+    return prompt, source

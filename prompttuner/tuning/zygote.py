@@ -290,6 +290,7 @@ def main(fd: int) -> None:
     # Progress bars would start a thread that watches them.
     import_module("tqdm").tqdm.monitor_interval = 0
     transformers.utils.logging.disable_progress_bar()
+    import prompttuner.bank.lookup
     import prompttuner.tuning.lease
     import prompttuner.tuning.model  # noqa: F401
 

@@ -316,5 +316,6 @@ def start_zygote(folder: Path, settings: AgentSettings) -> ZygoteLike:
         threads=settings.threads,
         checkpoint_s=settings.checkpoint_every_s,
         checkpoint_steps=settings.checkpoint_every_steps,
+        bank_dirs=tuple(settings.bank_dirs),
     )
     return Zygote.start(folder / "log.txt", elastic.to_env())

@@ -257,6 +257,19 @@ def test_a_target_that_was_reached_before_the_worker_died_is_a_result_at_once(
     assert len([line for line in job.journal() if "ids" in line]) == steps, "no step was done again"
 
 
+def test_a_lookup_in_an_empty_bank_is_told_and_tuning_begins_from_the_vocabulary(
+    tmp_path: Path, jobs: list[Job], small: LoadedModel, make_job_spec: Callable[..., dict[str, Any]]
+) -> None:
+    job = Job(tmp_path / "job", make_job_spec(initial_prompt="auto", max_iterations=4), model=small)
+    jobs.append(job)
+    job.assign(["a", "b"], lookup_s=5.0)
+    assert outcome(job.wait_end("a")) == "done"
+    told = json.loads((member_dir(job.dir, 1, "a") / "lookup.json").read_text())
+    assert told["source"] == "vocab" and told["why"] and told["granted_s"] == 5.0
+    assert not (member_dir(job.dir, 1, "b") / "lookup.json").exists(), "rank 0 looks up for all"
+    assert read_progress(job.dir, 1, "b")["initial_prompt"] == "vocab"
+
+
 def test_a_paced_worker_says_that_it_is_one(tmp_path: Path, jobs: list[Job]) -> None:
     job = start(tmp_path / "job", jobs, iterations=30, looked_up=20, lookup_s=0.2)
     job.assign(["a"], lookup_s=1.0)
