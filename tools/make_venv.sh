@@ -19,12 +19,12 @@ if [ ! -x "$venv/bin/python" ]; then
     }
 fi
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 
 torch=$(grep '^torch==' constraints.txt)
 if ! "$venv/bin/python" -c 'import torch' 2>/dev/null && ! command -v nvidia-smi >/dev/null; then
     echo "installing $torch (CPU build: there is no NVIDIA GPU)"
-    pip install --constraint constraints.txt --index-url https://download.pytorch.org/whl/cpu --timeout 10 --retries 1 \
+    pip install --no-deps --index-url https://download.pytorch.org/whl/cpu --timeout 10 --retries 1 \
         "$torch" 2>/dev/null || echo "the CPU build cannot be reached; the default build of torch will be installed"
 fi
 echo "installing prompttuner${extras:+ with $extras}"
