@@ -2,5 +2,6 @@
 
 from prompttuner.bank.entry import BadEntry, Entry
 from prompttuner.bank.folder import Bank, Shelf
+from prompttuner.bank.results import add_result
 
-__all__ = ["BadEntry", "Bank", "Entry", "Shelf"]
+__all__ = ["BadEntry", "Bank", "Entry", "Shelf", "add_result"]

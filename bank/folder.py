@@ -76,6 +76,10 @@ class Bank:
         """The shelf of an LLM (hub id or folder); it comes into being with its first entry."""
         return Shelf(self, model_key(model), model)
 
+    def shelf_like(self, other: Shelf) -> Shelf:
+        """This bank's shelf for the same LLM as another bank's shelf."""
+        return Shelf(self, other.key, other.model)
+
     def shelves(self) -> list[Shelf]:
         """All shelves, by name."""
         found = []

@@ -56,6 +56,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("init", "init", "Find out what this site is like and write settings for it.", STATE),
     Entry("render", "render", "Show what would reach sbatch, cron or systemd.", STATE, group=True),
     Entry("config", "config", "Show the settings and where each comes from.", STATE, group=True),
+    Entry("bank", "bank", "Look after the Prompt Bank: list, add, import, publish.", STATE, group=True),
     Entry("doctor", "doctor", "Check this machine and these settings, and say what to do.", STATE),
     Entry("db", "db", "Look after the database.", STATE, group=True),
     Entry("fetch", "fetch", "Download a model ahead, for nodes without internet.", STATE),

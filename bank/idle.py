@@ -1,0 +1,72 @@
+"""Work for warm agents that have no job: features which the bank lacks, in small pieces, given up at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+from prompttuner.bank.entry import BadEntry
+from prompttuner.bank.features import DEFAULT_RECIPE, compute_features, embed_text
+from prompttuner.bank.folder import Bank, Shelf
+from prompttuner.bank.index import load_index, refresh
+from prompttuner.errors import PromptTunerError
+from prompttuner.tuning.model import LoadedModel
+
+__all__ = ["idle_work"]
+
+PIECE = 8
+"""Prompts between two questions whether to stop: some 10 ms on the small model, one short pass on a large one."""
+KEPT_EVERY = 64
+"""The index is rewritten after this many."""
+
+
+def idle_work(bank_dir: Path, loaded: LoadedModel, should_stop: Callable[[], bool], model: str | None = None) -> int:
+    """Compute missing features of the bank's entries for this LLM, and keep its index in order.
+
+    Args:
+        bank_dir: a bank that this user may write.
+        loaded: the agent's LLM.
+        should_stop: asked before each piece of at most eight prompts; True ends the work, nothing done is lost.
+        model: hub id or folder of the LLM; by default its name.
+
+    Returns:
+        Number of entries whose features were computed.
+    """
+    try:
+        shelf = Bank.open(bank_dir).shelf(model or loaded.name)
+    except PromptTunerError:
+        return 0
+    index = load_index(shelf)
+    have = set(index.ids) - set(index.missing()) if index.recipe == DEFAULT_RECIPE else set()
+    missing = [entry_id for entry_id in shelf.ids() if entry_id not in have]
+    made: dict[str, NDArray[np.float32]] = {}
+    done = 0
+    for start in range(0, len(missing), PIECE):
+        if should_stop():
+            break
+        tensors = {i: t for i in missing[start : start + PIECE] if (t := _tensor(shelf, i, loaded)) is not None}
+        if tensors:
+            vectors = compute_features(loaded, list(tensors.values()), DEFAULT_RECIPE)
+            made.update(zip(tensors, vectors, strict=True))
+            done += len(tensors)
+        if len(made) >= KEPT_EVERY:
+            refresh(shelf, made, DEFAULT_RECIPE)
+            made = {}
+    if made:
+        refresh(shelf, made, DEFAULT_RECIPE)
+    return done
+
+
+def _tensor(shelf: Shelf, entry_id: str, loaded: LoadedModel) -> Tensor | None:
+    """An entry's prompt; None for one that is refused: ``bank check`` says why."""
+    try:
+        entry = shelf.read(entry_id)
+        if entry.kind == "text":
+            return embed_text(loaded, entry.text)
+        return from_numpy(shelf.prompt(entry, loaded.hidden))
+    except (BadEntry, PromptTunerError):
+        return None

@@ -1,0 +1,318 @@
+"""``prompttuner bank``: what is in the Prompt Bank, and bringing prompts in and out."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prompttuner.cli import context
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_table
+from prompttuner.errors import DataError, NotFound, SpecError
+
+if TYPE_CHECKING:
+    from prompttuner.bank import Bank, Entry, Shelf
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Look after the Prompt Bank: list, add, import, publish.", no_args_is_help=True)
+
+SHORT = 12
+BankOption = Annotated[Path | None, typer.Option("--bank", help="Bank folder; default: your own.")]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")]
+Task = Annotated[str, typer.Option(help="What the prompt is for.")]
+Source = Annotated[str, typer.Option(help="Where it comes from.")]
+Licence = Annotated[str, typer.Option(help="Its licence.")]
+EntryWord = Annotated[str, typer.Argument(metavar="ENTRY", help="Id, or its beginning.")]
+
+
+@app.command()
+def add(
+    model: Annotated[str, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")],
+    text: Annotated[str | None, typer.Option(help="A prompt in words.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A soft prompt in a safetensors file.")] = None,
+    task: Task = "",
+    source: Source = "",
+    licence: Licence = "",
+    bank: BankOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Add one prompt, a text or a soft prompt."""
+    from prompttuner.bank import Entry
+    from prompttuner.bank.adapters import read_single_tensor
+
+    if (text is None) == (file is None):
+        raise SpecError("give either --text or --file")
+    shelf = _create(bank).shelf(_located(model))
+    entry = Entry("text", model, text=text or "", task=task, source=source or "by hand", licence=licence)
+    entry_id = shelf.add(entry, None if file is None else read_single_tensor(file))
+    if json:
+        print_json({"id": entry_id})
+    else:
+        typer.echo(f"{entry_id[:SHORT]} is in the bank {shelf.bank.root}")
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(help="JSONL, text with one prompt a line, or PEFT adapter folders.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")],
+    task: Task = "",
+    source: Source = "",
+    licence: Licence = "",
+    bank: BankOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Import many prompts from files or PEFT adapters."""
+    from prompttuner.bank import BadEntry, Entry
+    from prompttuner.bank.imports import read_prompts
+
+    shelf = _create(bank).shelf(_located(model))
+    before, added, refused = set(shelf.ids()), [], []
+    about = Entry("text", model, task=task, source=source, licence=licence)
+    for path in paths:
+        for item in read_prompts(path, about):
+            try:
+                if item.entry is None:
+                    raise BadEntry(item.reason)
+                added.append(shelf.add(item.entry, item.prompt))
+            except BadEntry as error:
+                refused.append({"where": item.where, "reason": str(error)})
+    new = len(set(added) - before)
+    if json:
+        print_json({"new": new, "known": len(set(added)) - new, "refused": refused, "ids": list(dict.fromkeys(added))})
+    else:
+        typer.echo(f"{new} new, {len(set(added)) - new} known already, {len(refused)} refused")
+        for row in refused[:20]:
+            typer.echo(f"  {_plain(row['where'])}: {_plain(row['reason'])}", err=True)
+    if refused and not added:
+        raise DataError("nothing could be imported")
+
+
+@app.command("list")
+def list_(
+    model: ModelOption = None,
+    bank: BankOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries to show.")] = 50,
+    json: JsonFlag = False,
+) -> None:
+    """List entries, newest first."""
+    from prompttuner.bank import BadEntry
+
+    rows: list[dict[str, Any]] = []
+    bad = 0
+    for shelf in _shelves(bank, model):
+        outcomes = shelf.outcomes()
+        for entry_id in shelf.ids():
+            try:
+                entry = shelf.read(entry_id)
+            except BadEntry:
+                bad += 1
+                continue
+            rows.append(_summary(entry, shelf) | {"used": len(outcomes.get(entry_id, ()))})
+    rows.sort(key=lambda row: (row["created"], row["id"]), reverse=True)
+    if json:
+        print_json(rows[:limit])
+        return
+    table = [
+        [
+            r["id"][:SHORT],
+            r["kind"],
+            _plain(r["task"])[:40],
+            r["ita"],
+            r["used"],
+            _plain(r["source"])[:40],
+            _plain(r["model"]),
+        ]
+        for r in rows
+    ]
+    print_table(["entry", "kind", "task", "ITA", "used", "source", "LLM"], table[:limit])
+    if len(rows) > limit:
+        typer.echo(f"{len(rows) - limit} more: raise --limit")
+    if bad:
+        typer.echo(f"{bad} bad entries left out: 'prompttuner bank check' says why", err=True)
+
+
+@app.command()
+def show(entry: EntryWord, bank: BankOption = None, json: JsonFlag = False) -> None:
+    """Show all that is known about an entry, and how jobs fared with it."""
+    shelf, entry_id = _one(bank, entry)
+    found = shelf.read(entry_id)
+    outcomes = shelf.outcomes().get(entry_id, [])
+    if json:
+        print_json(asdict(found) | {"bank": str(shelf.bank.root), "outcomes": outcomes})
+        return
+    about = {key: value for key, value in asdict(found).items() if key not in {"quality", "shape"}}
+    about |= {"tokens x width": None if found.shape is None else f"{found.shape[0]} x {found.shape[1]}"}
+    about |= {f"quality: {key}": value for key, value in found.quality.items()}
+    print_pairs({_plain(key): _plain(str(value)) for key, value in about.items() if value not in {None, ""}})
+    if outcomes:
+        rows = [[_plain(str(o.get(k, ""))) for k in ("job", "reached", "ita", "score", "at")] for o in outcomes]
+        print_table(["job", "reached", "ITA", "score", "at"], rows, title="jobs that started from it")
+
+
+@app.command()
+def remove(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], bank: BankOption = None) -> None:
+    """Remove entries."""
+    found = [_one(bank, word) for word in entries]
+    for shelf, entry_id in found:
+        shelf.remove(entry_id)
+        typer.echo(f"{entry_id[:SHORT]} removed")
+
+
+@app.command()
+def export(
+    entry: EntryWord,
+    to: Annotated[Path, typer.Argument(help="File to write: .safetensors for a soft prompt, any other for a text.")],
+    bank: BankOption = None,
+) -> None:
+    """Write a prompt to a file that 'submit --initial-prompt' takes."""
+    from prompttuner.files import write_bytes
+
+    shelf, entry_id = _one(bank, entry)
+    found = shelf.read(entry_id)
+    if found.kind == "text":
+        write_bytes(to, (found.text + "\n").encode())
+    else:
+        if to.suffix != ".safetensors":
+            raise SpecError(f"{entry_id[:SHORT]} is a soft prompt: give a file that ends in .safetensors")
+        from safetensors.numpy import save
+
+        write_bytes(to, save({"prompt": shelf.prompt(found)}))
+    typer.echo(f"{entry_id[:SHORT]} written to {to}")
+
+
+@app.command()
+def stats(bank: BankOption = None, json: JsonFlag = False) -> None:
+    """Count entries, clusters and uses for each LLM."""
+    from prompttuner.bank.index import load_index
+
+    rows = []
+    for shelf in _shelves(bank, None):
+        index, outcomes = load_index(shelf), shelf.outcomes()
+        ids = set(shelf.ids())
+        used = [o for i, many in outcomes.items() if i in ids for o in many]
+        rows.append(
+            {
+                "model": shelf.model,
+                "entries": len(ids),
+                "with features": len(ids & {index.ids[n] for n in index.known.nonzero()[0]}),
+                "clusters": len(index.clusters.medoids),
+                "uses": len(used),
+                "reached": sum(bool(o.get("reached")) for o in used),
+                "features": index.recipe,
+            }
+        )
+    if json:
+        print_json(rows)
+    else:
+        print_table(list(rows[0]) if rows else ["model"], [[_plain(str(v)) for v in row.values()] for row in rows])
+
+
+@app.command()
+def check(bank: BankOption = None, json: JsonFlag = False) -> None:
+    """Check every entry, and name those that are refused and why."""
+    found = [
+        {"model": shelf.model, "entry": name, "reason": reason}
+        for shelf in _shelves(bank, None)
+        for name, reason in shelf.check()
+    ]
+    if json:
+        print_json(found)
+    else:
+        for row in found:
+            typer.echo(f"{_plain(row['entry'])[:60]}: {_plain(row['reason'])}")
+        if not found:
+            typer.echo("all entries are sound")
+    if found:
+        raise DataError(f"{len(found)} bad entries are never used; 'prompttuner bank remove ENTRY' takes one out")
+
+
+@app.command()
+def publish(
+    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")],
+    to: Annotated[Path, typer.Option(help="The shared bank's folder; made if there is none.")],
+    group_write: Annotated[bool, typer.Option(help="If it is made: others of the group may publish too.")] = False,
+    bank: BankOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Copy own entries into a shared bank, readable by the folder's group."""
+    from prompttuner.bank import Bank
+    from prompttuner.bank.layout import Sharing
+
+    found = [_one(bank, word) for word in entries]
+    shared = Bank.create(to.expanduser(), Sharing.GROUP_WRITE if group_write else Sharing.GROUP_READ)
+    if shared.sharing is Sharing.PRIVATE:
+        raise SpecError(f"{to} is a private bank; nobody else could read what is published there")
+    done = []
+    for shelf, entry_id in found:
+        entry = shelf.read(entry_id)
+        prompt = shelf.prompt(entry) if entry.kind == "soft" else None
+        done.append(shared.shelf_like(shelf).add(entry, prompt))
+    if json:
+        print_json({"bank": str(shared.root), "ids": done})
+    else:
+        typer.echo(f"{len(done)} published in {shared.root} ({shared.sharing})")
+
+
+def _folder(bank: Path | None) -> Path:
+    return bank.expanduser() if bank is not None else context.settings().bank_dir
+
+
+def _create(bank: Path | None) -> Bank:
+    from prompttuner.bank import Bank
+
+    return Bank.create(_folder(bank))
+
+
+def _located(model: str) -> str:
+    from prompttuner.spec.models import locate_model
+
+    return locate_model(model, Path.cwd())
+
+
+def _shelves(bank: Path | None, model: str | None) -> list[Shelf]:
+    """The shelves of one bank, or of all banks in reach; of one LLM, or of all."""
+    from prompttuner.bank import Bank
+    from prompttuner.bank.layout import model_key
+
+    own = context.settings().bank_dir
+    folders = [bank.expanduser()] if bank is not None else list(context.settings().all_bank_dirs)
+    shelves: list[Shelf] = []
+    for folder in folders:
+        if bank is None and folder == own and not (own / "bank.json").exists():
+            continue  # nothing was ever put into it
+        shelves += Bank.open(folder).shelves()
+    return [s for s in shelves if model is None or s.key == model_key(_located(model))]
+
+
+def _one(bank: Path | None, word: str) -> tuple[Shelf, str]:
+    """The entry that ``word`` begins."""
+    hits = {entry_id: shelf for shelf in reversed(_shelves(bank, None)) for entry_id in shelf.find(word)}
+    if len(hits) != 1:
+        what = "no entry begins" if not hits else f"{len(hits)} entries begin"
+        raise NotFound(f"{what} with {word!r}; 'prompttuner bank list' shows them")
+    entry_id, shelf = hits.popitem()
+    return shelf, entry_id
+
+
+def _summary(entry: Entry, shelf: Shelf) -> dict[str, Any]:
+    ita = entry.quality.get("ita")
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "task": entry.task,
+        "source": entry.source,
+        "version": entry.version,
+        "ita": ita if isinstance(ita, int) else None,
+        "model": shelf.model,
+        "created": entry.created,
+        "bank": str(shelf.bank.root),
+    }
+
+
+def _plain(text: str) -> str:
+    """Text from a file that somebody else may have written: no control characters reach the terminal."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
