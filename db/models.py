@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, MetaData, Text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from prompttuner.db.types import CleanText, Number, Real, json_column
+from prompttuner.errors import StateError
 
 __all__ = [
     "Allocation",
@@ -25,6 +26,10 @@ __all__ = [
 
 JsonList = list[Any]
 JsonDict = dict[str, Any]
+
+
+def _only_by_change(row: DeclarativeBase, _name: str, value: str) -> str:
+    raise StateError(f"the state of {type(row).__name__} rows is not assigned ({value}): use change() of its module")
 
 
 class Base(DeclarativeBase):
@@ -106,6 +111,8 @@ class Job(Base):
     """Workers over time, ``[[time, members], ...]``, bounded by ``jobs.HISTORY_LIMIT``."""
     updated_at: Mapped[float]
 
+    _guard_state = validates("state")(_only_by_change)
+
 
 class Allocation(Base):
     """One placeholder that holds, or will hold, GPUs for us."""
@@ -150,6 +157,8 @@ class Allocation(Base):
     warm_s: Mapped[float] = mapped_column(default=0.0)
     startup_s: Mapped[float] = mapped_column(default=0.0)
     updated_at: Mapped[float]
+
+    _guard_state = validates("state")(_only_by_change)
 
 
 class Lease(Base):

@@ -99,3 +99,12 @@ def test_workers_over_time_stay_bounded() -> None:
     assert history[0] == [0.0, 0]
     assert history[-1] == [1999.0, 1999 % 3]
     assert jobs.with_workers(history, 2000.0, 1999 % 3) == history
+
+
+def test_a_state_cannot_be_assigned_past_the_state_machine(store: Store, mine: Ownership) -> None:
+    row = {"id": "a", "spec": {}, "pool": "p", "model": "m"}
+    store.transact(mine, lambda session: jobs.add(session, [row], 1.0, "new"))
+    with pytest.raises(StateError, match="change"), store.write(mine) as session:
+        jobs.get(session, "a").state = "done"
+    with store.read() as session:
+        assert jobs.get(session, "a").state == "queued"
