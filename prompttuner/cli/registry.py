@@ -52,6 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("pool", "pool", "Show the allocations that are held, and what they cost.", RUNNING, group=True),
     Entry("run", "control", "Be the controller in the foreground.", RUNNING),
     Entry("tick", "control", "Make one pass of the controller.", RUNNING),
+    Entry("cron", "cron", "Make ticks from cron or scrontab.", RUNNING, group=True),
     Entry("controller", "controller", "Run the controller as a small Slurm job.", RUNNING, group=True),
     Entry("init", "init", "Find out what this site is like and write settings for it.", STATE),
     Entry("render", "render", "Show what would reach sbatch, cron or systemd.", STATE, group=True),

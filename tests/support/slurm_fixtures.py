@@ -75,7 +75,8 @@ def as_ordinary_user(user: str = "nobody") -> list[str]:
         return []
     group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
     prefix = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
-    plain = subprocess.run([*prefix, sys.executable, "-c", ""], capture_output=True, check=False)
-    if plain.returncode:
+    ask = [sys.executable, "-c", "import sys; print(sys.base_prefix)"]
+    plain = subprocess.run([*prefix, *ask], capture_output=True, text=True, check=False)
+    if plain.stdout.strip() != sys.base_prefix:  # refused, or another interpreter stood in
         prefix += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
     return prefix

@@ -17,6 +17,7 @@ from slurm_cluster import Cluster
 
 from prompttuner import JobSpec, state, submit
 from prompttuner.config import Settings, load_settings
+from prompttuner.db.failures import NoDatabase
 from prompttuner.errors import NotFound
 from prompttuner.smallmodel import tasks
 from prompttuner.states import JOB_ENDED
@@ -108,7 +109,7 @@ class SlurmUser:
     def state(self, job: str) -> dict[str, Any]:
         try:
             return state(job, self.settings)
-        except NotFound:
+        except (NotFound, NoDatabase):
             return {"state": "requested", "step": 0, "members": 0}
 
     def wait(self, *jobs: str) -> list[dict[str, Any]]:

@@ -1,0 +1,111 @@
+"""Ways to run ticks without a daemon: lines for cron, and the controller as a Slurm job."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster
+
+from prompttuner.cli.frame import run
+
+
+@pytest.fixture
+def crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A crontab command that keeps its table in a file, as cron's own does."""
+    table, program = tmp_path / "table", tmp_path / "bin" / "crontab"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = -l ]; then \n'
+        f'[ -f {table} ] || {{ echo "no crontab for me" >&2; exit 1; }}\ncat {table}\n'
+        f"else cat > {table}.new; mv {table}.new {table}; fi\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "my home 100%"))
+    monkeypatch.chdir(tmp_path)
+    return table
+
+
+def test_line_is_added_once_shown_and_removed_among_others(crontab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crontab.write_text("0 5 * * * backup\n")
+    assert run(["cron", "show", "--with=crontab"]) == 3
+    assert run(["cron", "install", "--with=crontab"]) == 0
+    assert run(["--set", "cron_tick_s=120", "cron", "install", "--with=crontab"]) == 0
+    lines = crontab.read_text().splitlines()
+    assert lines[0] == "0 5 * * * backup"
+    ticks = [line for line in lines if " tick " in line]
+    assert len(ticks) == 1
+    assert ticks[0].startswith("*/2 * * * * PROMPTTUNER_HOME='")
+    assert "100\\%" in ticks[0]
+    capsys.readouterr()
+    assert run(["cron", "show", "--with=crontab"]) == 0
+    assert capsys.readouterr().out.splitlines() == ticks
+    assert run(["cron", "remove", "--with=crontab"]) == 0
+    assert crontab.read_text() == "0 5 * * * backup\n"
+    assert run(["cron", "remove", "--with=crontab"]) == 3
+
+
+def test_first_line_of_an_empty_table(crontab: Path) -> None:
+    assert run(["cron", "install", "--with=crontab"]) == 0
+    assert " tick " in crontab.read_text()
+
+
+def test_ticks_rarer_than_half_the_idle_limit_are_refused(crontab: Path) -> None:
+    assert run(["--set", "cron_tick_s=400", "cron", "install", "--with=crontab"]) == 2
+    assert not crontab.exists()
+
+
+@pytest.mark.slurm
+def test_controller_runs_as_a_slurm_job_hands_over_and_stops(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PROMPTTUNER_BACKEND", "slurm")
+    monkeypatch.chdir(tmp_path)
+
+    def jobs() -> dict[str, str]:
+        rows = slurm.run("squeue", "-h", "-n", "pt-controller", "-o", "%i %T").split("\n")
+        return dict(row.split() for row in rows if row)
+
+    def until(condition) -> None:  # type: ignore[no-untyped-def]
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, (jobs(), [p.read_text() for p in tmp_path.glob("home/logs/*.log")])
+            time.sleep(0.2)
+
+    assert run(["controller", "start"]) == 0
+    assert run(["controller", "start"]) == 4, "one is enough"
+    until(lambda: sorted(jobs().values()) == ["PENDING", "RUNNING"])
+    until(
+        lambda: any("controller: slurm backend" in p.read_text() for p in tmp_path.glob("home/logs/controller-*.log"))
+    )
+    first, second = sorted(jobs(), key=int)
+    assert f"afterany:{first}" in slurm.run("scontrol", "show", "job", second)
+    assert "gpu" not in slurm.run("scontrol", "-o", "show", "job", first).partition("TRES=")[2].split()[0]
+    capsys.readouterr()
+    assert run(["controller", "status"]) == 0
+    assert "The controller is" in capsys.readouterr().out
+    assert run(["controller", "stop"]) == 0
+    until(lambda: not jobs())
+    assert run(["controller", "stop"]) == 0
+
+
+@pytest.mark.slurm
+def test_controller_that_fails_at_once_has_no_successor(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(home))
+    monkeypatch.setenv("PROMPTTUNER_DATABASE", "sqlite:////proc/nowhere/state.db")
+    monkeypatch.chdir(tmp_path)
+    assert run(["controller", "start"]) == 0
+    deadline = time.monotonic() + 90
+    while slurm.run("squeue", "-h", "-n", "pt-controller").strip():
+        assert time.monotonic() < deadline, [path.read_text() for path in home.glob("logs/*.log")]
+        time.sleep(0.2)
+    said = "".join(path.read_text() for path in home.glob("logs/controller-*.log"))
+    assert "its successor" in said
+    assert "is withdrawn" in said
