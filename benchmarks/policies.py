@@ -129,16 +129,35 @@ def extra_cells(windows: Iterable[defs.Window], seeds: Iterable[int], slos: Iter
 
 
 def plan_cells(quick: bool, seeds: int) -> list[Cell]:
-    """All cells of a run; the larger cluster, ablations and sensitivity runs take the first two seeds."""
+    """All cells of a run: the headline with all seeds, the other multiples at 32 GPUs with up to ``MORE_SEEDS``, and
+    the larger cluster, ablations and sensitivity runs with one."""
     if quick:
         return cells_of(defs.REPORT[:2], *defs.HEADLINE, seeds=defs.SEEDS[:1])
-    cells = []
+    cells = cells_of(defs.REPORT, *defs.HEADLINE, seeds=defs.SEEDS[:seeds])
     for slo in defs.SLOS:
-        cells += cells_of(defs.REPORT, 32, slo, defs.SEEDS[:seeds])
-    cells += extra_cells(defs.REPORT, defs.SEEDS[: min(seeds, 2)], defs.SLOS)
+        if slo != defs.HEADLINE[1]:
+            cells += cells_of(defs.REPORT, 32, slo, defs.SEEDS[: min(seeds, defs.MORE_SEEDS)])
+    cells += extra_cells(defs.REPORT, defs.SEEDS[:1], defs.SLOS)
     for slo in defs.SLOS:
-        cells += cells_of(defs.REPORT, 96, slo, defs.SEEDS[: min(seeds, 1)])
+        cells += cells_of(defs.REPORT, 96, slo, defs.SEEDS[:1])
     return cells
+
+
+def compute(cells: list[Cell], jobs: int, cache: Path | None) -> list[dict[str, Any]]:
+    """The rows of these cells in order; those in the cache (JSON lines, one a cell) are not computed again."""
+    done: dict[str, dict[str, Any]] = {}
+    if cache is not None and cache.exists():
+        for line in cache.read_text().splitlines():
+            row = json.loads(line)
+            done[row.pop("cell")] = row
+    missing = [cell for cell in dict.fromkeys(cells) if repr(cell) not in done]
+    with ProcessPoolExecutor(jobs) as pool:
+        for cell, row in zip(missing, pool.map(run_cell, missing), strict=True):
+            done[repr(cell)] = row
+            if cache is not None:
+                with cache.open("a") as file:
+                    file.write(json.dumps({"cell": repr(cell), **row}) + "\n")
+    return [done[repr(cell)] for cell in cells]
 
 
 def main() -> None:
@@ -146,17 +165,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=len(defs.SEEDS), help="seeds at 32 GPUs, at most 5")
+    parser.add_argument("--seeds", type=int, default=len(defs.SEEDS), help="seeds at the headline, at most 5")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--cache", type=Path, help="keep computed cells here, to go on after an interruption")
     parser.add_argument("--out", type=Path, help="write the JSON object here too")
     options = parser.parse_args()
     cells = plan_cells(options.quick, options.seeds)
     start = time.monotonic()
-    if options.jobs > 1:
-        with ProcessPoolExecutor(options.jobs) as pool:
-            rows = list(pool.map(run_cell, cells, chunksize=4))
-    else:
-        rows = [run_cell(cell) for cell in cells]
+    rows = compute(cells, options.jobs, options.cache)
     result = report.summarise(rows, quick=options.quick)
     result["command"] = "python benchmarks/policies.py " + " ".join(sys.argv[1:])
     result["cores"] = os.cpu_count()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prompttuner.policy.estimate import queue_order
+from prompttuner.policy.overload import put_last
 from prompttuner.policy.passing import Pass
 from prompttuner.policy.plan import Demote, Reason, Request, Restore, SwitchModel, Why
 from prompttuner.policy.rescue import rescue
@@ -45,6 +46,8 @@ def place_all(work: Pass) -> None:
         _demote(work, row)
     _demote_running(work)
     queue = queue_order(snapshot, rows[~hopeless]).tolist()
+    if work.rules.rescue:
+        queue = put_last(work, queue)
     most = max(64, int(LOOK_AHEAD * min(snapshot.limits.gpus, 1e6)))
     members = work.guess.members
     for row in queue[:most]:

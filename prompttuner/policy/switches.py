@@ -27,6 +27,8 @@ class Switches:
     """Keep agents longer (or start them ahead) where the arrival history says they will be needed."""
     switch: bool = True
     """A warm agent may load another LLM."""
+    overload: float = 1.0
+    """Jobs are put last where more is due than this many times what the GPUs can do."""
     caution: float = 0.5
     """Where between the median (0) and the planning quantile (1) of the remaining work deadlines are planned."""
     patience: float = 0.8
