@@ -70,6 +70,7 @@ class Store:
         self._watch = watch
         self._writing = threading.RLock()
         self._reading = threading.local()
+        self._fenced_at = float("-inf")
         self._readers = engine
         self._writers = engine.execution_options(**{WRITE: True})
 
@@ -178,7 +179,7 @@ class Store:
         def attempt() -> T:
             with self._writing, Session(self._writers, expire_on_commit=False) as session:
                 try:
-                    fresh = fence(session, ownership, time.time(), marker)
+                    fresh = self._fence(session, ownership, marker)
                 except NotOwner as error:
                     if sent:
                         error.add_note("the last write may or may not have been applied")
@@ -205,7 +206,7 @@ class Store:
         marker = uuid.uuid4().hex
 
         def begin(session: Session) -> None:
-            fence(session, ownership, time.time(), marker)
+            self._fence(session, ownership, marker)
 
         with self._writing, self._begun(self._writers, begin) as session:
             yield session
@@ -239,6 +240,7 @@ class Store:
         while True:
             taken, row = self._retrying(lambda: self._try_take(who, owner, ttl_s))
             if taken is not None:
+                self._fenced_at = time.monotonic()
                 return taken
             if time.monotonic() >= end:
                 raise refuse(row, self._watch.age_s(row.generation, row.beat))
@@ -253,11 +255,20 @@ class Store:
 
         def attempt() -> None:
             with self._writing, Session(self._writers) as session:
-                fence(session, ownership, time.time())
+                self._fence(session, ownership)
                 session.commit()
 
         self._need_writable()
         self._retrying(attempt)
+
+    def keep(self, ownership: Ownership) -> None:
+        """Renew if nothing has been written or renewed for a third of the ttl: call it once a tick.
+
+        Raises:
+            NotOwner: somebody else took over.
+        """
+        if time.monotonic() - self._fenced_at >= ownership.ttl_s / 3:
+            self.renew(ownership)
 
     def release(self, ownership: Ownership) -> None:
         """Let go, so that anybody can acquire at once; nothing happens if it was taken over."""
@@ -274,6 +285,13 @@ class Store:
         return self.query(read_owner)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _fence(self, session: Session, ownership: Ownership, marker: str | None = None) -> bool:
+        """``fence``, and remember when: the beat counts from before the commit, which is on the safe side."""
+        now = time.monotonic()
+        fresh = fence(session, ownership, time.time(), marker)
+        self._fenced_at = now
+        return fresh
 
     def _check_or_create(self, create: bool) -> None:
         if create and self.place.path is not None and not self.place.path.exists():

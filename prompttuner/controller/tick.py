@@ -74,6 +74,7 @@ def tick(ctx: Context) -> TickReport:
         DatabaseError, SpoolError: state or spool cannot be used now.
     """
     started = time.monotonic()
+    ctx.store.keep(ctx.ownership)
     report = TickReport(requests=apply_inbox(ctx))
     rows = ctx.store.query(live_rows)
     rows = _observe(ctx, rows)

@@ -184,3 +184,18 @@ def test_of_many_processes_that_create_and_acquire_at_once_one_wins(url: str) ->
             child.communicate("end\n", timeout=60)
     assert sorted(answers)[1:] == ["refused"] * 2
     assert sorted(answers)[0].isdigit()
+
+
+def test_keeping_renews_only_when_a_third_of_the_ttl_has_passed(store: Store) -> None:
+    mine = store.acquire(ELSEWHERE, ttl_s=3600.0)
+    beat = store.owner().beat
+    store.keep(mine)
+    assert store.owner().beat == beat
+    store.release(mine)
+    brief = store.acquire(ELSEWHERE, ttl_s=0.0)
+    beat = store.owner().beat
+    store.keep(brief)
+    assert store.owner().beat == beat + 1
+    store.release(brief)
+    with pytest.raises(NotOwner):
+        store.keep(brief)
