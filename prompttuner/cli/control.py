@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prompttuner.cli import context
 from prompttuner.cli.output import JsonFlag, print_json
-from prompttuner.spec.when import iso
+from prompttuner.cli.views import event_line, event_view
 
 if TYPE_CHECKING:
     from prompttuner.controller.context import Context
@@ -85,14 +85,8 @@ class Reporter:
         after = self.seq
         rows = ctx.store.query(lambda session: events.read_after(session, after))
         for row in rows:
-            self._print(row)
+            if self.json:
+                print_json(event_view(row), lines=True)
+            else:
+                typer.echo(event_line(row))
             self.seq = row.seq
-
-    def _print(self, row: Any) -> None:
-        if self.json:
-            from prompttuner.cli.views import event_view
-
-            print_json(event_view(row), lines=True)
-            return
-        who = row.job_id or (f"allocation {row.allocation[:8]}" if row.allocation else "")
-        typer.echo("  ".join(part for part in (iso(row.at), who, row.kind, row.cause) if part))

@@ -9,9 +9,11 @@ from prompttuner.spec.when import format_duration, iso
 from prompttuner.states import JOB_ENDED, JobState
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
+
     from prompttuner.db.models import Event, Job
 
-__all__ = ["deadline_text", "event_view", "job_view", "slo", "summary_row"]
+__all__ = ["deadline_text", "event_line", "event_view", "job_view", "slo", "summary_row"]
 
 
 def slo(job: Job, now: float) -> str:
@@ -67,7 +69,7 @@ def job_view(job: Job, now: float, spool_dir: Path) -> dict[str, Any]:
     }
 
 
-def event_view(event: Event) -> dict[str, Any]:
+def event_view(event: Event | Row[Any]) -> dict[str, Any]:
     return {
         "seq": event.seq,
         "at": event.at,
@@ -78,6 +80,12 @@ def event_view(event: Event) -> dict[str, Any]:
         "cause": event.cause,
         "data": event.data,
     }
+
+
+def event_line(event: Event | Row[Any]) -> str:
+    """An event on one line: when, who, what, why."""
+    who = event.job_id or (f"allocation {event.allocation[:8]}" if event.allocation else "")
+    return "  ".join(part for part in (iso(event.at), who, event.kind, event.cause) if part)
 
 
 def summary_row(view: dict[str, Any], now: float) -> list[str]:

@@ -1,0 +1,78 @@
+"""``events``, ``top`` and ``purge``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cli_calls import Cli
+from sqlalchemy import update
+
+from prompttuner.cli import events as events_module
+from prompttuner.db.models import Job
+from prompttuner.db.store import Store
+
+
+def test_events_are_told_with_their_cause(cli: Cli, held: str) -> None:
+    assert cli("cancel", held).code == 0
+    lines = [json.loads(line) for line in cli("events", "--job", held, "--json").out.splitlines()]
+    assert [line["seq"] for line in lines] == sorted(line["seq"] for line in lines)
+    assert all(line["job"] == held and line["cause"] for line in lines)
+    assert "cancelled by" in cli("events", "-n", "1").out
+    assert cli("events", "-n", "0").out == ""
+    assert cli("events", "--kind", "no.such").out == ""
+
+
+def test_following_events_shows_each_once(cli: Cli, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([None, None])
+
+    def sleep(_seconds: float) -> None:
+        try:
+            next(looks)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(events_module.time, "sleep", sleep)
+    done = cli("events", "--follow", "--json")
+    assert done.code == 130
+    seqs = [json.loads(line)["seq"] for line in done.out.splitlines()]
+    assert seqs == sorted(set(seqs))
+    assert seqs
+
+
+def test_events_of_an_unknown_job_and_of_no_state(cli: Cli, home: Path) -> None:
+    assert cli("events", "--job", "jx").code == 3
+    assert cli("events").code == 0
+
+
+def test_top_off_a_terminal_shows_jobs_and_pool_once(cli: Cli, held: str) -> None:
+    assert cli("release", held).code == 0
+    done = cli("top")
+    assert done.code == 0
+    assert "1 active jobs" in done.out
+    assert held in done.out
+    assert "1 GPUs held or asked for" in done.out
+
+
+def test_top_without_any_state(cli: Cli, home: Path) -> None:
+    assert "no jobs yet" in cli("top", "--once").out
+
+
+def test_purge_takes_ended_jobs_only(cli: Cli, held: str, home: Path) -> None:
+    assert cli("purge").code == 2
+    assert cli("purge", "jnosuch").code == 3
+    early = cli("purge", held)
+    assert early.code == 4
+    assert "cancel it first" in early.err
+    assert (home / "spool" / "jobs" / held).is_dir()
+    assert cli("cancel", held).code == 0
+    assert cli("purge", "--older-than", "1d", "--json").json == []
+    assert cli("purge", "--older-than", "soon").code == 2
+    with Store.open(home / "state.db") as store:
+        ownership = store.acquire()
+        past = time.time() - 2 * 86400
+        store.transact(ownership, lambda s: s.execute(update(Job).where(Job.id == held).values(finished_at=past)))
+        store.release(ownership)
+    assert cli("purge", "--older-than", "1d", "--json").json[0]["job"] == held
