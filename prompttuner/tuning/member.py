@@ -19,6 +19,8 @@ from prompttuner.tuning.task import Task, agree_on_state
 
 __all__ = ["LeaseEnd", "Member"]
 
+NOTE_S = 0.25
+"""So often are numbers for progress.json put together."""
 HELD = "held"
 """A plan's reason to stop that is no end: the job will go on from its checkpoint."""
 CHANGE, SAVE, LEAVE = 0, 1, 2
@@ -159,7 +161,7 @@ class Member:
 
     def _steps(self, task: Task, group: Group, plan: Membership, files: MemberFiles) -> LeaseEnd | Membership:
         watch = PlanWatch(self._rendezvous, plan, self._settings)
-        first = True
+        noted_at: float | None = None
         while task.outcome is None:
             if task.evaluation_due:
                 task.evaluate(group)
@@ -173,10 +175,12 @@ class Member:
             files.shard(task.step, group.rank, group.world, list(task.sample_ids(task.step))[group.rank :: group.world])
             stepped = task.train_step(group, flags)
             self._longest_step_s = max(self._longest_step_s, stepped.seconds)
-            if first:
+            if noted_at is None:
                 files.note(first_step_at=time.time())
-                first = False
-            files.note(**task.progress(), **self._pace.step(stepped.seconds))
+            self._pace.step(stepped.seconds)
+            if noted_at is None or time.monotonic() - noted_at >= NOTE_S:
+                noted_at = time.monotonic()
+                files.note(**task.progress(), **self._pace.report())
             sums = stepped.flags
             if group.rank == 0:
                 self._save_if_due(task, files, bool(sums[SAVE]))
@@ -211,7 +215,8 @@ class Member:
             files.progress("left")
             return LeaseEnd("terminated", "asked to leave")
         assert newest is not None
-        files.progress("moved" if self.agent in newest.members else "left")
+        phase = "moved" if self.agent in newest.members else "left"
+        files.progress(phase, **task.progress(), **self._pace.report())
         return newest
 
     def _plan_without(self, plan: Membership, leavers: list[str]) -> Membership | None:
@@ -247,7 +252,7 @@ class Member:
             self._save(task, files)
             files.done(task.write_result(files.folder, task.outcome))
         group.all_reduce_(torch.zeros(1, dtype=torch.float64))
-        files.progress("done", **task.progress())
+        files.progress("done", **task.progress(), **self._pace.report())
         return LeaseEnd("done")
 
 
@@ -257,21 +262,26 @@ class Pace:
     def __init__(self) -> None:
         self._by_members: dict[str, list[float]] = {}
         self._world = 1
+        self._last = 0.0
         self._warm = 0
 
     def begin(self, world: int) -> None:
         """A generation of this size begins; its first steps are not counted (caches, connections)."""
         self._world, self._warm = world, 2
 
-    def step(self, seconds: float) -> dict[str, object]:
-        """Count one step; returns ``iters_per_s`` (now) and ``throughput`` (members -> [steps, seconds])."""
+    def step(self, seconds: float) -> None:
+        """Count one step."""
+        self._last = seconds
         if self._warm > 0:
             self._warm -= 1
         else:
             entry = self._by_members.setdefault(str(self._world), [0.0, 0.0])
             entry[0] += 1
             entry[1] += seconds
-        steps, total = self._by_members.get(str(self._world), (1.0, seconds))
+
+    def report(self) -> dict[str, object]:
+        """``iters_per_s`` (with the present number of members) and ``throughput`` (members -> [steps, seconds])."""
+        steps, total = self._by_members.get(str(self._world), (1.0, self._last))
         return {
             "iters_per_s": steps / total if total > 0 else None,
             "throughput": {members: [n, round(s, 6)] for members, (n, s) in self._by_members.items()},

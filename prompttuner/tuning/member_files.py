@@ -71,7 +71,8 @@ class MemberFiles:
 
     def shard(self, step: int, rank: int, world: int, ids: Sequence[int]) -> None:
         """Journal what this member computes for a step, before it does; see docs/reference/elastic.md."""
-        self.journal(g=self.generation, step=step, rank=rank, world=world, pid=os.getpid(), ids=list(ids))
+        now = round(time.time(), 4)
+        self.journal(g=self.generation, step=step, rank=rank, world=world, pid=os.getpid(), at=now, ids=list(ids))
 
     def done(self, report: dict[str, Any]) -> None:
         """Write done.json; the caller has completed ``result/`` before."""
