@@ -59,6 +59,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("controller", "controller", "Run the controller as a small Slurm job.", RUNNING, group=True),
     Entry("init", "init", "Find out what this site is like and write settings for it.", STATE),
     Entry("render", "render", "Show what would reach sbatch, cron or systemd.", STATE, group=True),
+    Entry("simulate", "simulate", "Say what would have happened to a trace under each policy.", STATE),
     Entry("config", "config", "Show the settings and where each comes from.", STATE, group=True),
     Entry("bank", "bank", "Look after the Prompt Bank: list, add, import, publish.", STATE, group=True),
     Entry("doctor", "doctor", "Check this machine and these settings, and say what to do.", STATE),

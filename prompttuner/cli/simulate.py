@@ -1,0 +1,132 @@
+"""``prompttuner simulate``: what would have happened to a trace under each policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prompttuner.cli.output import JsonFlag, print_json, print_table
+from prompttuner.errors import SpecError
+
+if TYPE_CHECKING:
+    from prompttuner.policy.snapshot import PoolProfile
+    from prompttuner.sim import SimOptions, SimResult
+    from prompttuner.trace.job import TraceJob
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+COLUMNS = ["policy", "jobs", "missed", "%", "rejected", "cost GPU-s", "busy", "start-up", "idle", "resizes", "end s"]
+
+
+@app.command()
+def simulate(
+    trace: Annotated[Path, typer.Argument(help="A trace (CSV or JSONL).")],
+    policy: Annotated[str, typer.Option(help="Policies to compare, with commas between.")] = "prompttuner,edf,infless",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the simulated site.")] = 32,
+    slo: Annotated[str | None, typer.Option(help="New deadlines: 1.0, or U(0.5,1.5), x the one-GPU time.")] = None,
+    profile: Annotated[list[Path] | None, typer.Option(help="Profile file of an LLM (may be repeated).")] = None,
+    bank: Annotated[bool, typer.Option(help="Whether there is a Prompt Bank.")] = True,
+    bank_factor: Annotated[float, typer.Option(help="Expected factor on the iterations after a lookup.")] = 0.5,
+    tick: Annotated[float, typer.Option(min=0.01, help="Period of the control loop, seconds.")] = 1.0,
+    limit: Annotated[bool, typer.Option("--bound", help="Show the lower bounds too (may take minutes).")] = False,
+    outcomes: Annotated[Path | None, typer.Option(help="Write one JSON line for each job and policy here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw GPUs over time into this PNG.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Say what would have happened to a trace under each policy."""
+    from prompttuner.policy import get
+    from prompttuner.profiles import load_profile, stated
+    from prompttuner.sim import SimOptions
+    from prompttuner.sim import simulate as run
+
+    jobs = _jobs(trace, slo, seed)
+    names = [name.strip() for name in policy.split(",") if name.strip()]
+    if not names:
+        raise SpecError("--policy names no policy")
+    policies = [get(name) for name in names]
+    profiles = stated(sorted({job.llm for job in jobs}), [load_profile(path) for path in profile or []])
+    has_bank = bank and any(job.bank_factor < 1 for job in jobs)
+    high = min(1.0, bank_factor * 1.56)  # P90 of a lognormal with sigma 0.35
+    options = SimOptions(gpus=gpus, tick_s=tick, seed=seed, bank=has_bank, bank_mid=bank_factor, bank_hi=high)
+    results = [run(jobs, profiles, one, options) for one in policies]
+    figures = [result.summary() for result in results]
+    bounds = _bounds(jobs, profiles, options) if limit else None
+    if outcomes is not None:
+        _write_outcomes(outcomes, results)
+    if plot is not None:
+        _plot(plot, results)
+    if json:
+        print_json({"trace": str(trace), "gpus": gpus, "slo": slo, "bank": has_bank, "policies": figures,
+                    "bound": bounds})  # fmt: skip
+        return
+    print_table(COLUMNS, [_row(one) for one in figures])
+    if bounds:
+        typer.echo(
+            f"no schedule misses fewer than {bounds['violations']} ({bounds['unavoidable']} are unavoidable) "
+            f"or costs less than {bounds['work_gpu_s']:.0f} GPU-s"
+        )
+    if not has_bank:
+        typer.echo("no Prompt Bank: the trace knows no factors, or --no-bank was given")
+
+
+def _jobs(path: Path, slo: str | None, seed: int) -> list[TraceJob]:
+    """The trace's jobs; rows that cannot be read are told on stderr, with their lines."""
+    from prompttuner.trace.format import read_trace
+    from prompttuner.trace.slo import SloMultiple, with_slo
+
+    loaded = read_trace(path)
+    for problem in loaded.problems:
+        typer.echo(f"left out: {path} {problem}", err=True)
+    if not loaded.jobs:
+        raise SpecError(f"{path} holds no job that can be read")
+    return with_slo(loaded.jobs, SloMultiple.parse(slo), seed) if slo else list(loaded.jobs)
+
+
+def _row(figures: dict[str, Any]) -> list[Any]:
+    keys = ("policy", "with_deadline", "violations", "violations_pct", "rejected", "cost_gpu_s", "busy_gpu_s",
+            "startup_gpu_s", "idle_gpu_s", "resizes", "end_s")  # fmt: skip
+    return [round(figures[key]) if key.endswith("_s") else figures[key] for key in keys]
+
+
+def _bounds(jobs: list[TraceJob], profiles: dict[str, PoolProfile], options: SimOptions) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from prompttuner.sim.bound import bound
+
+    speedups = {name: profile.speedup for name, profile in profiles.items()}
+    found = asdict(bound(jobs, options.gpus, speedups, bank=options.bank))
+    found.pop("unavoidable_ids")
+    return found
+
+
+def _write_outcomes(path: Path, results: list[SimResult]) -> None:
+    import json
+
+    with path.open("w") as file:
+        for result in results:
+            for job in result.outcomes():
+                plain = {key: None if value == float("inf") else value for key, value in job.items()}
+                file.write(json.dumps({"policy": result.policy, **plain}) + "\n")
+
+
+def _plot(path: Path, results: list[SimResult]) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SpecError("--plot needs matplotlib: pip install 'prompttuner[plots]'") from None
+    figure = Figure(figsize=(9, 2.2 * len(results)), layout="constrained")
+    axes = figure.subplots(len(results), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, result in zip(axes, results, strict=True):
+        times = [row[0] for row in result.usage] + [result.end_s]
+        parts = [[row[k] for row in result.usage] + [0] for k in (1, 2, 3)]
+        axis.stackplot(times, *parts, labels=("busy", "starting", "idle"), step="post")
+        axis.set_ylabel("GPUs")
+        axis.set_title(f"{result.policy}: {result.violations} missed, {result.cost_s:.0f} GPU-s", fontsize=9)
+    axes[0].legend(loc="upper right", fontsize=8)
+    axes[-1].set_xlabel("seconds")
+    figure.savefig(path, dpi=120)
