@@ -97,6 +97,8 @@ class SimResult:
     actions: int = 0
     usage: list[tuple[float, int, int, int]] = field(default_factory=list)
     """(time, busy, starting, idle GPUs) at each change, one a tick at most."""
+    spans: list[tuple[str, float, float, int]] = field(default_factory=list)
+    """(job, begin, end, GPUs): who held how many, for reports."""
 
     @property
     def cost_s(self) -> float:

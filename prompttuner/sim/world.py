@@ -176,7 +176,10 @@ class World:
         self.jobs.data["phase_since"][job.row] = self.now
 
     def _charge(self, job: SimJob) -> None:
-        job.outcome.gpu_s += len(job.members) * (self.now - job.changed_at)
+        held = len(job.members)
+        if held and self.now > job.changed_at:
+            job.outcome.gpu_s += held * (self.now - job.changed_at)
+            self.result.spans.append((job.trace.id, job.changed_at, self.now, held))
         job.changed_at = self.now
 
     def _end_job(self, job: SimJob) -> None:

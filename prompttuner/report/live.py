@@ -1,0 +1,114 @@
+"""A live database as a report's data: jobs, allocations and leases of a stretch of time."""
+
+from __future__ import annotations
+
+import math
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from prompttuner.db.models import Allocation, Job, Lease
+from prompttuner.report.data import JobBar, ReportData, steps
+from prompttuner.states import JobState
+
+__all__ = ["from_database"]
+
+_STATES = {
+    JobState.DONE: "ended",
+    JobState.EXHAUSTED: "failed",  # its target was not reached, whenever it ended
+    JobState.FAILED: "failed",
+    JobState.STOPPED: "failed",
+    JobState.CANCELLED: "cancelled",
+    JobState.REJECTED: "rejected",
+    JobState.RUNNING: "running",
+}
+
+
+def from_database(session: Session, now_s: float, since_s: float, source: str) -> ReportData:
+    """What happened between ``since_s`` and ``now_s`` (Unix times); the report's clock begins at ``since_s``.
+
+    Allocations count as starting until they are warm, as busy while a lease of theirs runs, and as idle otherwise.
+    """
+    jobs = list(
+        session.scalars(
+            select(Job).where(or_(Job.finished_at.is_(None), Job.finished_at >= since_s)).order_by(Job.submitted_at)
+        )
+    )
+    held = select(Allocation).where(
+        Allocation.started_at.is_not(None), or_(Allocation.ended_at.is_(None), Allocation.ended_at >= since_s)
+    )
+    allocations = list(session.scalars(held))
+    leases: dict[str, list[Lease]] = {}
+    for lease in session.scalars(select(Lease).where(or_(Lease.ended_at.is_(None), Lease.ended_at >= since_s))):
+        leases.setdefault(lease.allocation, []).append(lease)
+    clock = _Clock(since_s, now_s)
+    spans: dict[str, list[tuple[float, float, int]]] = {}
+    all_changes: list[tuple[float, str, int]] = []
+    pool_changes: dict[str, list[tuple[float, str, int]]] = {}
+    for allocation in allocations:
+        changes = _changes(allocation, leases.get(allocation.uuid, []), clock, spans)
+        all_changes += changes
+        pool_changes.setdefault(allocation.pool, []).extend(changes)
+    return ReportData(
+        title="prompttuner",
+        source=source,
+        begin_s=0.0,
+        end_s=now_s - since_s,
+        jobs=[_bar(job, _members(spans.get(job.id, [])), clock) for job in jobs],
+        usage=steps(all_changes),
+        epoch_s=since_s,
+        pool_usage={name: steps(changes) for name, changes in sorted(pool_changes.items())},
+    )
+
+
+class _Clock:
+    """Unix times to the report's clock, clipped to what it shows."""
+
+    def __init__(self, since_s: float, now_s: float) -> None:
+        self.since_s, self.now_s = since_s, now_s
+
+    def at(self, unix_s: float | None, missing: float = math.inf) -> float:
+        return missing if unix_s is None else unix_s - self.since_s
+
+    def clip(self, unix_s: float | None) -> float:
+        return min(max(self.at(unix_s, self.now_s - self.since_s), 0.0), self.now_s - self.since_s)
+
+
+def _changes(
+    allocation: Allocation, leases: list[Lease], clock: _Clock, spans: dict[str, list[tuple[float, float, int]]]
+) -> list[tuple[float, str, int]]:
+    begin, end = clock.clip(allocation.started_at), clock.clip(allocation.ended_at)
+    warm = min(max(clock.clip(allocation.warm_at), begin), end)
+    gpus = allocation.gpus
+    changes = [(begin, "starting", gpus), (warm, "starting", -gpus), (warm, "idle", gpus), (end, "idle", -gpus)]
+    at = warm
+    for lease in sorted(leases, key=lambda lease: lease.granted_at):
+        first = max(clock.clip(lease.granted_at), at)
+        last = min(max(clock.clip(lease.ended_at), first), end)
+        if last > first:
+            changes += [(first, "idle", -gpus), (first, "busy", gpus), (last, "busy", -gpus), (last, "idle", gpus)]
+            spans.setdefault(lease.job_id, []).append((first, last, gpus))
+            at = last
+    return changes
+
+
+def _members(spans: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """The job's GPUs over time from its members' single spans."""
+    line = steps([change for b, e, gpus in spans for change in ((b, "busy", gpus), (e, "busy", -gpus))])
+    ends = [usage.at_s for usage in line[1:]]
+    return [(usage.at_s, end, usage.busy) for usage, end in zip(line, ends, strict=False) if usage.busy]
+
+
+def _bar(job: Job, spans: list[tuple[float, float, int]], clock: _Clock) -> JobBar:
+    return JobBar(
+        id=job.id,
+        pool=job.pool,
+        submit_s=clock.at(job.submitted_at, 0.0),
+        start_s=clock.at(job.started_at),
+        end_s=clock.at(job.finished_at),
+        deadline_s=clock.at(job.deadline_at),
+        state=_STATES.get(JobState(job.state), "waiting"),
+        name=job.name,
+        spans=spans,
+        note=job.error or job.note,
+    )
