@@ -58,7 +58,7 @@ def test_saved_data_loads_equal(simulated: tuple[list[TraceJob], SimResult, Repo
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "log.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="log.json"):
+    with pytest.raises(DataError, match=r"log\.json"):
         load_data(path)
     with pytest.raises(DataError, match="cannot read"):
         load_data(tmp_path / "none.json")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from prompttuner.cli import frame
 from prompttuner.config import layers
@@ -22,46 +23,32 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def fill(store: Store, base: float) -> None:
     """Two allocations: one starts at 10, is warm at 20, works for two jobs in turn; one joins the second job."""
     common = {"pool": "p", "model": "m", "updated_at": base, "state_since": base}
-    job = {**common, "spec": {}, "submitted_at": base}
+    jobs = [
+        {"id": "first", "name": "one", "state": "done", "deadline_at": 60, "started_at": 20, "finished_at": 50},
+        {"id": "second", "state": "running", "deadline_at": 90, "started_at": 60},
+        {"id": "spent", "state": "exhausted", "deadline_at": 90, "finished_at": 70},
+    ]
+    allocations = [
+        {"uuid": "a", "state": "busy", "started_at": 10, "warm_at": 20},
+        {"uuid": "b", "state": "ended", "started_at": 60, "warm_at": 70, "ended_at": 95},
+        {"uuid": "queued", "state": "pending"},
+    ]
+    leases = [
+        {"job_id": "first", "allocation": "a", "generation": 1, "rank": 0, "granted_at": 20, "ended_at": 50},
+        {"job_id": "second", "allocation": "a", "generation": 1, "rank": 0, "granted_at": 60},
+        {"job_id": "second", "allocation": "b", "generation": 2, "rank": 1, "granted_at": 80, "ended_at": 95},
+    ]
+
+    def shifted(row: dict[str, object]) -> dict[str, object]:
+        return {key: base + value if key.endswith("_at") else value for key, value in row.items()}
+
     with store.write(store.acquire()) as session:
-        session.add_all(
-            [
-                Job(
-                    id="first",
-                    name="one",
-                    state="done",
-                    deadline_at=base + 60,
-                    started_at=base + 20,
-                    finished_at=base + 50,
-                    **job,
-                ),
-                Job(id="second", state="running", deadline_at=base + 90, started_at=base + 60, **job),
-                Job(id="spent", state="exhausted", deadline_at=base + 90, finished_at=base + 70, **job),
-            ]
-        )
-        session.add_all(
-            [
-                Allocation(uuid="a", state="busy", created_at=base, started_at=base + 10, warm_at=base + 20, **common),
-                Allocation(
-                    uuid="b",
-                    state="ended",
-                    created_at=base,
-                    started_at=base + 60,
-                    warm_at=base + 70,
-                    ended_at=base + 95,
-                    **common,
-                ),
-                Allocation(uuid="queued", state="pending", created_at=base, **common),
-            ]
-        )
-        session.flush()
-        session.add_all(
-            [
-                Lease(job_id="first", allocation="a", generation=1, rank=0, granted_at=base + 20, ended_at=base + 50),
-                Lease(job_id="second", allocation="a", generation=1, rank=0, granted_at=base + 60),
-                Lease(job_id="second", allocation="b", generation=2, rank=1, granted_at=base + 80, ended_at=base + 95),
-            ]
-        )
+        for row in jobs:
+            session.execute(insert(Job).values(spec={}, submitted_at=base, **common, **shifted(row)))
+        for row in allocations:
+            session.execute(insert(Allocation).values(created_at=base, **common, **shifted(row)))
+        for row in leases:
+            session.execute(insert(Lease).values(**shifted(row)))
 
 
 def test_usage_and_jobs_follow_from_allocations_and_leases(store: Store) -> None:
