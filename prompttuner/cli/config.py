@@ -51,6 +51,14 @@ def show(
     print_table(["setting", "value", "origin"], [[name, _text(values[name]), loaded.origins[name]] for name in names])
 
 
+@app.command()
+def reference() -> None:
+    """Print the table of all settings, with defaults and meaning (Markdown)."""
+    from prompttuner.config.reference import reference as page
+
+    typer.echo(page(), nl=False)
+
+
 def _printable(name: str, value: Any) -> Any:
     from prompttuner.config.mask import mask_text, mask_url
 

@@ -46,27 +46,29 @@ class SlurmSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    account: str | None = None
-    qos: str | None = None
-    partition: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
+    account: str | None = Field(default=None, description="account to charge")
+    qos: str | None = Field(default=None, description="quality of service")
+    partition: str | None = Field(default=None, description="none: the site's default")
+    constraint: str | None = Field(default=None, description="node features")
+    reservation: str | None = Field(default=None, description="reservation to run in")
     gpu_type: str | None = Field(default=None, description="GPU type as in GRES (gpu:TYPE:1); none: any")
-    gpus_per_agent: int = Field(default=1, ge=1, le=64)
+    gpus_per_agent: int = Field(default=1, ge=1, le=64, description="GPUs of one allocation")
     gpu_directive: Literal["gres", "gpus-per-node", "none"] = Field(
         default="gres", description="how GPUs are asked for"
     )
-    cpus_per_agent: int | None = Field(default=None, ge=1)
+    cpus_per_agent: int | None = Field(
+        default=None, ge=1, description="CPU cores of one allocation; none: the partition decides"
+    )
     mem: str | None = Field(default=None, description="memory of an allocation as sbatch takes it, such as 32G")
     walltime_s: Seconds | None = Field(
         default=None, gt=0, description="of an allocation; none: the partition's limit, or 4 h"
     )
-    mail_user: str | None = None
-    mail_type: str | None = None
+    mail_user: str | None = Field(default=None, description="address for Slurm's own mails")
+    mail_type: str | None = Field(default=None, description="which of them, such as FAIL")
     signal: str = Field(
         default="USR1", pattern=r"^(USR1|USR2|TERM|INT|HUP)$", description="sent before the walltime ends"
     )
-    signal_before_s: int = Field(default=90, ge=10, le=3600)
+    signal_before_s: int = Field(default=90, ge=10, le=3600, description="how long before")
     setup: Lines = Field(default=(), description="shell lines before an agent: module, conda, export")
     launcher: str | None = Field(default=None, description="command before python, such as srun --container-image=...")
     python: str | None = Field(
@@ -103,7 +105,9 @@ class Settings(BaseSettings):
     )
 
     home: Folder = Field(default=Path("~/.prompttuner"), description="where everything is kept unless said otherwise")
-    backend: Literal["local", "slurm"] = "local"
+    backend: Literal["local", "slurm"] = Field(
+        default="local", description="where allocations come from: processes of this machine, or Slurm"
+    )
     database: str | None = Field(default=None, description="SQLAlchemy URL; none: SQLite in home/state.db")
     spool: Folder | None = Field(
         None, description="on a file system that login and compute nodes share; none: home/spool"
@@ -117,7 +121,7 @@ class Settings(BaseSettings):
     tick_s: Seconds = Field(default=1.0, gt=0, le=600, description="period of `prompttuner run`")
     cron_tick_s: Seconds = Field(default=60.0, gt=0, le=3600, description="period of cron ticks")
     squeue_min_s: Seconds = Field(default=10.0, ge=0, description="least time between two questions to Slurm")
-    heartbeat_s: Seconds = Field(default=5.0, gt=0)
+    heartbeat_s: Seconds = Field(default=5.0, gt=0, description="how often agents and controller show that they live")
     poll_s: Seconds = Field(default=0.2, gt=0, le=60, description="how often agents look at their order")
     suspect_s: Seconds = Field(default=60.0, gt=0, description="silence after which an agent is suspect (never: lost)")
     owner_expiry_s: Seconds = Field(
@@ -126,8 +130,8 @@ class Settings(BaseSettings):
     idle_limit_s: Seconds = Field(
         default=600.0, gt=0, lt=3600, description="an agent without a job ends itself after it"
     )
-    checkpoint_every_s: Seconds = Field(default=30.0, gt=0)
-    checkpoint_every_steps: int = Field(default=50, ge=1)
+    checkpoint_every_s: Seconds = Field(default=30.0, gt=0, description="a checkpoint at least this often")
+    checkpoint_every_steps: int = Field(default=50, ge=1, description="and after so many iterations")
     loss_timeout_s: Seconds = Field(default=15.0, gt=0, description="loss of a member is noticed within it")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of a worker")
 

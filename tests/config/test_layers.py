@@ -8,6 +8,7 @@ import pytest
 
 from prompttuner.config import Settings, layers, load_layers, load_settings
 from prompttuner.config.mask import mask_text, mask_url
+from prompttuner.config.reference import reference
 from prompttuner.errors import ConfigError
 
 
@@ -124,3 +125,10 @@ def test_passwords_in_urls_are_masked(text: str, masked: str) -> None:
 
 def test_webhooks_show_their_host_only() -> None:
     assert mask_url("https://hooks.example.org/services/T0/SECRET") == "https://hooks.example.org/***"
+
+
+def test_every_setting_is_explained_and_the_reference_page_is_up_to_date() -> None:
+    page = reference()
+    assert "|  |" not in page
+    written = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+    assert written.read_text() == page, "run: prompttuner config reference > docs/reference/settings.md"

@@ -114,3 +114,13 @@ def end_agents(home: Path, work: Path, env: dict[str, str]) -> None:
     """Agents that a page has started would stay warm for minutes."""
     if (home / "state.db").exists():
         run(["prompttuner", "run", "--until-done", "-q"], work, env, "ending the page's agents")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    everything = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+    broken = []
+    for page in everything:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)} -> {target}")
+    assert broken == []
