@@ -44,11 +44,11 @@ class Plan:
 
 PLANS = (
     Plan("reverse-a", "reverse+upper", "text:reverse the letters then write in capitals :", "90s"),
-    Plan("drop-a", "drop_last+upper", "vocab", "100s"),
-    Plan("every-a", "every_second+next2", "vocab", "120s"),
+    Plan("drop-a", "drop_last+upper", "vocab", "90s"),
+    Plan("rotate-a", "rotate_left+upper", "vocab", "120s"),
     Plan("reverse-b", "reverse+upper", "auto", "150s", seed=1),
     Plan("drop-b", "drop_last+upper", "auto", "160s", seed=1),
-    Plan("every-b", "every_second+next2", "auto", "170s", seed=1),
+    Plan("rotate-b", "rotate_left+upper", "auto", "170s", seed=1),
 )
 
 
@@ -62,7 +62,7 @@ def submit_all(settings: Settings, plans: Sequence[Plan]) -> dict[str, Plan]:
             model="small",
             train=train,
             eval=evaluation,
-            target="loss<=0.15",
+            target="loss<=0.3",
             deadline=plan.deadline,
             initial_prompt=plan.initial,
             prompt_length=None if plan.initial.startswith("text:") else 12,
