@@ -17,6 +17,7 @@ from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
+    from prompttuner.controller.outlook import History
     from prompttuner.db import Ownership, Store
     from prompttuner.db.models import Job
 
@@ -43,6 +44,10 @@ class Context:
     """When Slurm was last asked (monotonic seconds)."""
     last_noted: float = float("-inf")
     """When jobs that wait were last explained (monotonic seconds)."""
+    history: History | None = None
+    """What past jobs tell, kept for a moment."""
+    seen_before: tuple[float, object] | None = None
+    """When facts were last written to the rows, and those facts: the same again need no transaction."""
     _specs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from prompttuner.controller.context import Context
 
-__all__ = ["Outlook", "outlook_of", "remember"]
+__all__ = ["History", "Outlook", "outlook_of", "remember"]
 
 PAST_JOBS = 200
 """Latest ended jobs that predictions look at."""
 ARRIVALS = 500
+HISTORY_S = 5.0
+"""History is read again after this long."""
 SMOOTHING = 0.3
 """Weight of a new measurement in a start-up time's moving average."""
 BANK_FACTOR = BankOutlook(0.5, 0.9)
@@ -51,37 +53,54 @@ class Outlook:
 def outlook_of(
     ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
 ) -> Outlook:
-    """Expectations for these jobs and allocations: four statements, whatever their number."""
+    """Expectations for these jobs and allocations."""
     pools = _pools(jobs, specs, allocations)
-    keys = [pool.key for pool in pools]
+    history = _history(ctx, tuple(pool.key for pool in pools))
+    return Outlook(
+        pools,
+        {pool.key: _profile(pool, history.speeds, history.startups) for pool in pools},
+        {job.id: _remaining(job, specs[job.id], history.itas) for job in jobs},
+        {pool.key: BANK_FACTOR for pool in pools if ctx.bank.holds(pool.model)},
+        history.arrivals,
+    )
 
-    def read(session: Session) -> tuple[Any, Any, Any, Any]:
-        past = (
-            select(Job.pool, Job.spec, Job.ita)
-            .where(Job.state == JobState.DONE, Job.ita.is_not(None), Job.pool.in_(keys))
-            .order_by(Job.finished_at.desc())
-            .limit(PAST_JOBS)
-        )
+
+@dataclass(slots=True)
+class History:
+    """What past jobs of some pools tell; kept for a moment, as it changes slowly."""
+
+    keys: tuple[str, ...]
+    at: float
+    itas: Mapping[Any, list[float]]
+    arrivals: dict[str, list[float]]
+    speeds: Sequence[Any]
+    startups: Sequence[Any]
+
+
+def _history(ctx: Context, keys: tuple[str, ...]) -> History:
+    """Four statements, at most every ``HISTORY_S``."""
+    known = ctx.history
+    if known is not None and known.keys == keys and 0 <= ctx.now() - known.at < HISTORY_S:
+        return known
+
+    def read(session: Session) -> History:
+        past = select(Job.pool, Job.spec, Job.ita).where(Job.state == JobState.DONE, Job.ita.is_not(None))
+        past = past.where(Job.pool.in_(keys)).order_by(Job.finished_at.desc()).limit(PAST_JOBS)
         came = select(Job.pool, Job.submitted_at).where(Job.pool.in_(keys)).order_by(Job.submitted_at.desc())
-        return (
-            session.execute(past).all(),
-            session.execute(came.limit(ARRIVALS)).all(),
+        arrivals: dict[str, list[float]] = defaultdict(list)
+        for key, at in reversed(session.execute(came.limit(ARRIVALS)).all()):
+            arrivals[key].append(at)
+        return History(
+            keys,
+            ctx.now(),
+            _past_itas(session.execute(past).all()),
+            arrivals,
             profile_rows.load_speeds(session),
             profile_rows.load_startups(session),
         )
 
-    past, came, speeds, startups = ctx.store.query(read)
-    known = _past_itas(past)
-    arrivals: dict[str, list[float]] = defaultdict(list)
-    for key, at in reversed(came):
-        arrivals[key].append(at)
-    return Outlook(
-        pools,
-        {pool.key: _profile(pool, speeds, startups) for pool in pools},
-        {job.id: _remaining(job, specs[job.id], known) for job in jobs},
-        {pool.key: BANK_FACTOR for pool in pools if ctx.bank.holds(pool.model)},
-        arrivals,
-    )
+    ctx.history = ctx.store.query(read)
+    return ctx.history
 
 
 def _pools(

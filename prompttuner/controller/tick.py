@@ -20,11 +20,13 @@ from prompttuner.controller.outlook import outlook_of, remember
 from prompttuner.controller.project import changed, order_for, write_order, write_plan
 from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
 from prompttuner.controller.tx import Tx
+from prompttuner.db import allocations as allocation_rows
+from prompttuner.db import jobs as job_rows
 from prompttuner.db.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.plan import Plan
 from prompttuner.slurm.backend import Seen
-from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
+from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.tuning.membership import member_dir
 
 if TYPE_CHECKING:
@@ -38,8 +40,22 @@ NOTES_EVERY_S = 5.0
 KILL_AFTER_S = 60.0
 """An allocation that was told to end and has not after this long is ended through the resource manager."""
 
-_ACTIVE = [str(s) for s in (JobState.QUEUED, JobState.RUNNING, JobState.HELD)]
-_ENDED = [str(s) for s in ALLOCATION_ENDED]
+OBSERVE_S = 5.0
+"""Facts that have not changed are looked at again after this long, for what time alone brings about (suspicion)."""
+
+_ACTIVE_JOBS = (
+    select(Job)
+    .where(Job.state.in_(job_rows.ACTIVE_STATES))
+    .order_by(Job.submitted_at, Job.id)
+    .options(defer(Job.spec), defer(Job.history), defer(Job.error))
+)
+_LIVE_ALLOCATIONS = (
+    select(Allocation)
+    .where(Allocation.state.in_(allocation_rows.LIVE_STATES))
+    .order_by(Allocation.created_at, Allocation.uuid)
+)
+_BEHIND = select(Job).where(Job.plan_generation < Job.generation)
+"""Jobs whose membership is newer than the plan in the spool."""
 _UNHEARD = frozenset({AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING})
 """States in which an agent cannot hear that it shall end."""
 
@@ -94,10 +110,7 @@ def live_rows(session: Session) -> Rows:
 
     Specs and histories are not loaded: they are large, and a spec never changes (see ``Context.specs_of``).
     """
-    active = select(Job).where(Job.state.in_(_ACTIVE)).order_by(Job.submitted_at, Job.id)
-    jobs = session.scalars(active.options(defer(Job.spec), defer(Job.history), defer(Job.error)))
-    live = select(Allocation).where(Allocation.state.not_in(_ENDED)).order_by(Allocation.created_at, Allocation.uuid)
-    return Rows(list(jobs), list(session.scalars(live)))
+    return Rows(list(session.scalars(_ACTIVE_JOBS)), list(session.scalars(_LIVE_ALLOCATIONS)))
 
 
 # -- observe ------------------------------------------------------------------------------------------------------
@@ -108,7 +121,9 @@ def _observe(ctx: Context, rows: Rows) -> Rows:
     agents = _agent_facts(ctx, rows.allocations)
     running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING])
     seen = _ask_manager(ctx, rows.allocations)
-    if not agents and not running and not seen:
+    facts = (agents, running, seen)
+    last = ctx.seen_before
+    if not any(facts) or (last is not None and 0 <= ctx.now() - last[0] < OBSERVE_S and last[1] == facts):
         return rows
 
     def work(session: Session) -> Rows:
@@ -121,6 +136,7 @@ def _observe(ctx: Context, rows: Rows) -> Rows:
         return live_rows(session)
 
     rows = ctx.store.transact(ctx.ownership, work)
+    ctx.seen_before = (ctx.now(), facts)
     ended = [job for job in rows.jobs if job.id in running and _finish(ctx, job, running[job.id])]
     return ctx.store.query(live_rows) if ended else rows
 
@@ -261,9 +277,7 @@ def _cancel(ctx: Context, acted: Acted, rows: Rows) -> None:
 
 def _project(ctx: Context, rows: Rows) -> Rows:
     """Write plans, then orders, that differ from what was last written; remember what was written."""
-    behind = ctx.store.query(
-        lambda session: list(session.scalars(select(Job).where(Job.plan_generation < Job.generation)))
-    )
+    behind = ctx.store.query(lambda session: list(session.scalars(_BEHIND)))
     addresses = {a.uuid: a.address for a in rows.allocations if a.address}
     plans = {job.id: write_plan(ctx.spool, job, addresses) for job in behind}
     by_id = {job.id: job for job in rows.jobs}

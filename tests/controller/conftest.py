@@ -2,97 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_site import FakeSite
-
-from prompttuner.config import Settings
-from prompttuner.controller.banking import BankView
-from prompttuner.controller.context import Context
-from prompttuner.controller.gate import Gate
-from prompttuner.controller.requests import leave, new_job_id
-from prompttuner.controller.tick import TickReport, tick
-from prompttuner.db import Store, jobs
-from prompttuner.db.models import Job
-from prompttuner.files import read_json
-from prompttuner.policy import get as get_policy
-from prompttuner.slurm.spool import Spool
-
-
-class Lab:
-    """One user's prompttuner on a fake site."""
-
-    def __init__(self, root: Path, policy: str = "edf", **settings: Any) -> None:
-        defaults: dict[str, Any] = {"home": root / "home", "idle_limit_s": 60.0, "squeue_min_s": 0.0}
-        self.settings = Settings(**{**defaults, **settings})
-        self.settings.make_home()
-        self.site = FakeSite(root)
-        self.policy = policy
-        self.spool = Spool(self.settings.spool_dir).ensure()
-        self.ctx = self.start_controller()
-
-    def start_controller(self) -> Context:
-        store = Store.open(self.settings.database_url, create=True, notes_dir=self.settings.home)
-        return Context(
-            self.settings,
-            self.spool,
-            store,
-            store.acquire(ttl_s=30.0),
-            self.site,
-            get_policy(self.policy),
-            Gate(self.spool.root / "gate.json", self.settings),
-            BankView(self.settings.all_bank_dirs),
-            now=lambda: self.site.time,
-        )
-
-    def submit(self, ita: int = 50, deadline_s: float | None = 600.0, **spec: Any) -> str:
-        job_id = new_job_id()
-        now = self.site.time
-        value = {
-            "model": "/models/tiny",
-            "model_name": "tiny",
-            "dtype": "auto",
-            "train_sha256": "0" * 64,
-            "target": {"metric": "loss", "op": "<=", "value": 0.1},
-            "max_iterations": 400,
-            "eval_every": 10,
-            "batch_size": 8,
-            "initial_prompt": "vocab",
-            "min_gpus": 1,
-            "max_gpus": 2,
-            "submitted_at": now,
-            "deadline_at": None if deadline_s is None else now + deadline_s,
-            "fake_ita": ita,
-            "fake_prompt": f"prompt of {job_id}",
-            **spec,
-        }
-        leave(self.settings, {"kind": "submit", "job": job_id, "spec": value, "at": now})
-        return job_id
-
-    def ask(self, kind: str, **body: Any) -> dict[str, Any]:
-        """Leave a request, tick, and return its reply."""
-        name = leave(self.settings, {"kind": kind, "at": self.site.time, **body})
-        self.tick()
-        reply: dict[str, Any] = read_json(self.spool.reply(name))
-        return reply
-
-    def tick(self) -> TickReport:
-        return tick(self.ctx)
-
-    def run(self, seconds: int, every: float = 1.0) -> None:
-        for _ in range(int(seconds / every)):
-            self.site.step(every)
-            self.tick()
-
-    def job(self, job_id: str) -> Job:
-        return self.ctx.store.query(lambda session: jobs.get(session, job_id))
+from lab import Lab, scratch_root
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    yield made
-    made.ctx.store.close()
+    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder:
+        made = Lab(Path(folder))
+        yield made
+        made.close()

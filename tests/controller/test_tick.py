@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from lab import Lab
 
 from prompttuner.db import allocations, events
 from prompttuner.files import read_json
 from prompttuner.states import JobState
-
-if TYPE_CHECKING:
-    from tests.controller.conftest import Lab
 
 
 def test_a_job_is_tuned_and_its_result_promoted(lab: Lab) -> None:
@@ -130,9 +127,7 @@ def test_a_lost_node_is_suspect_until_slurm_proves_it(lab: Lab) -> None:
 def test_a_new_controller_takes_over_where_the_old_one_was_cut_off(lab: Lab) -> None:
     job_id = lab.submit(ita=100)
     lab.run(10)
-    lab.ctx.store.release(lab.ctx.ownership)
-    lab.ctx.store.close()
-    lab.ctx = lab.start_controller()
+    lab.crash()
     lab.run(60)
     assert lab.job(job_id).state == JobState.DONE
     assert len(lab.site.submitted) == len(set(lab.site.submitted))
