@@ -220,8 +220,8 @@ class Shelf:
             os.close(fd)
 
     def outcomes(self) -> dict[str, list[dict[str, Any]]]:
-        """All noted outcomes by entry id; lines that are no outcomes are skipped."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        """All noted outcomes by entry id, one a job; lines that are no outcomes are skipped."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
         for path in sorted(self.root.glob("outcomes-*.jsonl")):
             if path.is_symlink():
                 continue
@@ -231,8 +231,9 @@ class Shelf:
                 except ValueError:
                     continue
                 if isinstance(value, dict) and isinstance(value.get("entry"), str):
-                    found.setdefault(value["entry"], []).append(value)
-        return found
+                    by_job = found.setdefault(value["entry"], {})
+                    by_job[str(value.get("job", len(by_job)))] = value
+        return {entry_id: list(by_job.values()) for entry_id, by_job in found.items()}
 
     def ensure(self, width: int | None = None) -> None:
         """Make the shelf's folders, and note the LLM's embedding width once it is known."""

@@ -18,6 +18,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,34 @@ from prompttuner.tuning.model import LoadedModel, load_model
 CAP = 100
 PLAIN_LENGTH = 8
 QUICK_CAP = 30
-ORACLE_BEST, ORACLE_RANDOM = 16, 16
-CORRELATION_TASKS, CORRELATION_ENTRIES = 5, 10
+ORACLE_BEST, ORACLE_RANDOM = 12, 12
+CORRELATION_TASKS, CORRELATION_ENTRIES = 4, 8
 RESULTS = Path(__file__).parent / "results"
+FULL = ("brute-force", "flat-racing")
+"""These score every entry, and so run with the first seed only, as does the oracle."""
 RACED = ("brute-force", "racing", "clst")
 STARTS = ("random", "vocab", "text", "auto", "oracle")
 PAIR_COLUMNS = ("task", "seed", "ita_vocab", "ita_bank", "lookup_s", "cap")
+
+
+class Table:
+    """Losses (entries, samples), each computed once, kept in a file."""
+
+    def __init__(self, scorer: Scorer, shape: tuple[int, int], path: Path) -> None:
+        self._scorer, self._path = scorer, path
+        self.losses = np.load(path) if path.exists() else np.full(shape, np.nan)
+
+    def __call__(self, candidates: Sequence[int], samples: Sequence[int]) -> np.ndarray:
+        rows, columns = list(candidates), list(samples)
+        missing = [n for n in rows if np.isnan(self.losses[n, columns]).any()]
+        for start in range(0, len(missing), 64):
+            part = missing[start : start + 64]
+            self.losses[np.ix_(part, columns)] = self._scorer(part, columns)
+        return self.losses[np.ix_(rows, columns)]
+
+    def save(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(self._path, self.losses)
 
 
 class Benchmark:
@@ -52,6 +75,7 @@ class Benchmark:
 
     def __init__(self, loaded: LoadedModel, bank: BankUnderTest, cache: Cache, cap: int) -> None:
         self.loaded, self.bank, self.cache, self.cap = loaded, bank, cache, cap
+        self.tables: dict[tuple[str, int], Table] = {}
 
     def itas(self, job: Job, starts: dict[str, torch.Tensor]) -> dict[str, int | None]:
         """Iterations to target by start; None where the cap was not enough."""
@@ -64,31 +88,38 @@ class Benchmark:
                 self.cache.put(f"ita-{self.cap}/{job.task.name}/{job.seed}/{name}", [run.ita])
         return {name: value[0] for name, value in known.items() if value is not None}
 
-    def scores(self, job: Job) -> np.ndarray:
-        """Loss of every entry on the samples a lookup would use, (entries, samples)."""
-        key = f"scores/{job.task.name}/{job.seed}"
-        stored = self.cache.get(key)
-        if stored is None:
+    def table(self, job: Job) -> Table:
+        """Losses of entries on the samples a lookup would use, computed when asked for."""
+        key = (job.task.name, job.seed)
+        if key not in self.tables:
             order = np.random.default_rng([job.seed, 0xBA]).permutation(len(job.train))[:DEFAULT_SAMPLES]
             scorer = Scorer(self.loaded, [job.train[int(i)] for i in order], lambda n: self.bank.prompts[n])
-            every = list(range(len(self.bank.prompts)))
-            table = np.concatenate([scorer(every[i : i + 64], range(len(order))) for i in range(0, len(every), 64)])
-            stored = np.round(table, 6).tolist()
-            self.cache.put(key, stored)
-        return np.array(stored)
+            path = self.cache.root / "scores" / f"{job.task.name}-{job.seed}.npy"
+            self.tables[key] = Table(scorer, (len(self.bank.prompts), len(order)), path)
+        return self.tables[key]
+
+    def scores(self, job: Job) -> np.ndarray:
+        """Mean loss of every entry."""
+        every = range(len(self.bank.prompts))
+        means = self.table(job)(every, range(DEFAULT_SAMPLES)).mean(axis=1)
+        self.table(job).save()
+        return means
 
     def strategies(self, job: Job) -> dict[str, dict[str, Any]]:
         """What each strategy picks and what it costs; ``+ race`` tunes its finalists a few steps."""
-        table, settings = self.scores(job), RaceSettings()
+        table, settings = self.table(job), RaceSettings()
         result: dict[str, dict[str, Any]] = {}
         for name in STRATEGIES:
-            choice = choose(name, self.bank.layers, lambda c, s: table[np.ix_(list(c), list(s))], table.shape[1])
+            if name in FULL and job.seed != 0:
+                continue
+            choice = choose(name, self.bank.layers, table, DEFAULT_SAMPLES)
             result[name] = {"pick": choice.ranking[0], "evaluations": choice.evaluations}
             if name not in RACED:
                 continue
             finalists = choice.ranking[: settings.finalists]
             pick, cost = self._raced(job, finalists, [choice.scores[n] for n in finalists], settings)
             result[f"{name} + race"] = {"pick": pick, "evaluations": choice.evaluations + cost}
+        table.save()
         return result
 
     def _raced(self, job: Job, finalists: list[int], scores: list[float], settings: RaceSettings) -> tuple[int, int]:
@@ -119,7 +150,7 @@ class Benchmark:
 
     def oracle(self, job: Job, picks: list[int]) -> int | None:
         """Iterations from the best of a sample of entries, each really tuned: best scores, random ones, all picks."""
-        means = self.scores(job).mean(axis=1)
+        means = self.scores(job)
         rng = np.random.default_rng([job.seed, 7])
         sample = [*np.argsort(means)[:ORACLE_BEST], *rng.choice(len(means), ORACLE_RANDOM, replace=False), *picks]
         numbers = sorted({int(n) for n in sample})
@@ -142,7 +173,7 @@ class Benchmark:
         """Spearman's rank correlation of score and iterations, over entries spread evenly over the scores."""
         from scipy.stats import spearmanr
 
-        means = self.scores(job).mean(axis=1)
+        means = self.scores(job)
         places = np.unique(np.linspace(0, len(means) - 1, CORRELATION_ENTRIES).round().astype(int) ** 2 // len(means))
         numbers = [int(n) for n in np.argsort(means)[places]]
         itas = self.itas(job, {f"e{n}": self.bank.prompts[n] for n in numbers})
@@ -150,7 +181,7 @@ class Benchmark:
         return float(spearmanr(means[numbers], counted).statistic)
 
 
-def measure(bench: Benchmark, jobs: list[Job]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measure(bench: Benchmark, jobs: list[Job], save: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All figures, and one row a job."""
     rows = []
     for job in jobs:
@@ -169,12 +200,17 @@ def measure(bench: Benchmark, jobs: list[Job]) -> tuple[dict[str, Any], list[dic
         numbers = sorted({f["pick"] for f in found.values()} | ({chosen} if chosen is not None else set()))
         row: dict[str, Any] = {"task": job.task.name, "seed": job.seed, "lookup_s": looked["cpu_s"]}
         row |= {"random": itas["random"], "vocab": itas["vocab"], "text": itas["text"], "auto": auto}
-        row |= {"oracle": bench.oracle(job, numbers), "auto_evaluations": looked["evaluations"]}
+        row |= {
+            "oracle": bench.oracle(job, numbers) if job.seed == 0 else None,
+            "auto_evaluations": looked["evaluations"],
+        }
         row |= {
             "strategies": {n: {"ita": itas[f"e{f['pick']}"], "evaluations": f["evaluations"]} for n, f in found.items()}
         }
         rows.append(row)
         shown = "  ".join(f"{k} {'>' + str(bench.cap) if row[k] is None else row[k]}" for k in STARTS)
+        if save:
+            save_pairs(rows, bench.cap)
         print(f"  {row['task']:22} seed {row['seed']}  {shown}", flush=True)
     return summarise(bench, jobs, rows), rows
 
@@ -186,35 +222,37 @@ def plain_start(loaded: LoadedModel, job: Job, kind: str) -> torch.Tensor:
 
 
 def summarise(bench: Benchmark, jobs: list[Job], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over (task, seed); capped runs at the cap."""
+    """Medians over (task, seed), runs that were capped at the cap; the oracle's share over the jobs that have one."""
     cap = bench.cap
 
-    def counted(value: int | None) -> int:
-        return cap if value is None else value
+    def counted(values: list[int | None]) -> np.ndarray:
+        return np.array([cap if value is None else value for value in values], float)
 
-    full = full_cost(bench.bank.layers, DEFAULT_SAMPLES)
-    vocab = np.array([counted(r["vocab"]) for r in rows], float)
-    oracle = np.array([counted(r["oracle"]) for r in rows], float)
-
-    def against(values: list[int | None], evaluations: list[int]) -> dict[str, Any]:
-        itas = np.array([counted(v) for v in values], float)
-        saving = float((vocab - oracle).sum())
+    def against(picked: list[tuple[dict[str, Any], int | None, int]]) -> dict[str, Any]:
+        """Of (row, iterations, evaluations)."""
+        itas, vocab = counted([ita for _, ita, _ in picked]), counted([row["vocab"] for row, _, _ in picked])
+        known = [n for n, (row, _, _) in enumerate(picked) if row["seed"] == 0]
+        oracle = counted([picked[n][0]["oracle"] for n in known])
+        saving = float((vocab[known] - oracle).sum())
         return {
             "median_ita": float(np.median(itas)),
             "ita_ratio": round(float(np.median(itas / np.maximum(vocab, 1))), 4),
-            "solved": round(float(np.mean([v is not None for v in values])), 4),
-            "oracle_fraction": round(float((vocab - itas).sum()) / saving, 4) if saving else None,
-            "eval_fraction": round(float(np.mean(evaluations)) / full, 4),
+            "solved": round(float(np.mean([ita is not None for _, ita, _ in picked])), 4),
+            "oracle_fraction": round(float((vocab[known] - itas[known]).sum()) / saving, 4) if saving else None,
+            "eval_fraction": round(float(np.mean([n for _, _, n in picked])) / full, 4),
+            "jobs": len(picked),
         }
 
+    full = full_cost(bench.bank.layers, DEFAULT_SAMPLES)
     strategies = {
-        name: against(
-            [r["strategies"][name]["ita"] for r in rows], [r["strategies"][name]["evaluations"] for r in rows]
-        )
+        name: against([(r, f["ita"], f["evaluations"]) for r in rows if (f := r["strategies"].get(name))])
         for name in rows[0]["strategies"]
     }
-    auto = against([r["auto"] for r in rows], [r["auto_evaluations"] for r in rows])
-    tried = [job for job in jobs if job.seed == 0][:: max(1, len(jobs) // CORRELATION_TASKS)][:CORRELATION_TASKS]
+    auto = against([(r, r["auto"], r["auto_evaluations"]) for r in rows])
+    first = [r for r in rows if r["seed"] == 0]
+    of = {name: first if name == "oracle" else rows for name in STARTS}
+    tried = [job for job in jobs if job.seed == 0]
+    tried = tried[:: max(1, len(tried) // CORRELATION_TASKS)][:CORRELATION_TASKS]
     return {
         "entries": len(bench.bank.ids),
         "clusters": len(bench.bank.layers.medoids),
@@ -223,8 +261,8 @@ def summarise(bench: Benchmark, jobs: list[Job], rows: list[dict[str, Any]]) -> 
         "jobs": len(rows),
         "cap": cap,
         "default": {"strategy": DEFAULT_STRATEGY, "race": LookupSettings().race is not None},
-        "median_ita": {k: float(np.median([counted(r[k]) for r in rows])) for k in STARTS},
-        "solved": {k: round(float(np.mean([r[k] is not None for r in rows])), 4) for k in STARTS},
+        "median_ita": {name: float(np.median(counted([r[name] for r in of[name]]))) for name in STARTS},
+        "solved": {name: round(float(np.mean([r[name] is not None for r in of[name]])), 4) for name in STARTS},
         "ita_ratio": auto["ita_ratio"],
         "oracle_fraction": auto["oracle_fraction"],
         "eval_fraction": auto["eval_fraction"],
@@ -255,6 +293,16 @@ def show(result: dict[str, Any]) -> None:
     )
 
 
+def save_pairs(rows: list[dict[str, Any]], cap: int) -> None:
+    """The empirical pairs that the simulator draws from."""
+    with (RESULTS / "bank_pairs.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(PAIR_COLUMNS)
+        for row in rows:
+            pair = [cap if row[name] is None else row[name] for name in ("vocab", "auto")]
+            writer.writerow([row["task"], row["seed"], *pair, row["lookup_s"], cap])
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -274,26 +322,20 @@ def main() -> None:
     label = f"prompttuner-bank-{model_key(str(smallmodel.path()))}{'-quick' if options.quick else ''}"
     cache = Cache(options.work or Path(tempfile.gettempdir()) / label)
     bank = build_bank(loaded, cache, quick=options.quick)
-    extra: dict[str, Any] = {}
-    if not options.quick:
-        extra = {"features": choose_features(loaded, bank, cache), "fitting": compare_fitting(loaded)}
-        extra["versions"] = compare_versions(loaded, bank, cache)
     names = list(tasks.HELD_OUT)[: 2 if options.quick else None]
     seeds = range(1 if options.quick else options.seeds)
     bench = Benchmark(loaded, bank, cache, cap)
     jobs = [Job.make(loaded, tasks.HELD_OUT[name], seed, cap) for seed in seeds for name in names]
-    result, rows = measure(bench, jobs)
-    result |= extra | {"target_loss": TARGET_LOSS, "learning_rate": RATE, "cores": os.cpu_count()}
+    result, rows = measure(bench, jobs, options.save and not options.quick)
+    if not options.quick:
+        result |= {"features": choose_features(loaded, bank, cache), "fitting": compare_fitting(loaded)}
+        result["versions"] = compare_versions(loaded, bank, cache)
+    result |= {"target_loss": TARGET_LOSS, "learning_rate": RATE, "cores": os.cpu_count()}
     result |= {"python": platform.python_version(), "torch": torch.__version__, "command": "python benchmarks/bank.py"}
     show(result)
     if options.save and not options.quick:
         (RESULTS / "bank.json").write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n")
-        with (RESULTS / "bank_pairs.csv").open("w", newline="") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(PAIR_COLUMNS)
-            for r in rows:
-                pair = [cap if r[k] is None else r[k] for k in ("vocab", "auto")]
-                writer.writerow([r["task"], r["seed"], *pair, r["lookup_s"], cap])
+        save_pairs(rows, cap)
     if options.json:
         print(json.dumps(result))
 

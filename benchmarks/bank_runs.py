@@ -21,7 +21,7 @@ from prompttuner.tuning.tuner import TuningData
 
 TARGET_LOSS = 0.1
 EVAL_EVERY = 2
-BATCH = 16
+BATCH = 8
 RATE = 0.03
 BETAS, EPSILON, MAX_NORM = (0.9, 0.999), 1e-8, 1.0
 ROWS_AT_ONCE = 512
@@ -41,7 +41,7 @@ class Job:
     @classmethod
     def make(cls, loaded: LoadedModel, task: tasks.Task, seed: int, cap: int) -> Job:
         train = [Sample(**s) for s in task.samples(seed, 256)]
-        evaluation = [Sample(**s) for s in task.samples(seed, 32, "eval")]
+        evaluation = [Sample(**s) for s in task.samples(seed, 16, "eval")]
         spec = {
             "model": loaded.name, "template": "{input} {target}", "learning_rate": RATE, "batch_size": BATCH,
             "seed": seed, "prompt_length": None, "initial_prompt": "auto", "max_iterations": cap, "note": "",

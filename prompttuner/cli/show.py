@@ -90,15 +90,14 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
             f"Expected: {mid:.0f} more iterations" + ("" if high is None else f" ({high:.0f} at the 90th percentile)")
         )
     if lookup:
-        typer.echo("Prompt Bank: " + lookup_text(lookup))
+        from prompttuner.bank.explain import CANDIDATE_COLUMNS, candidate_rows, lookup_lines
+
+        for line in lookup_lines(lookup):
+            typer.echo(line)
+        if rows := candidate_rows(lookup):
+            print_table(CANDIDATE_COLUMNS, rows)
     if events:
         print_table(["at", "what", "why"], [[e["at_iso"], e["kind"], e["cause"]] for e in events], "Latest decisions:")
-
-
-def lookup_text(lookup: dict[str, Any]) -> str:
-    """A Prompt Bank lookup in one line: plain values first, in the order they were written."""
-    flat = [f"{key} {_number(value)}" for key, value in lookup.items() if isinstance(value, str | int | float)]
-    return ", ".join(flat) if flat else "looked up"
 
 
 def history_text(history: list[Any], start: float) -> str:

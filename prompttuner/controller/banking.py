@@ -1,14 +1,16 @@
-"""The controller and the Prompt Banks: can a lookup pay."""
+"""The controller and the Prompt Banks: can a lookup pay, and what a finished job leaves in the own bank."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
-from prompttuner.bank import Bank
+from prompttuner.bank import Bank, add_result
 from prompttuner.errors import PromptTunerError
+from prompttuner.files import read_json
 
-__all__ = ["BankView"]
+__all__ = ["BankView", "enter_result"]
 
 FRESH_S = 30.0
 
@@ -35,3 +37,19 @@ def _has_entries(folder: Path, model: str) -> bool:
         return bool(Bank.open(folder).shelf(model).ids())
     except (PromptTunerError, OSError):  # no bank, or one that cannot be read: no lookup then
         return False
+
+
+def enter_result(bank_dir: Path, job_dir: Path, job: str, lookup: dict[str, Any] | None) -> str:
+    """Put a finished job's promoted result into the own bank; done twice it changes nothing.
+
+    Returns:
+        Why it could not be entered; empty when all is well. A job never fails for its bank.
+    """
+    spec = read_json(job_dir / "spec.json")
+    if not isinstance(spec, dict) or not (job_dir / "result" / "result.json").is_file():
+        return ""  # a job that was stopped before its first evaluation has no result
+    try:
+        add_result(bank_dir, job_dir / "result", spec, job, lookup=lookup)
+    except (PromptTunerError, OSError, KeyError) as error:
+        return f"{job}: its prompt did not enter the Prompt Bank: {error}"
+    return ""

@@ -12,6 +12,7 @@ from sqlalchemy.orm import defer
 
 from prompttuner.controller import submitting
 from prompttuner.controller.act import Acted, apply_plan, new_notes
+from prompttuner.controller.banking import enter_result
 from prompttuner.controller.facts import AgentFacts, JobFacts, read_agent, read_job
 from prompttuner.controller.finish import promote
 from prompttuner.controller.inbox import apply_inbox
@@ -192,6 +193,8 @@ def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
     except SpoolError as error:
         ctx.warn(f"{job.id}: {error}")
         return False
+    if trouble := enter_result(ctx.settings.bank_dir, folder, job.id, facts.lookup or job.lookup):
+        ctx.warn(trouble)
     outcome = str(done.get("outcome", "exhausted"))
     state = JobState.DONE if outcome == "reached" else JobState.EXHAUSTED
 

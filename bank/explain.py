@@ -1,0 +1,46 @@
+"""A lookup's report in words, for ``explain JOB``. No torch, no numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["CANDIDATE_COLUMNS", "candidate_rows", "lookup_lines"]
+
+CANDIDATE_COLUMNS = ("candidate", "kind", "task", "loss", "after steps", "source")
+
+
+def lookup_lines(report: Mapping[str, Any]) -> list[str]:
+    """What was found and why, what it cost, what it should save, what was passed over."""
+    if "strategy" not in report:
+        budget = report.get("budget_s")
+        if report.get("why"):
+            return [f"Prompt Bank: {report['why']}"]
+        return ["Prompt Bank: not looked up"] if not budget else [f"Prompt Bank: {budget:.3g} s granted for a lookup"]
+    lines = [f"Prompt Bank: starts from {report.get('source', 'vocab')}: {report.get('why', '')}"]
+    if report.get("evaluations"):
+        share = report["evaluations"] / max(1, report.get("brute_force_evaluations") or 1)
+        lines.append(
+            f"  {report.get('entries', 0)} entries in {report.get('clusters', 0)} clusters, {report['strategy']}: "
+            f"{report['evaluations']} evaluations ({share:.0%} of scoring all), {report.get('seconds', 0.0):.2g} of "
+            f"{report.get('budget_s', 0.0):.3g} s" + (", cut short" if report.get("shortened") else "")
+        )
+    expected = report.get("expected")
+    if isinstance(expected, Mapping):
+        lines.append(
+            f"  Expected: {expected.get('factor', 1.0):.2g} times a vocabulary start's iterations "
+            f"({expected.get('origin', 'assumed')})"
+        )
+    lines += [f"  Note: {note}" for note in report.get("notes") or []]
+    return lines
+
+
+def candidate_rows(report: Mapping[str, Any]) -> list[list[Any]]:
+    """The best candidates with their scores, as rows below ``CANDIDATE_COLUMNS``."""
+    rows = []
+    for about in report.get("candidates") or []:
+        losses = [about.get(key) for key in ("score", "after_steps")]
+        shown = ["" if loss is None else f"{loss:.3g}" for loss in losses]
+        kind = " ".join(str(about[key]) for key in ("version", "kind") if about.get(key))
+        rows.append([str(about.get("name", ""))[:12], kind, about.get("task", ""), *shown, about.get("source", "")])
+    return rows
