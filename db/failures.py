@@ -31,7 +31,7 @@ _POSTGRES = {
     "53100": "the server's disk is full: free some space there, nothing of the last change was written",
     "53200": "the server is out of memory",
     "53300": "the server has no connection left: raise max_connections, or close other clients",
-    "28P01": "the server refused the password: see PGPASSWORD, ~/.pgpass or the URL",
+    "28P01": "the server refused the password, or got none: see PGPASSWORD and ~/.pgpass (mode 600)",
     "28000": "the server refused the user",
     "3D000": "there is no such database: create it with `createdb`",
     "42501": "the user lacks a right: grant it all on the database's schema",
@@ -88,6 +88,8 @@ def explain(error: BaseException, place: str) -> DatabaseError:
     if state in _POSTGRES:
         return DatabaseError(f"database {place}: {_POSTGRES[state]}")
     text = " ".join(str(cause).split())
+    if state is None and ("password authentication failed" in text or "no password supplied" in text):
+        return DatabaseError(f"database {place}: {_POSTGRES['28P01']}")  # what fails to connect carries no SQLSTATE
     if isinstance(error, DBAPIError) and (error.connection_invalidated or (state is None and _unreachable(error))):
         return DatabaseError(f"database {place} cannot be reached: {text}")
     if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, MetaData, Text
@@ -109,7 +110,7 @@ class Job(Base):
     """Its folder is, or is to be, removed."""
     history: Mapped[JsonList] = mapped_column(default=list)
     """Workers over time, ``[[time, members], ...]``, bounded by ``jobs.HISTORY_LIMIT``."""
-    updated_at: Mapped[float]
+    updated_at: Mapped[float] = mapped_column(onupdate=time.time)
 
     _guard_state = validates("state")(_only_by_change)
 
@@ -156,7 +157,7 @@ class Allocation(Base):
     busy_s: Mapped[float] = mapped_column(default=0.0)
     warm_s: Mapped[float] = mapped_column(default=0.0)
     startup_s: Mapped[float] = mapped_column(default=0.0)
-    updated_at: Mapped[float]
+    updated_at: Mapped[float] = mapped_column(onupdate=time.time)
 
     _guard_state = validates("state")(_only_by_change)
 

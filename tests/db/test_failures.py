@@ -52,8 +52,7 @@ def test_writes_go_on_through_a_restart_of_postgres_each_exactly_once(
                     number = len(written)
                     store.transact(mine, lambda session, number=number: events.append(session, note(number), 1.0))
                     written.append(number)
-                    with store.read() as session:
-                        assert events.last_seq(session) > 0
+                    assert store.query(events.last_seq) > 0
             except BaseException as error:
                 failed.append(error)
 
@@ -199,6 +198,8 @@ def test_passwords_never_appear(
             "postgresql://u:swordfish@[::1/x",
             "mysql://u:swordfish@h/x",
         ]
+        with pytest.raises(DatabaseError, match=r"refused the password, or got none: see PGPASSWORD"):
+            Store.open(wrong[0])
         for bad in wrong:
             started = time.monotonic()
             with pytest.raises(DatabaseError) as caught:

@@ -182,6 +182,16 @@ def test_unknown_and_protected_columns_are_refused(store: Store, mine: Ownership
             store.transact(mine, lambda session, columns=columns: jobs.update(session, [{"id": "a", **columns}], 2.0))
 
 
+def test_every_change_is_dated(store: Store, mine: Ownership, add_jobs: Add) -> None:
+    add_jobs("a", "b")
+    with store.write(mine) as session:
+        jobs.get(session, "a").note = "assigned"
+        jobs.update(session, [{"id": "b", "note": "updated"}], 200.0)
+    with store.read() as session:
+        assert jobs.get(session, "a").updated_at > 1e9
+        assert jobs.get(session, "b").updated_at == 200.0
+
+
 def test_jobs_are_found_by_id_beginning_or_name(store: Store, mine: Ownership, add_jobs: Add) -> None:
     add_jobs("abc1", name="sweep")
     add_jobs("abc2", name="sweep")
