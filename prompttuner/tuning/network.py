@@ -10,7 +10,7 @@ import struct
 
 from prompttuner.errors import ConfigError
 
-__all__ = ["address_of", "interface_of", "interfaces", "listen_on", "resolve"]
+__all__ = ["address_of", "default_address", "interface_of", "interfaces", "listen_on", "resolve"]
 
 SIOCGIFADDR = 0x8915
 
@@ -66,6 +66,18 @@ def address_of(interface: str) -> str:
     if interface not in known:
         raise ConfigError(f"no network interface {interface!r} with an IPv4 address; there are {', '.join(known)}")
     return known[interface]
+
+
+def default_address() -> str:
+    """The address that others reach this host by: its name's, unless that is a loopback one and another exists."""
+    try:
+        own = resolve(socket.gethostname())
+    except ConfigError:
+        own = "127.0.0.1"
+    if not ipaddress.ip_address(own).is_loopback:
+        return own
+    others = [address for address in interfaces().values() if not ipaddress.ip_address(address).is_loopback]
+    return others[0] if others else own
 
 
 def listen_on(address: str) -> socket.socket:
