@@ -149,5 +149,18 @@ def backend(settings: Settings) -> Iterator[Finding]:
         yield from slurm_findings(settings)
 
 
-CHECKS: list[Check] = [packages, folders, database, secrets, intervals, policy, backend]
+def communication(settings: Settings) -> Iterator[Finding]:
+    """How the members of a job talk to each other."""
+    from prompttuner.tuning.elastic_findings import elastic_findings
+    from prompttuner.tuning.elastic_settings import ElasticSettings
+
+    local = settings.backend == "local"
+    elastic = ElasticSettings(
+        loss_timeout_s=settings.loss_timeout_s, interface="lo" if local else settings.slurm.interface
+    )
+    for found in elastic_findings(elastic, one_host=local):
+        yield Finding(found.topic, Verdict(found.level), found.message)
+
+
+CHECKS: list[Check] = [packages, folders, database, secrets, intervals, policy, backend, communication]
 """In the order shown. A package with more to check appends its functions here (import what is heavy inside them)."""

@@ -16,30 +16,33 @@ __all__ = ["ElasticFinding", "elastic_findings"]
 
 @dataclass(frozen=True, slots=True)
 class ElasticFinding:
-    """One line of ``doctor``: ``level`` is ``ok``, ``warn`` or ``fail``."""
+    """One line of ``doctor``: ``level`` is ``ok``, ``advice`` or ``WRONG``."""
 
     level: str
     topic: str
     message: str
 
 
-def elastic_findings(settings: ElasticSettings) -> list[ElasticFinding]:
-    """What will be used on this host, and what stands in its way. Meant for a node of the kind that tunes."""
-    return [_interface(settings), _backend(settings), _way(settings)]
+def elastic_findings(settings: ElasticSettings, *, one_host: bool = False) -> list[ElasticFinding]:
+    """What will be used on this host, and what stands in its way. Meant for a node of the kind that tunes.
+
+    ``one_host``: all members run here, so a loopback interface is right.
+    """
+    return [_interface(settings, one_host), _backend(settings), _way(settings)]
 
 
-def _interface(settings: ElasticSettings) -> ElasticFinding:
+def _interface(settings: ElasticSettings, one_host: bool) -> ElasticFinding:
     try:
         address = address_of(settings.interface) if settings.interface else default_address()
         name = settings.interface or interface_of(address)
     except ConfigError as error:
-        return ElasticFinding("fail", "interface", str(error))
+        return ElasticFinding("WRONG", "interface", str(error))
     chosen = "as set" if settings.interface else "it has this host's address"
-    if ipaddress.ip_address(address).is_loopback:
+    if ipaddress.ip_address(address).is_loopback and not one_host:
         others = sorted(set(interfaces()) - {name})
         hint = f"; set elastic.interface to one of {', '.join(others)}" if others else ""
         text = f"members talk over {name} ({address}): they can only be on this one host{hint}"
-        return ElasticFinding("warn", "interface", text)
+        return ElasticFinding("advice", "interface", text)
     return ElasticFinding("ok", "interface", f"members talk over {name} ({address}), {chosen}")
 
 
@@ -47,9 +50,9 @@ def _backend(settings: ElasticSettings) -> ElasticFinding:
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if settings.backend == "nccl":
         if not gpus or find_spec("torch") is None:
-            return ElasticFinding("fail", "backend", "nccl is set, but this host has no NVIDIA GPU; use gloo")
+            return ElasticFinding("WRONG", "backend", "nccl is set, but this host has no NVIDIA GPU; use gloo")
         return ElasticFinding(
-            "warn", "backend", f"nccl, as set, on {gpus} GPUs; every member must reach every other's GPU"
+            "advice", "backend", f"nccl, as set, on {gpus} GPUs; every member must reach every other's GPU"
         )
     why = "a step sends only the prompt's gradient (some 100 KB), and gloo also works between isolated GPUs"
     return ElasticFinding("ok", "backend", f"gloo: {why}")

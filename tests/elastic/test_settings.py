@@ -59,9 +59,9 @@ def test_a_store_listens_on_one_address_only() -> None:
 
 def test_doctor_is_told_what_will_be_used_and_why() -> None:
     told = {f.topic: f for f in findings.elastic_findings(ElasticSettings(interface=interface_of("127.0.0.1")))}
-    assert told["interface"].level == "warn" and "this one host" in told["interface"].message
+    assert told["interface"].level == "advice" and "this one host" in told["interface"].message
     assert told["backend"].level == "ok" and "gloo" in told["backend"].message
     assert "in place" in told["resize"].message
     told = {f.topic: f for f in findings.elastic_findings(ElasticSettings(interface="nope0", way="restart"))}
-    assert told["interface"].level == "fail" and "nope0" in told["interface"].message
+    assert told["interface"].level == "WRONG" and "nope0" in told["interface"].message
     assert "restart" in told["resize"].message
