@@ -36,7 +36,7 @@ SLOS = ("0.5", "1.0", "1.5", "U(0.5,1.5)")
 HEADLINE = (32, "U(0.5,1.5)")
 SEEDS = (1, 2, 3, 4, 5)
 """A seed thins (or thickens) the window, draws the deadlines' multiples and the jobs' bank factors."""
-MORE_SEEDS = 2
+MORE_SEEDS = 1
 """Seeds of the other SLO multiples at 32 GPUs; the larger cluster, ablations and sensitivity runs have one."""
 WORK_S = (30.0, 1800.0)
 """Jobs of the Philly-derived trace that are kept: this long, on at most 8 GPUs; the length is taken as the job's time

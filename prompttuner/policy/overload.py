@@ -8,7 +8,8 @@ import numpy as np
 
 from prompttuner.policy.passing import Pass
 from prompttuner.policy.plan import Why
-from prompttuner.policy.snapshot import Floats
+from prompttuner.policy.snapshot import Floats, Ints
+from prompttuner.policy.timeline import Kind
 
 __all__ = ["put_last"]
 
@@ -23,19 +24,22 @@ def put_last(work: Pass, queue: list[int]) -> list[int]:
     """
     if not queue:
         return queue
-    snapshot, slack = work.snapshot, work.rules.overload
-    rows = np.array(queue, dtype=np.int64)
-    sizes = _gpu_seconds(work, rows)
-    room = slack * _capacity(work, snapshot.jobs.deadline[rows])
+    snapshot, rows = work.snapshot, np.array(queue, dtype=np.int64)
+    running = _running(work)
+    due = snapshot.jobs.deadline[np.concatenate([rows, running])]
+    order = np.argsort(due, kind="stable")
+    sizes = np.concatenate([_gpu_seconds(work, rows), _left(work, running)])[order]
+    room = work.rules.overload * _capacity(work, due[order], len(running) > 0)
     if np.all(np.cumsum(sizes) <= room):
         return queue
     total = 0.0
     accepted: list[tuple[float, int]] = []
     dropped: dict[int, float] = {}
-    for place, (size, limit) in enumerate(zip(sizes.tolist(), room.tolist(), strict=True)):
-        heapq.heappush(accepted, (-size, place))
+    for place, size, limit in zip(order.tolist(), sizes.tolist(), room.tolist(), strict=True):
         total += size
-        while total > limit:
+        if place < len(queue):
+            heapq.heappush(accepted, (-size, place))
+        while total > limit and accepted:
             largest, gone = heapq.heappop(accepted)
             total += largest
             dropped[gone] = -largest
@@ -48,7 +52,7 @@ def put_last(work: Pass, queue: list[int]) -> list[int]:
     return [row for place, row in enumerate(queue) if place not in dropped]
 
 
-def _gpu_seconds(work: Pass, rows: np.ndarray) -> Floats:
+def _gpu_seconds(work: Pass, rows: Ints) -> Floats:
     """Of each job on the fewest GPUs that meet its deadline alone; what is left to add for a running one."""
     jobs, guess = work.snapshot.jobs, work.guess
     left = jobs.deadline[rows] - work.snapshot.now - guess.fixed[rows]
@@ -64,12 +68,28 @@ def _gpu_seconds(work: Pass, rows: np.ndarray) -> Floats:
     return np.where(guess.members[rows] > 0, 0.0, out)
 
 
-def _capacity(work: Pass, until: Floats) -> Floats:
-    """GPU-seconds all agents (and those that may be asked for) can give before each time."""
+def _running(work: Pass) -> Ints:
+    """Jobs that run towards a deadline; where they can be paused, they count with what they have left, by deadline."""
+    jobs = work.snapshot.jobs
+    if not work.rules.resize:
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero((work.guess.members > 0) & np.array(work.timely, dtype=np.bool_) & (jobs.deadline < np.inf))
+
+
+def _left(work: Pass, running: Ints) -> Floats:
+    return np.asarray((work.ends[running] - work.snapshot.now) * work.guess.members[running], dtype=np.float64)
+
+
+def _capacity(work: Pass, until: Floats, paused: bool) -> Floats:
+    """GPU-seconds all agents (and those that may be asked for) can give before each time; agents of running jobs from
+    now on if ``paused``, else from their job's end."""
     timeline = work.timeline
-    ready = [entry[0] for entries in timeline.pools for entry in entries]
-    soonest = min(timeline.cold_at)
-    ready += [soonest] * int(min(timeline.room, 1e5))
+    ready = [
+        timeline.now if paused and entry[1] == Kind.BUSY else entry[0]
+        for entries in timeline.pools
+        for entry in entries
+    ]
+    ready += [min(timeline.cold_at)] * int(min(timeline.room, 1e5))
     times = np.sort(np.array(ready))
     before = np.concatenate([[0.0], np.cumsum(times)])
     count = np.searchsorted(times, until)
