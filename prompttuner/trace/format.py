@@ -69,7 +69,7 @@ def _cell(value: object) -> str:
 
 
 def _json_rows(text: str, problems: list[Problem]) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for line, raw in enumerate(text.splitlines(), 1):
+    for line, raw in enumerate(text.split("\n"), 1):
         if not raw.strip() or raw.startswith("#"):
             continue
         try:

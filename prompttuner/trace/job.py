@@ -43,8 +43,12 @@ class TraceJob:
 
     def __post_init__(self) -> None:
         for wrong, what in (
-            (not self.id, "id must not be empty"),
+            (not self.id or self.id.startswith("#"), "id must not be empty, nor begin with #"),
             (not self.llm, "llm must not be empty"),
+            (
+                not _clean(self.id, self.llm, self.task, self.user),
+                "texts must be printable, without blanks around them",
+            ),
             (not (math.isfinite(self.submit_s) and self.submit_s >= 0), "submit_s must be a time of 0 or later"),
             (not (math.isfinite(self.iters) and self.iters > 0), "iters must be above 0"),
             (not (math.isfinite(self.step_s) and self.step_s > 0), "step_s must be above 0"),
@@ -68,3 +72,8 @@ class TraceJob:
     def with_deadline(self, slo_multiple: float) -> TraceJob:
         """The same job with deadline = submit + multiple x its one-GPU time from the default prompt."""
         return replace(self, deadline_s=self.submit_s + slo_multiple * self.work_s)
+
+
+def _clean(*texts: str) -> bool:
+    """Whether a text file of rows can hold these and give them back as they were."""
+    return all(text == text.strip() and text.isprintable() for text in texts)

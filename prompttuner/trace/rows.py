@@ -83,19 +83,24 @@ def csv_rows(
     Raises:
         DataError: no header, or a required column is missing.
     """
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")]
     if not lines:
         raise DataError(f"{source} is empty: a header line with the column names is needed")
-    parsed = csv.reader((line for _, line in lines), delimiter=delimiter)
-    header = [name.strip() for name in next(parsed)]
-    missing = [name for name in required if name not in header]
-    if missing:
-        raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)})")
-    for (line, _), row in zip(lines[1:], parsed, strict=False):
-        if len(row) != len(header):
-            problems.append(Problem(line, f"{len(row)} fields, the header has {len(header)}"))
-            continue
-        yield line, {name: value.strip() for name, value in zip(header, row, strict=True)}
+    parsed = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(parsed)]
+        missing = [name for name in required if name not in header]
+        if missing:
+            raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)})")
+        for row in parsed:
+            line = lines[parsed.line_num - 1][0]  # a quoted field may hold line breaks: the row's last line
+            if len(row) != len(header):
+                problems.append(Problem(line, f"{len(row)} fields, the header has {len(header)}"))
+                continue
+            yield line, {name: value.strip() for name, value in zip(header, row, strict=True)}
+    except csv.Error as error:
+        at = lines[min(parsed.line_num, len(lines)) - 1][0]
+        raise DataError(f"{source} line {at} is not CSV: {error}") from None
 
 
 def number(row: Mapping[str, object], name: str) -> float:

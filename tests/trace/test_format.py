@@ -117,3 +117,20 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
 def test_header_names_every_field() -> None:
     header = dump_trace([TraceJob("a", 0, "m", 1, 1)]).splitlines()[0]
     assert tuple(header.split(",")) == COLUMNS
+
+
+def test_line_numbers_stay_right_after_a_field_with_a_line_break(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('id,submit_s,llm,iters,step_s\n"a\nb",0,m,1,1\nc,1,m,1\nd,2,m,1,1\n')
+    loaded = read_trace(path)
+    assert [job.id for job in loaded.jobs] == ["d"]
+    assert [(problem.line, problem.message[:15]) for problem in loaded.problems] == [
+        (3, "job 'a\\nb': tex"),
+        (4, "4 fields, the h"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["#a", " a", "a\nb", "", "\x1b[31m"])
+def test_names_that_no_text_file_could_give_back_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"id must not|texts must"):
+        TraceJob(name, 0, "m", 1, 1)

@@ -1,0 +1,171 @@
+"""``prompttuner trace``: traces of jobs, for simulations and replays."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs
+from prompttuner.errors import PromptTunerError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prompttuner.trace.importers.common import Wanted
+    from prompttuner.trace.job import TraceJob
+    from prompttuner.trace.rows import Loaded
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Import, generate and describe traces of jobs.")
+
+KINDS = ("elasticflow", "philly", "chronus", "swf", "sacct", "azure", "prompttuner")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="The trace to write: .csv or .jsonl.")]
+Slo = Annotated[str | None, typer.Option(help="Deadlines by SLO multiple: 1.0, or U(0.5,1.5).")]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
+
+
+@app.callback()
+def group() -> None:
+    """Import, generate and describe traces of jobs."""
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(help=f"What the file is: {', '.join(KINDS)}.")],
+    path: Annotated[Path, typer.Argument(help="The file.")],
+    out: Out,
+    throughputs: Annotated[Path | None, typer.Option(help="elasticflow: the folder of throughput tables.")] = None,
+    min_s: Annotated[float, typer.Option(help="Leave out jobs that ran for less.")] = 0.0,
+    max_s: Annotated[float, typer.Option(help="Leave out jobs that ran for longer.")] = math.inf,
+    max_gpus: Annotated[int, typer.Option(help="Leave out jobs of more GPUs; also the most a job may use.")] = 8,
+    cpus_per_gpu: Annotated[int, typer.Option(min=1, help="swf: processors that stand for one GPU.")] = 1,
+    start: Annotated[float | None, typer.Option(help="Cut out a window that begins so many seconds in.")] = None,
+    length: Annotated[float, typer.Option(help="Length of that window, in seconds.")] = 7200.0,
+    gpus: Annotated[int, typer.Option(min=1, help="Cluster that --load refers to.")] = 32,
+    load: Annotated[float | None, typer.Option(help="Thin out or copy jobs until the window has this load.")] = None,
+    slo: Slo = None,
+    seed: Seed = 0,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without rows that are broken.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Turn a public trace, a scheduler's log or a site's own past into a trace."""
+    from prompttuner.trace.format import write_trace
+    from prompttuner.trace.importers.common import Wanted
+    from prompttuner.trace.slo import SloMultiple, with_slo
+    from prompttuner.trace.window import cut, to_load
+
+    wanted = Wanted(min_s=min_s, max_s=max_s, max_gpus=max_gpus, seed=seed)
+    loaded = _load(kind, path, wanted, throughputs, cpus_per_gpu)
+    if not skip_broken:
+        loaded.require_clean()
+    jobs: list[TraceJob] = loaded.jobs
+    if start is not None:
+        jobs = cut(jobs, start, length)
+    if load is not None:
+        jobs = to_load(jobs, gpus, load, length_s=length, seed=seed)
+    if slo is not None:
+        jobs = with_slo(jobs, SloMultiple.parse(slo), seed)
+    if not jobs:
+        raise SpecError(f"no job of {path} is left: {_left_out(loaded) or 'the window is empty'}")
+    _write(lambda: write_trace(out, jobs), out)
+    for problem in loaded.problems:
+        typer.echo(f"skipped {problem}", err=True)
+    told = {"jobs": len(jobs), "written": str(out), "broken": len(loaded.problems), "left_out": loaded.left_out}
+    if json:
+        print_json(told)
+    else:
+        print_pairs({**told, "broken": len(loaded.problems) or None, "left_out": _left_out(loaded)})
+
+
+@app.command()
+def generate(
+    out: Out,
+    gpus: Annotated[int, typer.Option(min=1, help="Cluster that the load refers to.")] = 32,
+    load: Annotated[float, typer.Option(help="Work over capacity.")] = 0.6,
+    length: Annotated[float, typer.Option(help="Length in seconds.")] = 7200.0,
+    burst: Annotated[float, typer.Option(help="Mean jobs in a burst; 1 is a Poisson stream.")] = 8.0,
+    slo: Slo = "U(0.5,1.5)",
+    seed: Seed = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Make a bursty stream of prompt-tuning jobs; equal options give equal traces."""
+    from prompttuner.trace.format import write_trace
+    from prompttuner.trace.generate import Workload
+    from prompttuner.trace.generate import generate as make
+    from prompttuner.trace.slo import SloMultiple
+
+    multiple = None if slo in (None, "none") else SloMultiple.parse(slo)
+    jobs = make(Workload(gpus=gpus, load=load, length_s=length, burst_jobs=burst, slo=multiple, seed=seed))
+    _write(lambda: write_trace(out, jobs), out)
+    told = {"jobs": len(jobs), "written": str(out)}
+    if json:
+        print_json(told)
+    else:
+        print_pairs(told)
+
+
+@app.command()
+def stats(
+    path: Annotated[Path, typer.Argument(help="A trace.")],
+    gpus: Annotated[int, typer.Option(min=1, help="Cluster that the load refers to.")] = 32,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, into this PNG file.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without rows that are broken.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Describe a trace: jobs, work, load, burstiness, deadlines."""
+    from prompttuner.trace.format import read_trace
+    from prompttuner.trace.stats import plot_stats, trace_stats
+
+    loaded = read_trace(path)
+    if not skip_broken:
+        loaded.require_clean()
+    figures = trace_stats(loaded.jobs, gpus)
+    if plot is not None:
+        target = plot
+        _write(lambda: plot_stats(target, loaded.jobs), target)
+    if json:
+        print_json({**figures, "broken": len(loaded.problems)})
+        return
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
+    shown["llms"] = ", ".join(f"{name} {count}" for name, count in figures["llms"].items())
+    print_pairs({**shown, "broken rows": len(loaded.problems) or None, "plot": plot})
+
+
+def _load(kind: str, path: Path, wanted: Wanted, throughputs: Path | None, cpus_per_gpu: int) -> Loaded:
+    from prompttuner.trace.format import read_trace
+    from prompttuner.trace.importers import elasticflow, logs, tables
+
+    if kind == "prompttuner":
+        return read_trace(path)
+    if kind == "elasticflow":
+        if throughputs is None:
+            raise SpecError("elasticflow traces need --throughputs: the folder with one <model>.csv a model")
+        return elasticflow.import_elasticflow(path, elasticflow.read_throughputs(throughputs))
+    if kind == "swf":
+        return logs.import_swf(path, wanted, cpus_per_gpu)
+    others = {
+        "philly": tables.import_philly,
+        "chronus": tables.import_chronus,
+        "azure": tables.import_azure,
+        "sacct": logs.import_sacct,
+    }
+    if kind not in others:
+        raise SpecError(f"there is no importer {kind!r}: choose one of {', '.join(KINDS)}")
+    return others[kind](path, wanted)
+
+
+def _left_out(loaded: Loaded) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(loaded.left_out.items()))
+
+
+def _write(write: Callable[[], None], path: Path) -> None:
+    """Run ``write``; an error of the file system becomes one that names the path."""
+    try:
+        write()
+    except OSError as error:
+        raise PromptTunerError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,93 @@
+"""``prompttuner trace``: import, generate, stats."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prompttuner.cli import frame
+from prompttuner.trace.format import read_trace
+from prompttuner.trace.stats import trace_stats
+from prompttuner.trace.window import load_of
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "home"))
+
+    def run(*args: object) -> tuple[int, str, str]:
+        code = frame.run([str(arg) for arg in args])
+        out = capsys.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.out, out.err
+
+    return run
+
+
+def test_generate_then_stats_then_window(call) -> None:
+    code, _, _ = call("trace", "generate", "-o", "t.jsonl", "--gpus", 16, "--load", 0.9, "--seed", 3, "--json")
+    assert code == 0
+    code, out, _ = call("trace", "stats", "t.jsonl", "--gpus", 16, "--plot", "t.png", "--json")
+    figures = json.loads(out)
+    assert code == 0 and figures["jobs"] == len(read_trace(Path("t.jsonl")).jobs)
+    assert figures["load"] == pytest.approx(0.9, rel=0.1)
+    assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    code, _, _ = call(
+        "trace", "import", "prompttuner", "t.jsonl", "-o", "w.csv", "--start", 600, "--length", 1800, "--gpus", 8,
+        "--load", 0.5, "--slo", "1.5",
+    )  # fmt: skip
+    jobs = read_trace(Path("w.csv")).jobs
+    assert code == 0 and 0.3 < load_of(jobs, 8, 1800) <= 0.5
+    assert all(job.deadline_s == pytest.approx(job.submit_s + 1.5 * job.work_s) for job in jobs)
+
+
+def test_equal_options_give_equal_files(call) -> None:
+    for name in ("a.csv", "b.csv"):
+        assert call("trace", "generate", "-o", name, "--seed", 9)[0] == 0
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
+def test_broken_rows_stop_an_import_unless_told_otherwise(call) -> None:
+    Path("s.txt").write_text(
+        "JobID|User|Submit|ElapsedRaw|AllocTRES|State\n1|u|soon|5|gres/gpu=1|COMPLETED\n2|u|17|5|gres/gpu=1|COMPLETED\n"
+    )
+    code, _, err = call("trace", "import", "sacct", "s.txt", "-o", "t.csv")
+    assert code == 2 and "line 2" in err and "--skip-broken" in err and not Path("t.csv").exists()
+    code, _, err = call("trace", "import", "sacct", "s.txt", "-o", "t.csv", "--skip-broken")
+    assert code == 0 and "skipped line 2" in err
+    assert [job.id for job in read_trace(Path("t.csv")).jobs] == ["slurm-2"]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("import", "pbs", "x", "-o", "t.csv"), "no importer 'pbs'"),
+        (("import", "elasticflow", "x", "-o", "t.csv"), "--throughputs"),
+        (("import", "swf", "none.swf", "-o", "t.csv"), "no trace file"),
+        (("generate", "-o", "t.csv", "--slo", "fast"), "SLO multiple"),
+        (("generate", "-o", "t.csv", "--load", "0"), "load must lie"),
+        (("stats", "none.csv"), "no trace file"),
+    ],
+)
+def test_bad_input_is_named(call, args: tuple[str, ...], says: str) -> None:
+    code, _, err = call("trace", *args)
+    assert code == 2 and says in err
+
+
+def test_an_import_of_which_nothing_is_left_says_why(call) -> None:
+    Path("s.txt").write_text("JobID|User|Submit|ElapsedRaw|AllocTRES|State\n1|u|17|5|cpu=1|COMPLETED\n")
+    code, _, err = call("trace", "import", "sacct", "s.txt", "-o", "t.csv")
+    assert code == 2 and "1 asked for no GPU" in err
+
+
+def test_stats_of_one_job_are_finite_where_they_can_be() -> None:
+    from prompttuner.trace.job import TraceJob
+
+    figures = trace_stats([TraceJob("a", 5, "m", 10, 2, deadline_s=45)])
+    assert (figures["jobs"], figures["work_gpu_s"], figures["slo_multiple_p50"]) == (1, 20, 2)
+
+
+def test_unwritable_output_is_an_error(call) -> None:
+    code, _, err = call("trace", "generate", "-o", "no/such/t.csv")
+    assert code == 1 and "cannot write no/such/t.csv" in err
