@@ -17,6 +17,7 @@ from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
+    from prompttuner.controller.metrics import Metrics
     from prompttuner.controller.outlook import History
     from prompttuner.db import Ownership, Store
     from prompttuner.db.models import Job
@@ -48,6 +49,10 @@ class Context:
     """What past jobs tell, kept for a moment."""
     seen_before: tuple[float, object] | None = None
     """When facts were last written to the rows, and those facts: the same again need no transaction."""
+    told: set[tuple[str, str, float | None]] | None = None
+    """Deadlines that the user was told of; None until read."""
+    metrics: Metrics | None = None
+    """Set where figures are wanted."""
     _specs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
@@ -79,7 +84,7 @@ def make_backend(settings: Settings, spool: Spool) -> Backend:
 def open_context(settings: Settings, store: Store, ownership: Ownership) -> Context:
     """All parts of a controller that owns the state."""
     spool = Spool(settings.spool_dir).ensure()
-    return Context(
+    ctx = Context(
         settings,
         spool,
         store,
@@ -89,3 +94,8 @@ def open_context(settings: Settings, store: Store, ownership: Ownership) -> Cont
         Gate(spool.root / "gate.json", settings),
         BankView(settings.all_bank_dirs),
     )
+    if settings.metrics_file is not None or settings.metrics_port is not None:
+        from prompttuner.controller.metrics import Metrics
+
+        ctx.metrics = Metrics()
+    return ctx

@@ -63,6 +63,8 @@ def run(
         stop.append(signal.Signals(number).name)
 
     with controlling(settings, wait_s) as ctx, _handling(handler):
+        if ctx.metrics is not None and settings.metrics_port is not None:
+            ctx.metrics.serve(settings.metrics_port)
         while not stop:
             began = time.monotonic()
             try:

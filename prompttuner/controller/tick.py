@@ -15,7 +15,9 @@ from prompttuner.controller.act import Acted, apply_plan, new_notes
 from prompttuner.controller.banking import enter_result
 from prompttuner.controller.facts import AgentFacts, JobFacts, read_agent, read_job
 from prompttuner.controller.finish import promote
+from prompttuner.controller.housekeeping import clean_up, purge_asked
 from prompttuner.controller.inbox import apply_inbox
+from prompttuner.controller.notify import tell_of_deadlines
 from prompttuner.controller.observe import apply_agents, apply_jobs
 from prompttuner.controller.outlook import outlook_of, remember
 from prompttuner.controller.project import changed, order_for, write_order, write_plan
@@ -101,9 +103,20 @@ def tick(ctx: Context) -> TickReport:
     report.submitted = submitting.submit_intents(ctx, acted.intents)
     _cancel(ctx, acted, rows)
     rows = _project(ctx, rows)
+    if report.requests:
+        purge_asked(ctx)
+    tell_of_deadlines(ctx, rows.jobs)
+    clean_up(ctx)
     report.jobs, report.allocations = len(rows.jobs), len(rows.allocations)
     report.seconds = time.monotonic() - started
+    _count(ctx, report, rows)
     return report
+
+
+def _count(ctx: Context, report: TickReport, rows: Rows) -> None:
+    if ctx.metrics is not None:
+        late = sum(1 for job in rows.jobs if job.deadline_at is not None and ctx.now() > job.deadline_at)
+        ctx.metrics.update(ctx, report, sum(a.gpus for a in rows.allocations), late)
 
 
 def live_rows(session: Session) -> Rows:

@@ -1,0 +1,131 @@
+"""Telling, counting and forgetting: hooks on deadlines, Prometheus figures, retention."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from lab import Lab
+
+from prompttuner.controller.metrics import Metrics
+from prompttuner.db import events, jobs
+from prompttuner.states import JobState
+
+HOOK = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"
+
+
+def with_settings(lab: Lab, **changes: Any) -> None:
+    lab.settings = lab.settings.model_copy(update=changes)
+    lab.ctx.settings = lab.settings
+
+
+def test_a_missed_deadline_is_told_once_by_command_and_webhook(lab: Lab, tmp_path: Path) -> None:
+    posted: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    script, out = tmp_path / "hook.py", tmp_path / "told"
+    script.write_text(HOOK)
+    with_settings(
+        lab,
+        command_hook=f"{sys.executable} {script} {out}",
+        webhook=f"http://127.0.0.1:{server.server_port}/x",
+    )
+    job_id = lab.submit(ita=150, deadline_s=8.0)
+    lab.run(30)
+    lab.crash()
+    lab.ctx.settings = lab.settings
+    lab.run(30)
+    server.shutdown()
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    missed = [entry for entry in told if entry["event"] == "deadline.missed"]
+    assert [entry["job"] for entry in missed] == [job_id]
+    assert [entry["job"] for entry in posted if entry["event"] == "deadline.missed"] == [job_id]
+    assert lab.job(job_id).state == JobState.DONE
+
+
+def test_a_hook_that_fails_is_a_warning_and_the_job_goes_on(lab: Lab) -> None:
+    with_settings(lab, command_hook="/nonexistent/hook")
+    job_id = lab.submit(ita=60, deadline_s=5.0)
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.DONE
+    assert any("nobody could be told" in text for text in lab.ctx.warnings)
+
+
+def test_figures_are_written_to_a_file_that_the_exporter_can_read(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "prompttuner.prom"
+    with_settings(lab, metrics_file=path)
+    lab.ctx.metrics = Metrics()
+    lab.submit(ita=500, max_iterations=500)
+    lab.run(10)
+    text = path.read_text()
+    assert 'prompttuner_jobs{state="running"} 1.0' in text
+    assert "prompttuner_gpus_held" in text
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_figures_are_served_on_loopback_only(lab: Lab) -> None:
+    metrics = Metrics()
+    server = metrics.serve(0)
+    host, port = server.server_address[:2]
+    assert host == "127.0.0.1"
+    lab.ctx.metrics = metrics
+    lab.tick()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert b"prompttuner_tick_seconds" in answer.read()
+    server.shutdown()
+
+
+def test_purge_removes_folder_and_row_of_an_ended_job_only(lab: Lab) -> None:
+    done, running = lab.submit(ita=10), lab.submit(ita=900, max_iterations=1000)
+    lab.run(30)
+    assert not lab.ask("purge", job=running)["ok"]
+    assert lab.ask("purge", job=done)["ok"]
+    lab.tick()
+    assert not lab.spool.job(done).exists() and lab.spool.job(running).exists()
+    left = lab.ctx.store.query(jobs.find)
+    assert [row.id for row in left] == [running]
+
+
+def test_old_folders_rows_and_replies_are_forgotten(lab: Lab) -> None:
+    job_id = lab.submit(ita=10)
+    lab.run(200)
+    reply = next(lab.spool.replies.iterdir())
+    agents = list(lab.spool.agents.iterdir())
+    assert agents and lab.spool.job(job_id).exists()
+    long_ago = lab.site.time - 1000
+    for path in [reply, *agents]:
+        os.utime(path, (long_ago, long_ago))
+    lab.site.time += 40 * 86400
+    lab.tick()
+    assert not lab.spool.job(job_id).exists() and not reply.exists() and not any(p.exists() for p in agents)
+    assert lab.ctx.store.query(jobs.find) == []
+    assert any(row.kind == "store.pruned" for row in lab.ctx.store.query(events.latest))
+
+
+def test_too_much_waste_is_removed_checkpoints_first(lab: Lab) -> None:
+    first, second = lab.submit(ita=10), lab.submit(ita=12)
+    lab.run(40)
+    for job_id in (first, second):
+        (next(lab.spool.job(job_id).glob("g*")) / "big").write_bytes(b"x" * 3_000_000)
+    with_settings(lab, keep_mb=4.0)
+    lab.site.time += 7200
+    lab.tick()
+    left = [job_id for job_id in (first, second) if list(lab.spool.job(job_id).glob("g*/big"))]
+    assert len(left) == 1
+    assert all((lab.spool.job(job_id) / "result").is_dir() for job_id in (first, second))
