@@ -20,8 +20,9 @@ __all__ = ["PrefixModel"]
 MAX_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Padded tokens in a micro-batch; lowered by itself when the memory of a GPU does not suffice."""
 
-OVERHEAD = {"cpu": 48, "cuda": 2048}
-"""What one more pass costs, in tokens: a GPU is idle while kernels are launched, a CPU hardly."""
+OVERHEAD = {"cpu": 96, "cuda": 2048}
+"""What one more pass costs, in tokens: a GPU is idle while kernels are launched, a CPU hardly. The CPU's figure is
+measured on the small model (some 70), and on the safe side; relative to a large model's tokens it is less."""
 
 
 class PrefixModel:
