@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from prompttuner.spec.data import Sample
+from prompttuner.tuning.encoding import encode
 from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.solo import run_solo
 
@@ -29,6 +32,18 @@ def script() -> Any:
 def test_script_uses_none_of_our_code() -> None:
     lines = SCRIPT.read_text().splitlines()
     assert not [line for line in lines if line.strip().startswith(("import prompttuner", "from prompttuner"))]
+
+
+@pytest.mark.parametrize("template", ["{input} {target}", "Q: {input}\nA: {target} .", "{input}{target}", "chat"])
+def test_script_encodes_as_the_tuner_does(script: Any, small: LoadedModel, template: str) -> None:
+    tokenizer = copy.deepcopy(small.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} </s>\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    rows = [{"input": "a b c =", "target": "C B A"}, {"input": "", "target": "x"}]
+    ours = encode([Sample(**row) for row in rows], template, tokenizer)
+    assert [tuple(item) for item in ours] == script.encode(rows, template, tokenizer)
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "rougeL", "loss"])
