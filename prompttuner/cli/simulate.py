@@ -34,6 +34,7 @@ def simulate(
     tick: Annotated[float, typer.Option(min=0.01, help="Period of the control loop, seconds.")] = 1.0,
     limit: Annotated[bool, typer.Option("--bound", help="Show the lower bounds too (may take minutes).")] = False,
     outcomes: Annotated[Path | None, typer.Option(help="Write one JSON line for each job and policy here.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Write <policy>.json for `report --log` into this folder.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw GPUs over time into this PNG.")] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
     json: JsonFlag = False,
@@ -58,6 +59,8 @@ def simulate(
     bounds = _bounds(jobs, profiles, options) if limit else None
     if outcomes is not None:
         _write_outcomes(outcomes, results)
+    if log is not None:
+        _write_logs(log, results, jobs, str(trace))
     if plot is not None:
         _plot(plot, results)
     if json:
@@ -112,6 +115,16 @@ def _write_outcomes(path: Path, results: list[SimResult]) -> None:
             for job in result.outcomes():
                 plain = {key: None if value == float("inf") else value for key, value in job.items()}
                 file.write(json.dumps({"policy": result.policy, **plain}) + "\n")
+
+
+def _write_logs(folder: Path, results: list[SimResult], jobs: list[TraceJob], source: str) -> None:
+    from prompttuner.files import make_private_dir
+    from prompttuner.report.data import save_data
+    from prompttuner.report.simulated import from_simulation
+
+    make_private_dir(folder)
+    for result in results:
+        save_data(folder / f"{result.policy}.json", from_simulation(result, jobs, source))
 
 
 def _plot(path: Path, results: list[SimResult]) -> None:
