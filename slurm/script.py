@@ -82,13 +82,15 @@ def build_script(
         ConfigError: an option that prompttuner sets itself, or set-up lines that cannot be.
     """
     log = _pattern(request.folder / "log.txt")
+    # A short allocation must not get its signal as soon as it starts.
+    before_s = max(10, min(settings.signal_before_s, int(walltime_s // 4)))
     parameters: dict[str, Any] = {
         "job_name": request.name,
         "comment": request.uuid,
         "time": max(1, int(walltime_s // 60)),  # rounded down: never above the partition's limit
         "nodes": 1,
         "ntasks_per_node": 1,
-        "signal_delay_s": settings.signal_before_s,
+        "signal_delay_s": before_s,
         "wckey": None,
         "stderr_to_stdout": True,
         "srun_args": [f"--output={log}", "--open-mode=append"],
@@ -96,7 +98,7 @@ def build_script(
     additional: dict[str, Any] = {
         "output": log,
         "chdir": str(request.folder),
-        "signal": f"{settings.signal}@{settings.signal_before_s}",
+        "signal": f"{settings.signal}@{before_s}",
         "no-requeue": True,
     }
     for name, value in {**_from_settings(settings), **_checked(request.options)}.items():

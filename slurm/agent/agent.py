@@ -221,7 +221,7 @@ class Agent:
             self._idle.busy()
         else:
             if self._loading is None and self.status.model is not None:
-                self.status.state = "draining" if self._order.drain else "warm"
+                self.status.state = "draining" if self._order.drain or self.told_to_end else "warm"
                 self._idle.idle()
             if self._wanted is None:
                 self.status.job = None

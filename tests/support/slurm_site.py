@@ -24,7 +24,7 @@ from prompttuner.states import JOB_ENDED
 
 __all__ = ["SlurmUser"]
 
-PATIENCE_S = 240.0
+PATIENCE_S = 400.0
 """For one thing to happen; CI machines are slow and noisy."""
 MODEL = Path(tasks.__file__).parent / "model"
 
