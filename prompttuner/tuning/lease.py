@@ -12,10 +12,11 @@ from prompttuner.files import read_json
 from prompttuner.spec import check_data
 from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.failure import WorkerDied, tell_failure
-from prompttuner.tuning.member import LeaseEnd, Member, plan_for
+from prompttuner.tuning.member import LeaseEnd, Member
 from prompttuner.tuning.member_files import MemberFiles
 from prompttuner.tuning.membership import Membership
 from prompttuner.tuning.paced import PacedTask, is_paced
+from prompttuner.tuning.plan_watch import plan_for
 from prompttuner.tuning.rendezvous import PlanRendezvous
 from prompttuner.tuning.restart import run_under_torchelastic
 from prompttuner.tuning.resume import MAX_CRASHES, crashes_without_progress, newest_checkpoint

@@ -10,7 +10,16 @@ from prompttuner.errors import StateError
 from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.membership import ENDED_PHASES, Membership, propose, read_membership, read_progress
 
-__all__ = ["GenerationBroken", "Superseded", "after_loss", "await_predecessors", "gather", "not_ready", "pauses"]
+__all__ = [
+    "GenerationBroken",
+    "JobDone",
+    "Superseded",
+    "after_loss",
+    "await_predecessors",
+    "gather",
+    "not_ready",
+    "pauses",
+]
 
 HERE = frozenset({"ready", "running"})
 """Phases of a member that has come to a generation."""
@@ -27,6 +36,10 @@ class Superseded(Exception):
     def __init__(self, plan: Membership) -> None:
         super().__init__(f"generation {plan.generation} has been planned")
         self.plan = plan
+
+
+class JobDone(Exception):
+    """A member has written the job's result: there is nothing left to come for."""
 
 
 class GenerationBroken(Exception):
@@ -84,6 +97,7 @@ def gather(job_dir: Path, plan: Membership, agent: str, settings: ElasticSetting
 
     Raises:
         Superseded: there is a newer plan.
+        JobDone: the job ended in the meantime.
         GenerationBroken: somebody came, and lost the others again.
     """
     quiet = _Quiet()
@@ -91,6 +105,8 @@ def gather(job_dir: Path, plan: Membership, agent: str, settings: ElasticSetting
         tick()
         _check_newer(job_dir, plan)
         phases = {member: _phase(job_dir, plan.generation, member) for member in plan.members}
+        if "done" in phases.values():
+            raise JobDone
         if "broken" in phases.values():
             raise GenerationBroken(f"generation {plan.generation} broke before all had come")
         absent = [member for member, phase in phases.items() if phase not in HERE]

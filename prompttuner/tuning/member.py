@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
-from prompttuner.tuning.elastic_settings import ElasticSettings
+import torch
+
 from prompttuner.tuning.group import Group, PeerLost, open_group
+from prompttuner.tuning.meeting import CLAIM_STAGGER_S
 from prompttuner.tuning.member_files import MemberFiles
 from prompttuner.tuning.membership import Membership, propose, read_membership
 from prompttuner.tuning.network import interface_of
+from prompttuner.tuning.pace import Pace
+from prompttuner.tuning.plan_watch import PlanWatch, plan_for
 from prompttuner.tuning.rendezvous import Joined, PlanRendezvous
 from prompttuner.tuning.signals import LeaveRequested, Signals
 from prompttuner.tuning.task import Task, agree_on_state
@@ -108,6 +111,8 @@ class Member:
         except LeaveRequested:
             files = self._rendezvous.files
             if files is not None:
+                if self._task is not None:
+                    self._save(self._task, files)  # others may depend on it: they wait for this member's state
                 files.progress("left")
             return LeaseEnd("terminated", "asked to leave")
 
@@ -136,7 +141,8 @@ class Member:
             len(plan.members),
             backend=self._backend,
             interface=self._settings.interface or interface_of(self._rendezvous.address),
-            timeout_s=max(self._settings.loss_timeout_s, 4 * self._longest_step_s),
+            timeout_s=max(self._settings.loss_timeout_s, 4 * self._longest_step_s)
+            + (0.0 if self.keeps_state else plan.lookup_s),
         )
         try:
             source, state = agree_on_state(group, self._task)
@@ -160,7 +166,7 @@ class Member:
     # -- stepping ----------------------------------------------------------------------------------------------
 
     def _steps(self, task: Task, group: Group, plan: Membership, files: MemberFiles) -> LeaseEnd | Membership:
-        watch = PlanWatch(self._rendezvous, plan, self._settings)
+        watch = PlanWatch(self._rendezvous, plan)
         noted_at: float | None = None
         while task.outcome is None:
             if task.evaluation_due:
@@ -187,7 +193,7 @@ class Member:
             leavers = [plan.members[r] for r in range(group.world) if sums[LEAVE + r]]
             if task.outcome is None and (sums[CHANGE] or leavers):
                 return self._change(task, group, plan, files, leavers)
-        return self._finish(task, group, files)
+        return self._finish(task, group, plan, files)
 
     def _save_if_due(self, task: Task, files: MemberFiles, now: bool) -> None:
         steps = task.step - self._saved_step
@@ -221,7 +227,7 @@ class Member:
 
     def _plan_without(self, plan: Membership, leavers: list[str]) -> Membership | None:
         """The newest plan above ``plan``; if it has members who leave, one of those who stay plans without them."""
-        job_dir = self._rendezvous.job_dir
+        job_dir, begin = self._rendezvous.job_dir, time.monotonic()
         while True:
             newest = read_membership(job_dir) or plan
             unplanned = [m for m in newest.members if m in leavers]
@@ -230,7 +236,8 @@ class Member:
             stayers = [m for m in plan.members if m not in leavers]
             if self.agent in leavers:
                 return newest if stayers else None
-            if unplanned and self.agent == stayers[0]:
+            # The first who stays plans at once; the next only if that one died just now.
+            if unplanned and time.monotonic() - begin >= CLAIM_STAGGER_S * stayers.index(self.agent):
                 propose(job_dir, newest.without(unplanned, by=self.agent))
             else:
                 time.sleep(0.01)
@@ -243,89 +250,27 @@ class Member:
             files.progress("left", **({"reason": reason} if reason else {}))
         return LeaseEnd("left", reason or plan.stop)
 
-    def _finish(self, task: Task, group: Group, files: MemberFiles) -> LeaseEnd:
-        """Rank 0 writes the result; nobody goes before it has, so that another can if rank 0 is lost now."""
-        import torch
+    def _finish(self, task: Task, group: Group, plan: Membership, files: MemberFiles) -> LeaseEnd:
+        """One member writes the result; nobody goes before it has, so that another can if that one is lost now.
 
-        assert task.outcome is not None
+        A result counts in the newest generation only, so one that has been planned meanwhile gets it: from a member of
+        both. If there is none, its members find the checkpoint, and in it that the job is done.
+        """
         if group.rank == 0:
             self._save(task, files)
+        known = torch.zeros(1, dtype=torch.float64)
+        if group.rank == 0:
+            known[0] = (read_membership(self._rendezvous.job_dir) or plan).generation
+        group.all_reduce_(known)
+        newest = plan_for(self._rendezvous.job_dir, int(known), self._settings.loss_timeout_s) or plan
+        if newest.stop is not None or newest.generation < int(known):
+            newest = plan
+        writer = next((member for member in plan.members if member in newest.members), None)
+        if writer == self.agent and newest.generation > plan.generation:
+            files.progress("moved")
+            files = self._rendezvous.enter(newest)
+        if writer == self.agent and task.outcome is not None:
             files.done(task.write_result(files.folder, task.outcome))
-        group.all_reduce_(torch.zeros(1, dtype=torch.float64))
+        group.all_reduce_(known)
         files.progress("done", **task.progress(), **self._pace.report())
         return LeaseEnd("done")
-
-
-class Pace:
-    """Steps a second, by number of members: what the controller learns model profiles from."""
-
-    def __init__(self) -> None:
-        self._by_members: dict[str, list[float]] = {}
-        self._world = 1
-        self._last = 0.0
-        self._warm = 0
-
-    def begin(self, world: int) -> None:
-        """A generation of this size begins; its first steps are not counted (caches, connections)."""
-        self._world, self._warm = world, 2
-
-    def step(self, seconds: float) -> None:
-        """Count one step."""
-        self._last = seconds
-        if self._warm > 0:
-            self._warm -= 1
-        else:
-            entry = self._by_members.setdefault(str(self._world), [0.0, 0.0])
-            entry[0] += 1
-            entry[1] += seconds
-
-    def report(self) -> dict[str, object]:
-        """``iters_per_s`` (with the present number of members) and ``throughput`` (members -> [steps, seconds])."""
-        steps, total = self._by_members.get(str(self._world), (1.0, self._last))
-        return {
-            "iters_per_s": steps / total if total > 0 else None,
-            "throughput": {members: [n, round(s, 6)] for members, (n, s) in self._by_members.items()},
-        }
-
-
-class PlanWatch:
-    """Rank 0's look-out for a newer plan whose newcomers are ready: until then the running members go on tuning."""
-
-    def __init__(self, rendezvous: PlanRendezvous, plan: Membership, settings: ElasticSettings) -> None:
-        self._rendezvous = rendezvous
-        self._plan = plan
-        self._settings = settings
-        self._looked_at = -settings.poll_s
-        self._newest: Membership | None = None
-        self._seen_at = 0.0
-
-    def change_is_ready(self) -> bool:
-        """Whether to stop after this step. Newcomers that keep everybody waiting too long are planned away."""
-        now = time.monotonic()
-        if self._newest is None and now - self._looked_at < self._settings.poll_s:
-            return False
-        self._looked_at = now
-        newest = read_membership(self._rendezvous.job_dir)
-        if newest is None or newest.generation <= self._plan.generation:
-            return False
-        if self._newest is None or newest.generation > self._newest.generation:
-            self._newest, self._seen_at = newest, now
-        if newest.stop is not None:
-            return True
-        missing = self._rendezvous.newcomers_missing(newest, self._plan.members)
-        if missing and now - self._seen_at > self._settings.join_timeout_s:
-            propose(self._rendezvous.job_dir, newest.without(missing, by=self._rendezvous.agent))
-            return False
-        return not missing
-
-
-def plan_for(job_dir: Path, generation: int, wait_s: float) -> Membership | None:
-    """The newest plan, which the file system may show late: at least ``generation`` within ``wait_s``, else None."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        plan = read_membership(job_dir)
-        if plan is not None and plan.generation >= generation:
-            return plan
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.05)

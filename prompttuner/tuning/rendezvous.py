@@ -25,6 +25,7 @@ from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.group import PeerLost
 from prompttuner.tuning.meeting import (
     GenerationBroken,
+    JobDone,
     Superseded,
     after_loss,
     await_predecessors,
@@ -110,6 +111,9 @@ class PlanRendezvous(RendezvousHandler):
             except Superseded as newer:
                 files.progress("moved")
                 plan = newer.plan
+            except JobDone:
+                self.reason = "the job is done"
+                return None
             except (GenerationBroken, PeerLost) as error:
                 plan = self.replan(plan, str(error))
 

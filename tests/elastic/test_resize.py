@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.lease import LeaseEnd
-from prompttuner.tuning.membership import member_dir, read_progress
+from prompttuner.tuning.membership import member_dir, propose, read_progress
 from prompttuner.tuning.model import LoadedModel, load_model
 from prompttuner.tuning.solo import run_solo
 
@@ -199,14 +199,27 @@ def test_newcomers_who_never_come_do_not_stop_anybody(tmp_path: Path, jobs: list
     job.pids["ghost"] = -1  # an agent that has been told, and whose lease never starts
     plan = job.plan
     assert plan is not None
-    from prompttuner.tuning.membership import propose
-
     assert propose(job.dir, plan.after(["a", "ghost"], by="controller"))
     job.pids.pop("ghost")
     at = job_step(job, 1)
     wait_for(lambda: job_step(job, 1) > at + 20, "steps while it is waited for")
     job.wait_step(1, ["a"])
     assert job.plan is not None and (job.plan.generation, job.plan.by) == (3, "a")
+
+
+def test_a_job_that_ends_while_a_change_is_planned_has_its_result_in_the_newest_generation(
+    tmp_path: Path, jobs: list[Job]
+) -> None:
+    job = start(tmp_path / "job", jobs, iterations=60, step_s=0.02)
+    job.assign(["a", "b"])
+    job.wait_step(5, ["a", "b"])
+    plan = job.plan
+    assert plan is not None
+    assert propose(job.dir, plan.after(["ghost", "b"], by="controller"))
+    assert outcome(job.wait_end("a")) == outcome(job.wait_end("b")) == "done"
+    done = json.loads((member_dir(job.dir, 2, "b") / "done.json").read_text())
+    assert done["step"] == 60 and (member_dir(job.dir, 2, "b") / "result" / "result.json").exists()
+    assert not (member_dir(job.dir, 1, "a") / "done.json").exists()
 
 
 def job_step(job: Job, generation: int) -> int:
