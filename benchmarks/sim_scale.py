@@ -33,7 +33,9 @@ from prompttuner.policy.snapshot import (
 )
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
+from prompttuner.sim.elasticflow_original import simulate_elasticflow
 from prompttuner.trace.generate import Workload, generate
+from prompttuner.trace.importers.elasticflow import import_elasticflow, read_throughputs, speedups_of
 from prompttuner.trace.slo import SloMultiple
 
 GPUS = 1000
@@ -120,10 +122,10 @@ def time_cluster01() -> float | None:
     if not folder or not path.exists():
         print("cluster01 is left out: set PROMPTTUNER_TRACES to the folder of the public traces", file=sys.stderr)
         return None
-    from prompttuner.policy.elasticflow_replay import replay_cluster01
-
+    throughputs = read_throughputs(path.parent / "throughputs_A100")
+    jobs = import_elasticflow(path, throughputs).require_clean().jobs
     start = time.process_time()
-    replay_cluster01(path)
+    simulate_elasticflow(jobs, 512, speedups_of(throughputs), slot_s=240.0, lazy=True)
     return time.process_time() - start
 
 
@@ -132,9 +134,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10,000 jobs and the planning step only")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="write the JSON object here too")
     options = parser.parse_args()
     small = time_simulation(10_000)
     out: dict[str, object] = {
+        "command": " ".join(["python benchmarks/sim_scale.py", *sys.argv[1:]]),
         "cores": os.cpu_count(),
         "plan_ms": round(time_plan(), 1),
         "jobs_per_s_10k": round(small["jobs"] / small["seconds"], 1),
@@ -149,6 +153,8 @@ def main() -> None:
         out["cluster01_s"] = None if cluster is None else round(cluster, 2)
     for key, value in out.items():
         print(f"{key:18s} {value}")
+    if options.out:
+        options.out.write_text(json.dumps(out, indent=1) + "\n")
     if options.json:
         print(json.dumps(out))
 

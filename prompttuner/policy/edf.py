@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prompttuner.policy.estimate import Estimate, estimate, queue_order
+from prompttuner.policy.estimate import Estimate, estimate, queue_order, room
 from prompttuner.policy.plan import Action, Assign, Demote, Plan, Reason, Release, Request, SwitchModel, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
@@ -23,11 +23,11 @@ class _Supply:
 
     idle: list[list[int]]
     coming: list[list[int]]
-    room: float
+    room: int
     """Allocations that may still be asked for."""
     actions: list[Action] = field(default_factory=list)
 
-    def obtainable(self, pool: int) -> float:
+    def obtainable(self, pool: int) -> int:
         others = sum(len(rows) for p, rows in enumerate(self.idle) if p != pool)
         return len(self.idle[pool]) + len(self.coming[pool]) + self.room + others
 
@@ -73,7 +73,7 @@ class Edf:
                 guess.seconds(row, pool, int(guess.top[row])),
             )
             supply.actions.append(Demote(name, why))
-        wanted = int(max(low, min(wanted, supply.obtainable(pool))))
+        wanted = max(low, min(wanted, supply.obtainable(pool)))
         idle = supply.idle[pool]
         if len(idle) >= wanted:
             taken = [idle.pop() for _ in range(wanted)]
@@ -132,7 +132,7 @@ class Edf:
 
 
 def _supply(snapshot: Snapshot) -> _Supply:
-    agents, limits = snapshot.agents, snapshot.limits
+    agents = snapshot.agents
     count = len(snapshot.pools)
     idle: list[list[int]] = [[] for _ in range(count)]
     coming: list[list[int]] = [[] for _ in range(count)]
@@ -144,9 +144,7 @@ def _supply(snapshot: Snapshot) -> _Supply:
         coming[int(agents.pool[row])].append(row)
     for rows in coming:
         rows.sort(key=lambda a: (-float(agents.ready_at[a]), a))
-    held = float(agents.gpus.sum())
-    room = min(limits.gpus - held, limits.allocations - agents.n, limits.requests_now)
-    return _Supply(idle, coming, max(room, 0.0) if limits.gpu_hours_left > 0 else 0.0)
+    return _Supply(idle, coming, room(snapshot))
 
 
 def _idle_elsewhere(supply: _Supply, pool: int) -> Iterator[int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prompttuner.policy.snapshot import AgentPhase, Floats, Ints, JobPhase, PoolProfile, Snapshot
 
-__all__ = ["Estimate", "estimate", "queue_order", "speed_table"]
+__all__ = ["Estimate", "estimate", "queue_order", "room", "speed_table"]
 
 LOOKUP_GAIN = 1.0
 """A lookup is worth its time where it is expected to save this many times the GPU-seconds it costs."""
@@ -104,6 +104,15 @@ def queue_order(snapshot: Snapshot, rows: Ints) -> Ints:
     jobs = snapshot.jobs
     due = np.where(jobs.best_effort[rows], np.inf, jobs.deadline[rows])
     return rows[np.lexsort((rows, jobs.submit[rows], -jobs.priority[rows], due))]
+
+
+def room(snapshot: Snapshot) -> int:
+    """Allocations that may be asked for now, within all limits. One without GPUs (a CPU slot) counts as one."""
+    agents, limits = snapshot.agents, snapshot.limits
+    if limits.gpu_hours_left <= 0:
+        return 0
+    held = float(np.maximum(agents.gpus, 1).sum())
+    return int(max(min(limits.gpus - held, limits.allocations - agents.n, limits.requests_now, 1e6), 0.0))
 
 
 def _column(pools: list[PoolProfile], name: str) -> Floats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prompttuner.policy.estimate import Estimate, estimate
+from prompttuner.policy.estimate import Estimate, estimate, room
 from prompttuner.policy.plan import Action, Assign, Plan, Reason, Release, Request, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
@@ -45,8 +45,7 @@ class Infless:
         actions: list[Action] = [*stops(snapshot, stopping)]
         notes: dict[str, Reason] = {}
         idle, coming = _by_pool(snapshot)
-        room = min(snapshot.limits.gpus - float(agents.gpus.sum()), snapshot.limits.allocations - agents.n)
-        room = int(max(min(room, snapshot.limits.requests_now), 0))
+        free = room(snapshot)
         waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~stopping)
         blocked: set[int] = set()
         for row in waiting[np.lexsort((waiting, jobs.submit[waiting]))].tolist():
@@ -63,11 +62,11 @@ class Infless:
                 continue
             short = n - len(idle[pool]) - len(coming[pool])
             notes[jobs.id[row]] = Why("waits for {} instances, {} of them warm", n, len(idle[pool]))
-            if short > room:
+            if short > free:
                 blocked.add(pool)
                 continue
             for _ in range(short):
-                room -= 1
+                free -= 1
                 text = "job {} needs {} instances, {} are warm"
                 actions.append(Request(pool, Why(text, jobs.id[row], n, len(idle[pool])), jobs.id[row]))
             del coming[pool][: max(0, n - len(idle[pool]))]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prompttuner.policy.estimate import Estimate, estimate
+from prompttuner.policy.estimate import Estimate, estimate, room
 from prompttuner.policy.plan import Action, Assign, Plan, Reason, Release, Request, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
@@ -37,8 +37,7 @@ class Sbatch:
         own: dict[int, list[int]] = {}
         for agent in np.flatnonzero((agents.phase <= AgentPhase.WARM) & (agents.job >= 0)).tolist():
             own.setdefault(int(agents.job[agent]), []).append(agent)
-        free = min(snapshot.limits.gpus - float(agents.gpus.sum()), snapshot.limits.allocations - agents.n)
-        free = int(max(min(free, snapshot.limits.requests_now), 0))
+        free = room(snapshot)
         waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~stopping)
         shadow: tuple[float, int] | None = None
         for row in waiting[np.lexsort((waiting, jobs.submit[waiting]))].tolist():

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from prompttuner.policy.estimate import room
 from prompttuner.policy.snapshot import AgentPhase, Floats, Ints, Snapshot
 
 __all__ = ["Entry", "Kind", "Timeline", "build_timeline"]
@@ -39,7 +40,7 @@ class Timeline:
 
     now: float
     pools: list[list[Entry]]
-    room: float
+    room: int
     """Allocations that may still be asked for."""
     cold_at: list[float]
     """For each pool: when an allocation asked for now is warm."""
@@ -84,7 +85,7 @@ def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
         spare: for each job, how many of its members it can do without.
     A SPARE agent is free one tick from now.
     """
-    agents, now, limits = snapshot.agents, snapshot.now, snapshot.limits
+    agents, now = snapshot.agents, snapshot.now
     phase, known = agents.phase, agents.pool >= 0
     ready = np.maximum(agents.ready_at, now)
     kind = np.full(agents.n, int(Kind.COMING), dtype=np.int64)
@@ -116,12 +117,10 @@ def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
     columns = (agents.pool, ready, kind, rank)
     for pool, at, sort, order, row in zip(*(c[alive].tolist() for c in columns), alive.tolist(), strict=True):
         pools[pool].append((at, sort, order, row))
-    held = float(agents.gpus.sum())
-    room = max(min(limits.gpus - held, limits.allocations - agents.n, limits.requests_now), 0.0)
     return Timeline(
         now=now,
         pools=pools,
-        room=room if limits.gpu_hours_left > 0 else 0.0,
+        room=room(snapshot),
         cold_at=[now + p.queue_s + p.start_s for p in snapshot.pools],
         switch_s=[p.switch_s for p in snapshot.pools],
         spare_rows=spare_rows,

@@ -9,7 +9,7 @@ from prompttuner.errors import SpecError, StateError
 from prompttuner.policy.plan import Policy
 from prompttuner.policy.snapshot import PoolProfile
 from prompttuner.sim.options import SimOptions, SimResult
-from prompttuner.sim.world import World
+from prompttuner.sim.site import Site
 from prompttuner.trace.job import TraceJob
 
 __all__ = ["simulate"]
@@ -34,7 +34,7 @@ def simulate(
     wide = [job.id for job in trace if job.min_gpus > options.gpus]
     if wide:
         raise SpecError(f"job {wide[0]} needs more than the {options.gpus} GPUs there are")
-    world = World(trace, profiles, options, policy.name)
+    world = Site(trace, profiles, options, policy.name)
     queue = sorted(trace, key=lambda job: (job.submit_s, job.id))
     _loop(world, policy, queue, options)
     result = world.result
@@ -42,7 +42,7 @@ def simulate(
     return result
 
 
-def _loop(world: World, policy: Policy, queue: list[TraceJob], options: SimOptions) -> None:
+def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOptions) -> None:
     tick, events, upcoming = options.tick_s, world.events, 0
     tick_at = wake = math.inf
     decided = -1.0
@@ -70,7 +70,7 @@ def _loop(world: World, policy: Policy, queue: list[TraceJob], options: SimOptio
             tick_at = min(tick_at, math.ceil(max(wake, world.now + 1e-9) / tick) * tick)
 
 
-def _decide(world: World, policy: Policy) -> float:
+def _decide(world: Site, policy: Policy) -> float:
     """One tick; returns when the policy wants the next."""
     plan = policy.plan(world.observe())
     world.dirty = False

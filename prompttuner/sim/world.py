@@ -1,4 +1,4 @@
-"""The simulated site: applies actions and events in virtual time, and keeps the snapshot that policies read."""
+"""The simulated world: jobs and agents in virtual time, and the snapshot in which policies see them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prompttuner.errors import StateError
-from prompttuner.policy import plan as act
 from prompttuner.policy.estimate import speed_table
 from prompttuner.policy.snapshot import AgentPhase, Agents, Arrivals, JobPhase, Jobs, PoolProfile, SiteLimits, Snapshot
 from prompttuner.sim.entities import AGENT_COLUMNS, AGENT_KINDS, JOB_COLUMNS, JOB_KINDS, SimAgent, SimJob
@@ -32,7 +31,7 @@ _QUANTILE = 1.2816
 
 
 class World:
-    """State of the simulated site at ``now``. Events are (time, number, handler, subject, version)."""
+    """State of the simulated site at ``now``; ``Site`` adds the actions. Events: (time, number, handler, subject, version)."""
 
     def __init__(
         self, trace: Sequence[TraceJob], profiles: Mapping[str, PoolProfile], options: SimOptions, policy: str
@@ -120,7 +119,7 @@ class World:
         self.dirty = True
         getattr(self, "_on_" + kind)(subject)
 
-    def _enter(self, agent: SimAgent, phase: AgentPhase, ready_at: float | None = None) -> None:
+    def enter(self, agent: SimAgent, phase: AgentPhase, ready_at: float | None = None) -> None:
         self.count[_BUCKET[AgentPhase(agent.phase)]] -= 1
         self.count[_BUCKET[phase]] += 1
         agent.phase = int(phase)
@@ -131,7 +130,7 @@ class World:
         if ready_at is not None:
             data["ready_at"][row] = ready_at
 
-    def _spread(self, seconds: float) -> float:
+    def spread(self, seconds: float) -> float:
         sigma = self.options.start_sigma
         return seconds * math.exp(self.rng.normal(0.0, sigma)) if sigma else seconds
 
@@ -161,36 +160,36 @@ class World:
         self.result.jobs.append(job.outcome)
         self.dirty = True
 
-    def _left(self, job: SimJob) -> float:
+    def left(self, job: SimJob) -> float:
         data, row = self.jobs.data, job.row
         return max(float(data["left"][row]) - float(data["rate"][row]) * (self.now - self.jobs_at), 0.0)
 
-    def _set_rate(self, job: SimJob, rate: float, left: float | None = None) -> None:
+    def set_rate(self, job: SimJob, rate: float, left: float | None = None) -> None:
         data, row = self.jobs.data, job.row
-        now_left = self._left(job) if left is None else left
+        now_left = self.left(job) if left is None else left
         data["rate"][row] = rate
         data["left"][row] = now_left + rate * (self.now - self.jobs_at)
 
-    def _job_phase(self, job: SimJob, phase: JobPhase) -> None:
+    def job_phase(self, job: SimJob, phase: JobPhase) -> None:
         self.jobs.data["phase"][job.row] = phase
         self.jobs.data["phase_since"][job.row] = self.now
 
-    def _charge(self, job: SimJob) -> None:
+    def charge(self, job: SimJob) -> None:
         held = len(job.members)
         if held and self.now > job.changed_at:
             job.outcome.gpu_s += held * (self.now - job.changed_at)
             self.result.spans.append((job.trace.id, job.changed_at, self.now, held))
         job.changed_at = self.now
 
-    def _end_job(self, job: SimJob) -> None:
+    def end_job(self, job: SimJob) -> None:
         """Take it out; its agents are warm again."""
-        self._charge(job)
+        self.charge(job)
         job.version += 1
         agent_job = self.agents.data["job"]
         for agent in job.members:
             agent.job = None
             agent_job[agent.row] = -1
-            self._warm(agent)
+            self.warm(agent)
         for agent in job.reserved:
             agent.reserved = None
             agent_job[agent.row] = -1
@@ -205,12 +204,12 @@ class World:
 
     def _on_done(self, job: SimJob) -> None:
         job.outcome.end_s = self.now
-        self._end_job(job)
+        self.end_job(job)
 
     def _on_up(self, job: SimJob) -> None:
         """All members are there: look up, or tune."""
         if job.lookup_s > 0:
-            self._job_phase(job, JobPhase.LOOKUP)
+            self.job_phase(job, JobPhase.LOOKUP)
             self.push(self.now + job.lookup_s, "looked", job)
         else:
             self._run(job)
@@ -221,22 +220,22 @@ class World:
         data, row = self.jobs.data, job.row
         data["bank_factor_mid"][row] = data["bank_factor_hi"][row] = 1.0
         data["total"][row] *= job.trace.bank_factor
-        self._set_rate(job, 0.0, self._left(job) * job.trace.bank_factor)
+        self.set_rate(job, 0.0, self.left(job) * job.trace.bank_factor)
         self._run(job)
 
     def _run(self, job: SimJob) -> None:
         rate = self.speeds[job.pool][len(job.members)] / job.trace.step_s
-        self._set_rate(job, rate)
-        self._job_phase(job, JobPhase.RUNNING)
-        self.push(self.now + self._left(job) / rate, "done", job)
+        self.set_rate(job, rate)
+        self.job_phase(job, JobPhase.RUNNING)
+        self.push(self.now + self.left(job) / rate, "done", job)
 
     def _on_resize(self, job: SimJob) -> None:
         """The new membership meets at a step boundary."""
-        self._stand_still(job, self.pools[job.pool].resize_s)
+        self.stand_still(job, self.pools[job.pool].resize_s)
 
-    def _stand_still(self, job: SimJob, seconds: float) -> None:
+    def stand_still(self, job: SimJob, seconds: float) -> None:
         job.version += 1
-        self._set_rate(job, 0.0)
+        self.set_rate(job, 0.0)
         job.up_at = self.now + seconds
         self.push(job.up_at, "up", job)
 
@@ -244,34 +243,34 @@ class World:
 
     def _on_queued(self, agent: SimAgent) -> None:
         """Slurm starts the allocation."""
-        start = self._spread(self.pools[agent.pool].start_s)
-        self._enter(agent, AgentPhase.STARTING, self.now + self.pools[agent.pool].start_s)
+        start = self.spread(self.pools[agent.pool].start_s)
+        self.enter(agent, AgentPhase.STARTING, self.now + self.pools[agent.pool].start_s)
         self.agents.data["ends_at"][agent.row] = self.now + self.options.walltime_s
         self.push(self.now + start, "ready", agent)
         if self.options.losses_per_gpu_hour > 0:
-            self._push_fixed(self.now + self.rng.exponential(3600.0 / self.options.losses_per_gpu_hour), "lost", agent)
+            self.push_fixed(self.now + self.rng.exponential(3600.0 / self.options.losses_per_gpu_hour), "lost", agent)
         if math.isfinite(self.options.walltime_s):
-            self._push_fixed(self.now + self.options.walltime_s, "walltime", agent)
+            self.push_fixed(self.now + self.options.walltime_s, "walltime", agent)
 
-    def _push_fixed(self, at: float, kind: str, agent: SimAgent) -> None:
+    def push_fixed(self, at: float, kind: str, agent: SimAgent) -> None:
         """An event that no change of phase voids."""
-        self.push(at, kind, _Whatever(agent))  # type: ignore[arg-type]
+        self.push(at, kind, _Held(agent))  # type: ignore[arg-type]
 
-    def _warm(self, agent: SimAgent) -> None:
-        self._enter(agent, AgentPhase.WARM, self.now)
+    def warm(self, agent: SimAgent) -> None:
+        self.enter(agent, AgentPhase.WARM, self.now)
         self.push(self.now + self.options.idle_limit_s, "idle_guard", agent)
 
     def _on_ready(self, agent: SimAgent) -> None:
-        self._warm(agent)
+        self.warm(agent)
 
     _on_freed = _on_ready
 
     def _on_idle_guard(self, agent: SimAgent) -> None:
-        self._remove_agent(agent)
+        self.remove_agent(agent)
 
     _on_gone = _on_idle_guard
 
-    def _remove_agent(self, agent: SimAgent) -> None:
+    def remove_agent(self, agent: SimAgent) -> None:
         if agent.reserved is not None:
             agent.reserved.reserved.discard(agent)
         self.count[_BUCKET[AgentPhase(agent.phase)]] -= 1
@@ -280,186 +279,36 @@ class World:
         self.agents.remove(agent.row)
         agent.row = -1
 
-    def _on_lost(self, holder: _Whatever) -> None:
+    def _on_lost(self, holder: _Held) -> None:
         self._lose(holder.agent, self.options.checkpoint_s)
 
-    def _on_walltime(self, holder: _Whatever) -> None:
+    def _on_walltime(self, holder: _Held) -> None:
         self._lose(holder.agent, 0.0)
 
     def _lose(self, agent: SimAgent, rollback_s: float) -> None:
         if agent.row < 0:
             return
         job = agent.job
-        self._remove_agent(agent)
+        self.remove_agent(agent)
         if job is None:
             return
-        self._charge(job)
+        self.charge(job)
         job.members.remove(agent)
         agent.job = None
         lookup = job.lookup_s
         if job.members:
-            self._stand_still(job, LOSS_NOTICED_S + self.pools[job.pool].resize_s)
-            self._job_phase(job, JobPhase.STARTING)
+            self.stand_still(job, LOSS_NOTICED_S + self.pools[job.pool].resize_s)
+            self.job_phase(job, JobPhase.STARTING)
         else:
             data, row = self.jobs.data, job.row
             redo = float(data["rate"][row]) * float(self.rng.uniform(0, rollback_s))
-            self._set_rate(job, 0.0, min(self._left(job) + redo, float(data["total"][row])))
+            self.set_rate(job, 0.0, min(self.left(job) + redo, float(data["total"][row])))
             job.version += 1
-            self._job_phase(job, JobPhase.WAITING)
+            self.job_phase(job, JobPhase.WAITING)
         job.lookup_s = lookup
 
-    # -- actions
 
-    def apply(self, action: act.Action) -> None:
-        """Do what a policy asked for. Raises StateError where it may not ask for that."""
-        self.result.actions += 1
-        if isinstance(action, act.Assign):
-            self._assign(self._job(action.job), [self._agent(name) for name in action.agents], action.lookup_s)
-        elif isinstance(action, act.Request):
-            self._request(action)
-        elif isinstance(action, act.Release):
-            self._release(self._agent(action.agent))
-        elif isinstance(action, act.SwitchModel):
-            self._switch(action)
-        elif isinstance(action, act.Demote | act.Restore):
-            job = self._job(action.job)
-            self.jobs.data["best_effort"][job.row] = isinstance(action, act.Demote)
-            job.outcome.demoted = isinstance(action, act.Demote)
-        else:
-            job = self._job(action.job)
-            if isinstance(action, act.Reject) and (job.members or math.isfinite(job.outcome.start_s)):
-                raise StateError(f"{action.job} has run and cannot be rejected")
-            job.outcome.rejected = isinstance(action, act.Reject)
-            job.outcome.stopped = isinstance(action, act.Stop)
-            self._end_job(job)
-            self.dirty = True
-
-    def _job(self, name: str) -> SimJob:
-        if name not in self.job_of:
-            raise StateError(f"there is no active job {name}")
-        return self.job_of[name]
-
-    def _agent(self, name: str) -> SimAgent:
-        if name not in self.agent_of:
-            raise StateError(f"there is no agent {name}")
-        return self.agent_of[name]
-
-    def _request(self, action: act.Request) -> None:
-        if self.agents.n >= self.options.gpus:
-            raise StateError(f"a request beyond the limit of {self.options.gpus} GPUs")
-        self.serial += 1
-        reserved = self._job(action.job) if action.job is not None else None
-        agent = SimAgent(f"a{self.serial}", action.pool, reserved)
-        profile = self.pools[action.pool]
-        at = self.now + self.options.spool_s
-        values = {
-            "pool": action.pool, "phase": AgentPhase.REQUESTED, "job": -1 if reserved is None else reserved.row,
-            "gpus": 1, "since": self.now, "ready_at": at + profile.queue_s + profile.start_s, "ends_at": math.inf,
-        }  # fmt: skip
-        self.agents.append(agent, agent.id, values)
-        self.agent_of[agent.id] = agent
-        self.count[3] += 1
-        self.result.allocations += 1
-        if reserved is not None:
-            reserved.reserved.add(agent)
-        self.push(at + self._spread(profile.queue_s), "queued", agent)
-
-    def _release(self, agent: SimAgent) -> None:
-        if agent.phase == AgentPhase.REQUESTED:
-            self._remove_agent(agent)
-        elif agent.phase in (AgentPhase.STARTING, AgentPhase.WARM):
-            self._enter(agent, AgentPhase.DRAINING)
-            self.push(self.now + self.options.spool_s, "gone", agent)
-        else:
-            raise StateError(f"{agent.id} is {AgentPhase(agent.phase).name} and cannot be released")
-
-    def _unreserve(self, agent: SimAgent) -> None:
-        if agent.reserved is not None:
-            agent.reserved.reserved.discard(agent)
-            agent.reserved = None
-            self.agents.data["job"][agent.row] = -1
-
-    def _switch(self, action: act.SwitchModel) -> None:
-        agent = self._agent(action.agent)
-        if agent.phase != AgentPhase.WARM:
-            raise StateError(f"{agent.id} is {AgentPhase(agent.phase).name} and cannot switch its model")
-        self._unreserve(agent)
-        agent.pool = action.pool
-        self.agents.data["pool"][agent.row] = action.pool
-        if action.job is not None:
-            agent.reserved = self._job(action.job)
-            agent.reserved.reserved.add(agent)
-            self.agents.data["job"][agent.row] = agent.reserved.row
-        ready = self.now + self.options.spool_s + self.pools[action.pool].switch_s
-        self._enter(agent, AgentPhase.SWITCHING, ready)
-        self.push(ready, "ready", agent)
-
-    def _assign(self, job: SimJob, members: list[SimAgent], lookup_s: float) -> None:
-        self._check_members(job, members)
-        old = job.members
-        self._charge(job)
-        effect = self.now + self.options.spool_s
-        stay = set(members)
-        for agent in old:
-            if agent not in stay:
-                agent.job = None
-                self.agents.data["job"][agent.row] = -1
-                self._enter(agent, AgentPhase.BUSY, effect)
-                self.push(effect, "freed", agent)
-        for agent in members:
-            if agent.job is None:
-                self._unreserve(agent)
-                agent.job = job
-                self.agents.data["job"][agent.row] = job.row
-                self._enter(agent, AgentPhase.BUSY, self.now)
-        job.members = members
-        if not members:
-            job.version += 1
-            self._set_rate(job, 0.0)
-            self._job_phase(job, JobPhase.WAITING)
-            job.lookup_s = 0.0
-            job.outcome.pauses += 1
-        elif not old:
-            job.outcome.start_s = min(job.outcome.start_s, effect)
-            looked = job.outcome.looked_up or not self.options.bank
-            job.lookup_s = 0.0 if looked or lookup_s <= 0 else self.pools[job.pool].lookup_s
-            self._job_phase(job, JobPhase.STARTING)
-            job.version += 1
-            job.up_at = effect + self.pools[job.pool].warm_s
-            self.push(job.up_at, "up", job)
-        else:
-            self._resize(job, old, effect)
-
-    def _resize(self, job: SimJob, old: list[SimAgent], effect: float) -> None:
-        job.outcome.resizes += 1
-        phase = int(self.jobs.data["phase"][job.row])
-        grown = any(agent not in old for agent in job.members)
-        joined = effect + (self.pools[job.pool].warm_s if grown else 0.0)
-        if phase == JobPhase.LOOKUP and old[0] in job.members:
-            return  # the lookup goes on; tuning begins with whoever is there then
-        if phase == JobPhase.RUNNING:
-            self._job_phase(job, JobPhase.STARTING)
-            self.push(joined, "resize", job)
-            return
-        # not yet up (or in the middle of another resize): all meet once more
-        job.version += 1
-        self._set_rate(job, 0.0)
-        self._job_phase(job, JobPhase.STARTING)
-        job.up_at = max(joined, job.up_at) if job.up_at > self.now else joined
-        self.push(job.up_at, "up", job)
-
-    def _check_members(self, job: SimJob, members: list[SimAgent]) -> None:
-        if len(set(members)) != len(members) or len(members) > job.trace.max_gpus:
-            raise StateError(f"{job.trace.id} cannot have these {len(members)} members")
-        if members and len(members) < job.trace.min_gpus:
-            raise StateError(f"{job.trace.id} needs {job.trace.min_gpus} GPUs at least")
-        for agent in members:
-            warm = agent.phase == AgentPhase.WARM and agent.job is None
-            if not (warm or agent.job is job) or agent.pool != job.pool:
-                raise StateError(f"{agent.id} is not free for {job.trace.id}")
-
-
-class _Whatever:
+class _Held:
     """Carries an agent through an event that its changes of phase do not void."""
 
     __slots__ = ("agent", "version")

@@ -14,10 +14,10 @@ from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.trace.job import TraceJob
 
-POLICIES = ["edf", "infless", "sbatch", "prompttuner"]
+POLICIES = ["edf", "infless", "sbatch", "prompttuner", "elasticflow", "elasticflow-fixed"]
 QUICK = settings(
     deadline=None,
-    max_examples=25,
+    max_examples=20,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

@@ -1,0 +1,64 @@
+"""Profile files: the built-in ones, a lab's own, and broken ones."""
+
+import json
+
+import pytest
+
+from prompttuner.errors import ConfigError
+from prompttuner.profiles import builtin, load_profile, stated
+
+GOOD = {
+    "name": "mine",
+    "speedup": [[1, 1.0], [2, 1.8]],
+    "step_s": 0.2,
+    "queue_s": 1,
+    "start_s": 9,
+    "warm_s": 1,
+    "resize_s": 1,
+    "switch_s": 4,
+    "lookup_s": 5,
+    "origin": "measured by a test",
+}
+
+
+def write(tmp_path, data):
+    path = tmp_path / "mine.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+
+def test_builtin_profiles_say_where_they_come_from():
+    assert {"default", "gpt2-base", "gpt2-large", "vicuna-7b"} <= set(builtin())
+    assert all(profile.origin for profile in builtin().values())
+
+
+def test_a_file_takes_the_place_of_the_builtin(tmp_path):
+    mine = load_profile(write(tmp_path, {**GOOD, "name": "gpt2-base"}))
+    known = stated(["gpt2-base", "other"], [mine])
+    assert known["gpt2-base"].step_s == 0.2
+    assert "no profile of other" in known["other"].origin
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start_s": -1}, "start_s"),
+        ({"step_s": 0}, "step_s"),
+        ({"speedup": [[2, 1.8]]}, "must begin with"),
+        ({"speedup": [[1, 1.0], [2, 0.5]]}, "grow"),
+        ({"speedup": 3}, "list of"),
+        ({"colour": "red"}, "unknown colour"),
+    ],
+)
+def test_broken_profiles_are_refused(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_profile(write(tmp_path, {**GOOD, **change}))
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_profile(write(tmp_path, "{"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_profile(tmp_path / "none.json")
+    with pytest.raises(ConfigError, match="object"):
+        load_profile(write(tmp_path, "[]"))

@@ -1,0 +1,177 @@
+"""The simulated site: times and costs by hand, determinism, losses, and what it refuses."""
+
+import math
+
+import pytest
+
+from prompttuner.errors import SpecError, StateError
+from prompttuner.policy import get
+from prompttuner.policy.plan import Assign, Plan, Release, Request, SwitchModel
+from prompttuner.policy.snapshot import AgentPhase, JobPhase, PoolProfile
+from prompttuner.sim import SimOptions, simulate
+from prompttuner.sim.bound import bound
+from prompttuner.trace.generate import Workload, generate
+from prompttuner.trace.job import TraceJob
+from prompttuner.trace.slo import SloMultiple
+
+PROFILE = PoolProfile(
+    name="llm",
+    speedup=((1, 1.0), (2, 1.9), (4, 3.6)),
+    step_s=1.0,
+    queue_s=2.0,
+    start_s=10.0,
+    warm_s=1.0,
+    resize_s=3.0,
+    switch_s=5.0,
+    lookup_s=4.0,
+)
+SITE = SimOptions(gpus=4, tick_s=1.0, spool_s=0.5)
+
+
+def job(name="a", submit=0.0, iters=100.0, deadline=math.inf, **given):
+    return TraceJob(id=name, submit_s=submit, llm="llm", iters=iters, step_s=1.0, deadline_s=deadline, **given)
+
+
+class Scripted:
+    """Does what a function of the snapshot says."""
+
+    name = "scripted"
+
+    def __init__(self, decide):
+        self.decide = decide
+
+    def plan(self, snapshot):
+        actions = self.decide(snapshot)
+        return Plan(list(actions), snapshot.now + 1 if snapshot.jobs.n else math.inf)
+
+
+def run(policy, *jobs, site=SITE):
+    return simulate(list(jobs), {"llm": PROFILE}, policy, site)
+
+
+def test_times_and_costs_of_one_job():
+    result = run(get("edf"), job(bank_factor=0.5), site=SITE)
+    (one,) = result.jobs
+    # asked at 0, acted on at 0.5, queue 2, start 10: warm at 12.5; next tick 13; spool 0.5, warm 1, lookup 4, tune 50
+    assert one.start_s == 13.5
+    assert one.end_s == pytest.approx(13.5 + 1 + 4 + 50)
+    assert one.looked_up
+    assert result.startup_s == pytest.approx(10)
+    assert result.busy_s == pytest.approx(one.end_s - 13)
+    assert result.idle_s == pytest.approx(0.5)
+    assert result.cost_s == pytest.approx(result.busy_s + result.startup_s + result.idle_s)
+    assert one.gpu_s == pytest.approx(result.busy_s)
+
+
+def test_without_a_bank_there_is_no_lookup():
+    site = SimOptions(gpus=4, bank=False)
+    (one,) = run(get("edf"), job(bank_factor=0.5), site=site).jobs
+    assert one.end_s == pytest.approx(13.5 + 1 + 100) and not one.looked_up
+
+
+def test_growing_pauses_once_and_speeds_up():
+    def decide(snapshot):
+        if not snapshot.agents.n:
+            return [Request(0, "x"), Request(0, "x")]
+        warm = [snapshot.agents.id[i] for i in range(snapshot.agents.n) if snapshot.agents.phase[i] == AgentPhase.WARM]
+        held = [snapshot.agents.id[i] for i in range(snapshot.agents.n) if snapshot.agents.phase[i] == AgentPhase.BUSY]
+        phase = snapshot.jobs.phase[0] if snapshot.jobs.n else None
+        if phase == JobPhase.WAITING and warm:
+            return [Assign(snapshot.jobs.id[0], (warm[0],), "x")]
+        if phase == JobPhase.RUNNING and warm and snapshot.now >= 30:
+            return [Assign(snapshot.jobs.id[0], (*held, warm[0]), "x")]
+        return []
+
+    result = run(Scripted(decide), job())
+    (one,) = result.jobs
+    # steps from 14.5; order at 30, new member there at 31.5; pause 3; the rest at 1.9 steps/s
+    done = 31.5 - 14.5
+    assert one.resizes == 1
+    assert one.end_s == pytest.approx(34.5 + (100 - done) / 1.9)
+
+
+def test_pausing_keeps_the_work_done():
+    def decide(snapshot):
+        if not snapshot.agents.n:
+            return [Request(0, "x")]
+        warm = [snapshot.agents.id[i] for i in range(snapshot.agents.n) if snapshot.agents.phase[i] == AgentPhase.WARM]
+        if not snapshot.jobs.n:
+            return []
+        if snapshot.jobs.phase[0] == JobPhase.RUNNING and snapshot.now == 34:
+            return [Assign("a", (), "x")]
+        if snapshot.jobs.phase[0] == JobPhase.WAITING and warm and (snapshot.now < 30 or snapshot.now > 40):
+            return [Assign("a", (warm[0],), "x")]
+        return []
+
+    (one,) = run(Scripted(decide), job()).jobs
+    assert one.pauses == 1
+    assert one.end_s == pytest.approx(41 + 1.5 + 100 - (34 - 14.5))
+
+
+@pytest.mark.parametrize("name", ["prompttuner", "infless", "elasticflow-fixed"])
+def test_equal_arguments_give_equal_results(name):
+    jobs = generate(Workload(gpus=8, length_s=900, slo=SloMultiple.parse("U(0.5,1.5)"), seed=4))
+    from prompttuner.profiles import stated
+
+    site = SimOptions(gpus=8, predict_sigma=0.2, start_sigma=0.2, losses_per_gpu_hour=2.0, seed=7)
+    first, second = (simulate(jobs, stated({j.llm for j in jobs}), get(name), site) for _ in range(2))
+    assert first.outcomes() == second.outcomes()
+    assert first.summary() == second.summary()
+
+
+def test_lost_agents_are_replaced_and_cost_work():
+    site = SimOptions(gpus=2, losses_per_gpu_hour=40.0, seed=3)
+    calm = run(get("prompttuner"), job(iters=600.0), site=SimOptions(gpus=2))
+    rough = run(get("prompttuner"), job(iters=600.0), site=site)
+    assert rough.allocations > calm.allocations
+    assert rough.jobs[0].end_s > calm.jobs[0].end_s
+
+
+def test_the_idle_guard_ends_an_agent_that_nobody_releases():
+    def decide(snapshot):
+        return [Request(0, "x")] if snapshot.now == 0 else []
+
+    site = SimOptions(gpus=1, idle_limit_s=20.0, horizon_s=200.0)
+    with pytest.raises(StateError, match="leaves 1 jobs behind"):
+        run(Scripted(decide), job(), site=site)
+
+
+@pytest.mark.parametrize(
+    ("decide", "message"),
+    [
+        (lambda s: [Assign(s.jobs.id[0], ("nobody",), "x")], "no agent nobody"),
+        (lambda s: [Request(0, "x") for _ in range(5)], "beyond the limit"),
+        (lambda s: [Request(0, "x")] if not s.agents.n else [SwitchModel(s.agents.id[0], 0, "x")], "cannot switch"),
+        (lambda s: [Request(0, "x")] if not s.agents.n else [Assign("a", (s.agents.id[0],), "x")], "not free"),
+        (lambda s: [Release("ghost", "x")], "no agent ghost"),
+    ],
+)
+def test_illegal_actions_are_refused(decide, message):
+    with pytest.raises(StateError, match=message):
+        run(Scripted(decide), job())
+
+
+def test_bad_input_is_told():
+    with pytest.raises(SpecError, match="no jobs"):
+        run(get("edf"))
+    with pytest.raises(SpecError, match="no profile"):
+        simulate([job()], {}, get("edf"))
+    with pytest.raises(SpecError, match="needs more"):
+        run(get("edf"), job(min_gpus=5, max_gpus=8))
+    with pytest.raises(SpecError, match="gpus"):
+        SimOptions(gpus=0)
+
+
+@pytest.mark.parametrize("name", ["prompttuner", "edf", "infless", "sbatch", "elasticflow", "elasticflow-fixed"])
+@pytest.mark.parametrize("bank", [True, False])
+def test_no_policy_beats_the_bound(name, bank):
+    from prompttuner.profiles import stated
+
+    for seed in range(2):
+        jobs = generate(Workload(gpus=4, load=1.0, length_s=900, slo=SloMultiple.parse("0.5"), seed=seed))
+        profiles = stated({j.llm for j in jobs})
+        limit = bound(jobs, 4, {n: p.speedup for n, p in profiles.items()}, bank=bank, slots=60)
+        result = simulate(jobs, profiles, get(name), SimOptions(gpus=4, bank=bank))
+        assert result.violations >= limit.violations
+        if not any(one.rejected for one in result.jobs):
+            assert result.cost_s >= limit.work_gpu_s
