@@ -31,7 +31,7 @@ _QUANTILE = 1.2816
 
 
 class World:
-    """State of the simulated site at ``now``; ``Site`` adds the actions. Events: (time, number, handler, subject, version)."""
+    """State of the simulated site at ``now``; ``Site`` adds the actions."""
 
     def __init__(
         self, trace: Sequence[TraceJob], profiles: Mapping[str, PoolProfile], options: SimOptions, policy: str
