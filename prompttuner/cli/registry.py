@@ -58,6 +58,12 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("cron", "cron", "Make ticks from cron or scrontab.", RUNNING, group=True),
     Entry("controller", "controller", "Run the controller as a small Slurm job.", RUNNING, group=True),
     Entry("trace", "trace", "Import, generate and describe traces of jobs.", RUNNING, group=True),
+    Entry(
+        "replay",
+        "replay",
+        "Submit a trace's jobs to this site at the trace's times; can be cut off and resumed.",
+        RUNNING,
+    ),
     Entry("report", "report", "Write one HTML page: GPUs over time, deadlines met, cost, every job.", RUNNING),
     Entry("init", "init", "Find out what this site is like and write settings for it.", STATE),
     Entry("render", "render", "Show what would reach sbatch, cron or systemd.", STATE, group=True),

@@ -119,13 +119,15 @@ def stats(
 ) -> None:
     """Describe a trace: jobs, work, load, burstiness, deadlines."""
     from prompttuner.trace.format import read_trace
-    from prompttuner.trace.stats import plot_stats, trace_stats
+    from prompttuner.trace.stats import trace_stats
 
     loaded = read_trace(path)
     if not skip_broken:
         loaded.require_clean()
     figures = trace_stats(loaded.jobs, gpus)
     if plot is not None:
+        from prompttuner.report.trace_plot import plot_stats
+
         target = plot
         _write(lambda: plot_stats(target, loaded.jobs), target)
     if json:
