@@ -12,7 +12,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from prompttuner.db.failures import NoDatabase
-from prompttuner.db.place import Place
+from prompttuner.db.place import Place, look_at
 from prompttuner.db.types import dump_json
 from prompttuner.errors import DatabaseError
 
@@ -63,7 +63,7 @@ def _uri(path: Path, mode: str) -> str:
 
 def _sqlite(path: Path, read_only: bool, busy_s: float) -> Engine:
     def connect() -> sqlite3.Connection:
-        if not path.exists():
+        if look_at(path) is None:
             raise NoDatabase(f"there is no database at {path} yet: it is made by the first `prompttuner submit`")
         connection = sqlite3.connect(
             _uri(path, "ro" if read_only else "rw"),

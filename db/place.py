@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from prompttuner.errors import DatabaseError
 
-__all__ = ["NETWORK_FILE_SYSTEMS", "Place", "file_system_of", "parse_place"]
+__all__ = ["NETWORK_FILE_SYSTEMS", "Place", "file_system_of", "look_at", "parse_place"]
 
 # fmt: off
 NETWORK_FILE_SYSTEMS = frozenset({
@@ -72,6 +72,23 @@ def parse_place(text: str | os.PathLike[str]) -> Place:
         _need_psycopg()
         return Place(url.set(drivername="postgresql+psycopg"), None)
     raise DatabaseError(f"{kind} databases are not supported: use SQLite (a path) or postgresql://user@host/name")
+
+
+def look_at(path: Path) -> os.stat_result | None:
+    """The file's status; None if there is no such file.
+
+    Raises:
+        DatabaseError: that cannot be known (no right to look, a stale or absent network file system).
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        hint = ""
+        if isinstance(error, PermissionError):
+            hint = "; a cron job on AFS or Kerberised NFS needs a ticket of its own (such as k5start or aklog give)"
+        raise DatabaseError(f"the database {path} cannot be looked at: {error.strerror}{hint}") from error
 
 
 def _need_psycopg() -> None:

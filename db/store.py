@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -34,7 +35,7 @@ from prompttuner.db.ownership import (
     refuse,
     take,
 )
-from prompttuner.db.place import NETWORK_FILE_SYSTEMS, Place, file_system_of, parse_place
+from prompttuner.db.place import NETWORK_FILE_SYSTEMS, Place, file_system_of, look_at, parse_place
 from prompttuner.errors import DatabaseError, NotOwner
 from prompttuner.files import make_private_dir
 
@@ -294,7 +295,7 @@ class Store:
         return fresh
 
     def _check_or_create(self, create: bool) -> None:
-        if create and self.place.path is not None and not self.place.path.exists():
+        if create and self.place.path is not None and look_at(self.place.path) is None:
             create_file(self.place.path)
         try:
             self._retrying(lambda: self._read_once(self._check_revision), min(self._retry_s, OPEN_S))
@@ -393,7 +394,8 @@ class Store:
 
 
 def _look_at_folder(path: Path, create: bool) -> None:
-    if path.is_dir():
+    status = look_at(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise DatabaseError(f"{path} is a folder: the database is a file, give its path")
     try:
         if create:

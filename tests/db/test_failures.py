@@ -342,6 +342,22 @@ def test_wrong_places_are_refused_with_advice(tmp_path: Path) -> None:
         Store.open(tmp_path / "no" / "such.db")
 
 
+def test_a_home_that_may_not_be_entered_hints_at_tickets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.db"
+    Store.open(path, create=True).close()
+    real = Path.stat
+
+    def forbidden(self: Path, **options: Any) -> os.stat_result:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    for options in ({"read_only": True}, {"create": True}, {}):
+        with pytest.raises(DatabaseError, match=r"Permission denied; .*ticket"):
+            Store.open(path, **options)
+
+
 def test_odd_file_names_work(tmp_path: Path) -> None:
     path = tmp_path / "a b?c#d%20e'f" / "st&te.db"
     with Store.open(path, create=True) as store:
