@@ -36,6 +36,7 @@ def simulate(
     outcomes: Annotated[Path | None, typer.Option(help="Write one JSON line for each job and policy here.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write <policy>.json for `report --log` into this folder.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw GPUs over time into this PNG.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without rows that are broken.")] = False,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -45,7 +46,7 @@ def simulate(
     from prompttuner.sim import SimOptions
     from prompttuner.sim import simulate as run
 
-    jobs = _jobs(trace, slo, seed)
+    jobs = _jobs(trace, skip_broken, slo, seed)
     names = [name.strip() for name in policy.split(",") if name.strip()]
     if not names:
         raise SpecError("--policy names no policy")
@@ -77,12 +78,14 @@ def simulate(
         typer.echo("no Prompt Bank: the trace knows no factors, or --no-bank was given")
 
 
-def _jobs(path: Path, slo: str | None, seed: int) -> list[TraceJob]:
-    """The trace's jobs; rows that cannot be read are told on stderr, with their lines."""
+def _jobs(path: Path, skip_broken: bool, slo: str | None, seed: int) -> list[TraceJob]:
+    """The trace's jobs, with other deadlines if asked for."""
     from prompttuner.trace.format import read_trace
     from prompttuner.trace.slo import SloMultiple, with_slo
 
     loaded = read_trace(path)
+    if not skip_broken:
+        loaded.require_clean()
     for problem in loaded.problems:
         typer.echo(f"left out: {path} {problem}", err=True)
     if not loaded.jobs:

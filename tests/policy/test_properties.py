@@ -17,7 +17,7 @@ from prompttuner.trace.job import TraceJob
 POLICIES = ["edf", "infless", "sbatch", "prompttuner", "elasticflow", "elasticflow-fixed"]
 QUICK = settings(
     deadline=None,
-    max_examples=20,
+    max_examples=12,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

@@ -1,0 +1,50 @@
+"""``prompttuner simulate`` on a small generated trace."""
+
+import json
+
+import pytest
+
+from prompttuner.cli import frame
+from prompttuner.trace.format import write_trace
+from prompttuner.trace.generate import Workload, generate
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.csv"
+    write_trace(path, generate(Workload(gpus=4, length_s=900, seed=2)))
+    return path
+
+
+def run(*words):
+    return frame.run([str(word) for word in words])
+
+
+def test_compares_policies_as_table_and_json(trace, capsys):
+    assert run("simulate", trace, "--gpus", 4, "--slo", "1.0", "--policy", "prompttuner,sbatch") == 0
+    table = capsys.readouterr().out
+    assert "prompttuner" in table and "sbatch" in table and "missed" in table
+    assert run("simulate", trace, "--gpus", 4, "--slo", "1.0", "--policy", "edf", "--bound", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    (edf,) = data["policies"]
+    assert edf["violations"] >= data["bound"]["violations"] and edf["cost_gpu_s"] >= data["bound"]["work_gpu_s"]
+
+
+def test_writes_outcomes_and_a_plot(trace, tmp_path, capsys):
+    lines, image = tmp_path / "jobs.jsonl", tmp_path / "gpus.png"
+    assert run("simulate", trace, "--policy", "edf", "--outcomes", lines, "--plot", image) == 0
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert rows and all(row["policy"] == "edf" and row["end_s"] >= row["start_s"] for row in rows)
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_requests_are_told(trace, tmp_path, capsys):
+    assert run("simulate", trace, "--policy", "nope") == 2
+    assert "choose one of" in capsys.readouterr().err
+    assert run("simulate", trace, "--slo", "fast") == 2
+    assert "SLO multiple" in capsys.readouterr().err
+    broken = tmp_path / "broken.csv"
+    broken.write_text(trace.read_text() + "x,notanumber\n")
+    assert run("simulate", broken, "--policy", "edf") == 2
+    assert "--skip-broken" in capsys.readouterr().err
+    assert run("simulate", broken, "--policy", "edf", "--skip-broken") == 0
