@@ -13,10 +13,11 @@ CANDIDATE_COLUMNS = ("candidate", "kind", "task", "loss", "after steps", "source
 def lookup_lines(report: Mapping[str, Any]) -> list[str]:
     """What was found and why, what it cost, what it should save, what was passed over."""
     if "strategy" not in report:
-        budget = report.get("budget_s")
         if report.get("why"):
             return [f"Prompt Bank: {report['why']}"]
-        return ["Prompt Bank: not looked up"] if not budget else [f"Prompt Bank: {budget:.3g} s granted for a lookup"]
+        if report.get("budget_s"):
+            return [f"Prompt Bank: {report['budget_s']:.3g} s granted for a lookup"]
+        return ["Prompt Bank: not looked up (nothing stored for this LLM, or a lookup would not have paid)"]
     lines = [f"Prompt Bank: starts from {report.get('source', 'vocab')}: {report.get('why', '')}"]
     if report.get("evaluations"):
         share = report["evaluations"] / max(1, report.get("brute_force_evaluations") or 1)

@@ -62,6 +62,8 @@ class Run:
 
     ita: int | None
     first_loss: float
+    loss: float = math.nan
+    """At the last evaluation."""
     early: Tensor | None = None
     """The prompt when its loss was half-way to the target."""
     final: Tensor | None = None
@@ -94,7 +96,7 @@ def tune_many(
                 losses = _losses(loaded, values[active], mask[active], job.evaluation).tolist()
             for place, loss in zip(list(active), losses, strict=True):
                 run = runs[place]
-                run.first_loss = loss if step == 0 else run.first_loss
+                run.first_loss, run.loss = loss if step == 0 else run.first_loss, loss
                 prompt = values[place, longest - prompts[place].shape[0] :].clone() if keep else None
                 if run.early is None and loss <= (run.first_loss + TARGET_LOSS) / 2:
                     run.early = prompt

@@ -147,7 +147,7 @@ def show(entry: EntryWord, bank: BankOption = None, json: JsonFlag = False) -> N
     about = {key: value for key, value in asdict(found).items() if key not in {"quality", "shape"}}
     about |= {"tokens x width": None if found.shape is None else f"{found.shape[0]} x {found.shape[1]}"}
     about |= {f"quality: {key}": value for key, value in found.quality.items()}
-    print_pairs({_plain(key): _plain(str(value)) for key, value in about.items() if value not in {None, ""}})
+    print_pairs({_plain(key): _plain(str(value)) for key, value in about.items() if value is not None})
     if outcomes:
         rows = [[_plain(str(o.get(k, ""))) for k in ("job", "reached", "ita", "score", "at")] for o in outcomes]
         print_table(["job", "reached", "ITA", "score", "at"], rows, title="jobs that started from it")

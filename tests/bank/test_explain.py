@@ -49,7 +49,7 @@ def test_candidates_are_rows_of_the_table() -> None:
     ("report", "expected"),
     [
         ({}, "not looked up"),
-        ({"budget_s": 0.0}, "not looked up"),
+        ({"budget_s": 0.0}, "not have paid"),
         ({"budget_s": 5.0}, "5 s granted"),
         ({"why": "x"}, "x"),
     ],
