@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("prompttuner", "bank", "db", "slurm", "sbatch_templates", "pyproject.toml", "README.md", "LICENSE")
+LINKED = ("bank", "db", "slurm", "sbatch_templates")
+KINDS = {".py", ".json", ".jsonl", ".j2", ".mako", ".safetensors", ".toml"}
+SOURCES = ("prompttuner", *LINKED, "pyproject.toml", "README.md", "LICENSE")
 
 
 def run(command: Sequence[str | Path], cwd: Path, **env: str) -> str:
@@ -75,19 +77,22 @@ def names(wheel: Path) -> set[str]:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-def test_the_wheel_holds_one_package_and_all_its_data(wheel: Path) -> None:
+def test_the_wheel_holds_one_package_and_all_its_data(source: Path, wheel: Path) -> None:
     inside = names(wheel)
     assert {name.split("/")[0] for name in inside} == {"prompttuner"}
-    tracked = run(["git", "ls-files"], ROOT).splitlines() if (ROOT / ".git").exists() else []
-    linked = {"bank", "db", "slurm", "sbatch_templates"}
+    folders = [source / "prompttuner", *((source / "prompttuner" / name) for name in LINKED)]
     expected = {
-        f"prompttuner/{name}" if name.split("/")[0] in linked else name
-        for name in tracked
-        if name.split("/")[0] in {*linked, "prompttuner"} and not (ROOT / name).is_symlink() and (ROOT / name).exists()
+        f"{folder.relative_to(source)}/{path.relative_to(folder.resolve())}"
+        for folder in folders
+        for path in folder.resolve().rglob("*")
+        if path.is_file() and path.suffix in KINDS
     }
     assert expected - inside == set()
+    assert len(expected) > 100
     assert "prompttuner/py.typed" in inside
     assert "prompttuner/smallmodel/model/model.safetensors" in inside
+    assert "prompttuner/sbatch_templates/agent.sh.j2" in inside
+    assert "prompttuner/db/migrations/script.py.mako" in inside
 
 
 def test_a_wheel_made_from_the_sdist_is_the_same(source: Path, wheel: Path, tmp_path: Path) -> None:
