@@ -159,7 +159,7 @@ def communication(settings: Settings) -> Iterator[Finding]:
         loss_timeout_s=settings.loss_timeout_s, interface="lo" if local else settings.slurm.interface
     )
     for found in elastic_findings(elastic, one_host=local):
-        yield Finding(found.topic, Verdict(found.level), found.message)
+        yield Finding(f"members: {found.topic}", Verdict(found.level), found.message)
 
 
 CHECKS: list[Check] = [packages, folders, database, secrets, intervals, policy, backend, communication]
