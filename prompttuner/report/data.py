@@ -12,7 +12,7 @@ from typing import Any
 from prompttuner.errors import DataError
 from prompttuner.files import write_json
 
-__all__ = ["JobBar", "ReportData", "Usage", "load_data", "save_data", "steps"]
+__all__ = ["JobBar", "ReportData", "Usage", "busy_by_pool", "load_data", "save_data", "steps"]
 
 FORMAT = 1
 
@@ -77,6 +77,7 @@ class ReportData:
     """Size of the cluster; 0 when not known."""
     epoch_s: float = 0.0
     pool_usage: dict[str, list[Usage]] = field(default_factory=dict)
+    """Busy GPUs alone: an idle one may serve any pool next."""
     held: dict[str, float] = field(default_factory=dict)
     """GPU-seconds by kind where they were counted exactly; else they follow from ``usage``."""
     facts: dict[str, str] = field(default_factory=dict)
@@ -117,6 +118,16 @@ def steps(
         else:
             out.append(usage)
     return out
+
+
+def busy_by_pool(jobs: Iterable[JobBar]) -> dict[str, list[Usage]]:
+    """Busy GPUs over time by the pool of the job that held them, pools by name."""
+    changes: dict[str, list[tuple[float, str, int]]] = {}
+    for job in jobs:
+        of_pool = changes.setdefault(job.pool, [])
+        for begin, end, gpus in job.spans:
+            of_pool += [(begin, "busy", gpus), (end, "busy", -gpus)]
+    return {name: steps(of_pool) for name, of_pool in sorted(changes.items())}
 
 
 def save_data(path: Path, data: ReportData) -> None:

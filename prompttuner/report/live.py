@@ -8,7 +8,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from prompttuner.db.models import Allocation, Job, Lease
-from prompttuner.report.data import JobBar, ReportData, steps
+from prompttuner.report.data import JobBar, ReportData, busy_by_pool, steps
 from prompttuner.states import JobState
 
 __all__ = ["from_database"]
@@ -25,8 +25,9 @@ _STATES = {
 
 
 def from_database(session: Session, now_s: float, since_s: float, source: str) -> ReportData:
-    """What happened between ``since_s`` and ``now_s`` (Unix times); the report's clock begins at ``since_s``.
+    """What happened between ``since_s`` and ``now_s`` (Unix times).
 
+    The report's clock begins at ``since_s``, or at the first submission or allocation if that is later.
     Allocations count as starting until they are warm, as busy while a lease of theirs runs, and as idle otherwise.
     """
     jobs = list(
@@ -41,23 +42,23 @@ def from_database(session: Session, now_s: float, since_s: float, source: str) -
     leases: dict[str, list[Lease]] = {}
     for lease in session.scalars(select(Lease).where(or_(Lease.ended_at.is_(None), Lease.ended_at >= since_s))):
         leases.setdefault(lease.allocation, []).append(lease)
+    first = [job.submitted_at for job in jobs] + [a.started_at for a in allocations if a.started_at is not None]
+    since_s = min(max(since_s, min(first, default=since_s)), now_s)  # nothing before the first event is shown
     clock = _Clock(since_s, now_s)
     spans: dict[str, list[tuple[float, float, int]]] = {}
     all_changes: list[tuple[float, str, int]] = []
-    pool_changes: dict[str, list[tuple[float, str, int]]] = {}
     for allocation in allocations:
-        changes = _changes(allocation, leases.get(allocation.uuid, []), clock, spans)
-        all_changes += changes
-        pool_changes.setdefault(allocation.pool, []).extend(changes)
+        all_changes += _changes(allocation, leases.get(allocation.uuid, []), clock, spans)
+    bars = [_bar(job, _members(spans.get(job.id, [])), clock) for job in jobs]
     return ReportData(
         title="prompttuner",
         source=source,
         begin_s=0.0,
         end_s=now_s - since_s,
-        jobs=[_bar(job, _members(spans.get(job.id, [])), clock) for job in jobs],
+        jobs=bars,
         usage=steps(all_changes),
         epoch_s=since_s,
-        pool_usage={name: steps(changes) for name, changes in sorted(pool_changes.items())},
+        pool_usage=busy_by_pool(bars),
     )
 
 

@@ -72,6 +72,7 @@ def _area(axes: Any, chart: Area) -> None:
     if chart.limit:
         axes.axhline(chart.limit, color="#222", linestyle="--", linewidth=1)
     axes.set_ylabel(chart.unit)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     _time_axis(axes, chart.end_s)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prompttuner.report.data import JobBar, ReportData, Usage, steps
+from prompttuner.report.data import JobBar, ReportData, Usage, busy_by_pool
 from prompttuner.sim.options import JobOutcome, SimResult
 from prompttuner.trace.job import TraceJob
 
@@ -27,11 +27,6 @@ def from_simulation(
     for name, begin, end, gpus in result.spans:
         spans.setdefault(name, []).append((begin, end, gpus))
     bars = [_bar(outcome, pools, tasks, sorted(spans.get(outcome.id, []))) for outcome in result.jobs]
-    by_pool: dict[str, list[tuple[float, str, int]]] = {}
-    for bar in bars:
-        changes = by_pool.setdefault(bar.pool, [])
-        for begin, end, gpus in bar.spans:
-            changes += [(begin, "busy", gpus), (end, "busy", -gpus)]
     return ReportData(
         title=f"Simulation: {result.policy} on {result.gpus} GPUs",
         source=source or "a trace in memory",
@@ -40,7 +35,7 @@ def from_simulation(
         jobs=bars,
         usage=[Usage(*row) for row in result.usage],
         gpus=result.gpus,
-        pool_usage={name: steps(changes) for name, changes in sorted(by_pool.items())},
+        pool_usage=busy_by_pool(bars),
         held={"busy": result.busy_s, "start-up": result.startup_s, "warm-idle": result.idle_s},
         facts={"Policy": result.policy, "Allocations": str(result.allocations), **(facts or {})},
     )

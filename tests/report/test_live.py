@@ -25,7 +25,7 @@ def fill(store: Store, base: float) -> None:
     common = {"pool": "p", "model": "m", "updated_at": base, "state_since": base}
     jobs = [
         {"id": "first", "name": "one", "state": "done", "deadline_at": 60, "started_at": 20, "finished_at": 50},
-        {"id": "second", "state": "running", "deadline_at": 90, "started_at": 60},
+        {"id": "second", "state": "running", "deadline_at": 90, "started_at": 60, "pool": "other"},
         {"id": "spent", "state": "exhausted", "deadline_at": 90, "finished_at": 70},
     ]
     allocations = [
@@ -44,7 +44,7 @@ def fill(store: Store, base: float) -> None:
 
     with store.write(store.acquire()) as session:
         for row in jobs:
-            session.execute(insert(Job).values(spec={}, submitted_at=base, **common, **shifted(row)))
+            session.execute(insert(Job).values(**{**common, "spec": {}, "submitted_at": base, **shifted(row)}))
         for row in allocations:
             session.execute(insert(Allocation).values(created_at=base, **common, **shifted(row)))
         for row in leases:
@@ -63,6 +63,10 @@ def test_usage_and_jobs_follow_from_allocations_and_leases(store: Store) -> None
     bars = {job.id: job for job in data.jobs}
     assert bars["first"].spans == [(20, 50, 1)] and bars["first"].verdict(100) == "met"
     assert bars["second"].spans == [(60, 80, 1), (80, 95, 2), (95, 100, 1)] and bars["second"].verdict(100) == "missed"
+    assert data.pool_usage == {
+        "other": [Usage(60, 1, 0, 0), Usage(80, 2, 0, 0), Usage(95, 1, 0, 0), Usage(100, 0, 0, 0)],
+        "p": [Usage(20, 1, 0, 0), Usage(50, 0, 0, 0)],
+    }
     assert bars["spent"].verdict(100) == "missed" and bars["spent"].spans == []
 
 
@@ -73,6 +77,13 @@ def test_only_what_touches_the_asked_time_is_shown_and_clipped_to_it(store: Stor
     assert {job.id for job in data.jobs} == {"second", "spent"}
     assert data.usage[0] == Usage(0, 1, 1, 0)
     assert sum(data.cost().values()) == pytest.approx(35 + 30)
+
+
+def test_the_clock_begins_with_the_first_event(store: Store) -> None:
+    fill(store, 1000.0)
+    with store.read() as session:
+        data = from_database(session, now_s=1100.0, since_s=0.0, source="db")
+    assert (data.epoch_s, data.end_s) == (1000.0, 100.0)
 
 
 def test_command_writes_the_page(
