@@ -1,12 +1,13 @@
 """How long those who stay stand still when a member joins or leaves: prompttuner, both ways, against stock torchrun.
 
-``pause``: from the last step before the change to the first one after it, as a member that stays sees it, beyond one
-ordinary step. ``total``: from the plan (stock: from starting the new agent, or ending the old one) to that first step.
+``pause``: from the end of the last step before the change to the begin of the first one after it, as a member that stays
+sees it (stock says only when steps begin, so there an ordinary step is taken off). ``total``: from the plan (stock: from starting the new agent, or ending the old one) to that first step.
 All members run on this host. Stock torchrun uses c10d rendezvous, with its defaults and with tuned time-outs; both with
 TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which it can not grow (torch 2.13). ``--quick`` leaves stock and the large
 model out.
 
-Overhead: CPU time of a step inside a lease that nobody changes, against the bare tuner; the rounds take turns.
+Overhead: CPU time of a step in a lease that nobody changes against the bare tuner (main thread; the rounds take turns),
+plus the share of a core that the lease's other threads take.
 """
 
 from __future__ import annotations
@@ -114,15 +115,19 @@ def read_lines(paths: Sequence[Path]) -> Steps:
     return lines
 
 
-def measure(steps: Steps, world: int, begin: float) -> tuple[float, float] | None:
-    """(pause, total) of the change at ``begin`` to ``world`` members, from the steps of one member that stays."""
-    steps = sorted(steps, key=lambda step: float(step["at"]))
+def measure(lines: Steps, world: int, begin: float) -> tuple[float, float] | None:
+    """(pause, total) of the change at ``begin`` to ``world`` members, from what one member that stays noted."""
+    lines = sorted(lines, key=lambda line: float(line["at"]))
+    steps = [line for line in lines if "step" in line]
+    stops = [line["at"] for line in lines if "stop" in line and line["at"] > begin]
     after = [step["at"] for step in steps if step["at"] > begin and step["world"] == world]
     if len(after) < 3:
         return None
     before = [step["at"] for step in steps if step["at"] < after[0]]
     if len(before) < 3:
         return 0.0, after[0] - begin  # the very first members: nobody waits
+    if stops:
+        return after[0] - stops[0], after[0] - begin
     ordinary = statistics.median(b - a for a, b in zip(before[-12:], before[-11:], strict=False))
     return max(0.0, after[0] - before[-1] - ordinary), after[0] - begin
 
@@ -162,7 +167,7 @@ class Agents:
                 self.zygotes[name].lease(job, name, plan.generation, "127.0.0.1")
         stays = members[0]
         measured: tuple[float, float] = wait_for(
-            lambda: measure(steps_of(job, stays), len(members), begin), f"steps of {members}"
+            lambda: measure(noted_by(job, stays), len(members), begin), f"steps of {members}"
         )
         for name in old:
             if name not in members:
@@ -177,8 +182,8 @@ class Agents:
             zygote.exit()
 
 
-def steps_of(job: Path, agent: str) -> Steps:
-    return [line for line in read_lines(sorted(job.glob(f"g*/{agent}/journal.jsonl"))) if "ids" in line]
+def noted_by(job: Path, agent: str) -> Steps:
+    return [line for line in read_lines(sorted(job.glob(f"g*/{agent}/journal.jsonl"))) if "at" in line]
 
 
 def steps_lost(job: Path) -> int:
@@ -240,7 +245,7 @@ def run_stock(work: Path, name: str, conf: str) -> dict[str, Any]:
         )
         return measured
 
-    with torchruns(running):
+    with torchruns(running, job):
         running["a"] = start_torchrun(job, "a", port, conf)
         wait_for(lambda: len(read_lines([job / "steps-a.jsonl"])) > 12, "stock torchrun's first steps")
         grow = change(lambda: running.update(b=start_torchrun(job, "b", port, conf)), 2)
@@ -260,8 +265,8 @@ def start_torchrun(job: Path, agent: str, port: int, conf: str) -> subprocess.Po
 
 
 @contextlib.contextmanager
-def torchruns(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Kill all agents and their workers in the end."""
+def torchruns(running: dict[str, subprocess.Popen[bytes]], job: Path) -> Iterator[None]:
+    """Kill all agents in the end, and their workers, which have sessions of their own."""
     try:
         yield
     finally:
@@ -269,15 +274,20 @@ def torchruns(running: dict[str, subprocess.Popen[bytes]]) -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for agent in running:
+            for line in read_lines([job / f"steps-{agent}.jsonl"])[-1:]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(line["pid"], signal.SIGKILL)
 
 
 # -- overhead ----------------------------------------------------------------------------------------------------
 
 
 def overhead(work: Path, steps: int, rounds: int) -> float:
-    """CPU time that a lease adds to a step, as a share of the bare tuner's step."""
+    """What a lease adds to a step, as a share of the bare tuner's step."""
     model = load_model(str(smallmodel.path()))
-    bare, leased = [], []
+    bare: list[tuple[float, float]] = []
+    leased: list[tuple[float, float]] = []
     for number in range(rounds):
         job = work / f"overhead-{number}"
         spec = {**make_job(job, str(smallmodel.path())), "max_iterations": steps}
@@ -292,7 +302,8 @@ def overhead(work: Path, steps: int, rounds: int) -> float:
                 )
             )
         )
-    return min(leased) / min(bare) - 1.0
+    beside = statistics.median(share for _, share in leased) - statistics.median(share for _, share in bare)
+    return min(leased)[0] / min(bare)[0] - 1.0 + beside
 
 
 def bare_loop(tuner: Tuner) -> None:
@@ -303,13 +314,14 @@ def bare_loop(tuner: Tuner) -> None:
             tuner.train_step()
 
 
-def step_time(run: Callable[[], object]) -> float:
-    """Mean CPU seconds of this process, all threads, from one step's begin to the next one's."""
+def step_time(run: Callable[[], object]) -> tuple[float, float]:
+    """Median CPU seconds of the main thread from one step's begin to the next one's; other threads' share of a core."""
     begins: list[float] = []
+    wall, process, thread = time.monotonic(), time.process_time(), time.thread_time()
     original = Tuner.train_step
 
     def noting(self: Tuner, *args: Any, **kwargs: Any) -> Any:
-        begins.append(time.process_time())
+        begins.append(time.thread_time())
         return original(self, *args, **kwargs)
 
     Tuner.train_step = noting  # type: ignore[method-assign]
@@ -317,7 +329,8 @@ def step_time(run: Callable[[], object]) -> float:
         run()
     finally:
         Tuner.train_step = original  # type: ignore[method-assign]
-    return statistics.mean(b - a for a, b in itertools.pairwise(begins[5:]))
+    others = (time.process_time() - process) - (time.thread_time() - thread)
+    return statistics.median(b - a for a, b in itertools.pairwise(begins[5:])), others / (time.monotonic() - wall)
 
 
 # -- report ------------------------------------------------------------------------------------------------------
@@ -330,7 +343,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
-    small, rounds = str(smallmodel.path()), 1 if options.quick else 5
+    small, rounds = str(smallmodel.path()), 1 if options.quick else 4
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="prompttuner-resize-") as scratch:
         work = Path(scratch)
@@ -341,7 +354,7 @@ def main() -> None:
             found["in place, 134M model"] = run_ours(work, "in-place-large", large, "in_place", 2)
             for kind, conf in STOCK.items():
                 found[f"stock torchrun, {kind}"] = run_stock(work, f"stock-{kind}", conf)
-        added = overhead(work, 40 if options.quick else 150, 1 if options.quick else 4)
+        added = overhead(work, 40 if options.quick else 80, 1 if options.quick else 3)
     report(found, added, options.quick, options.json)
 
 
@@ -354,7 +367,7 @@ def report(found: dict[str, dict[str, Any]], added: float, quick: bool, as_json:
             f"{name:24} {pause['grow']:8.3f} {pause['shrink']:8.3f}   {total['grow']:8.3f} {total['shrink']:8.3f}   "
             f"{row['worst_pause_s']:7.3f}   {row.get('steps_lost', '-')}"
         )
-    print(f"overhead of a lease that nobody changes: {100 * added:.1f}% of a step's CPU time")
+    print(f"overhead of a lease that nobody changes: {100 * added:.1f}% of a step")
     if not as_json:
         return
     value: dict[str, Any] = {

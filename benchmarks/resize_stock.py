@@ -35,7 +35,13 @@ def main(folder: Path, agent: str) -> None:
         tuner.load_state(state)
     with (folder / f"steps-{agent}.jsonl").open("a", buffering=1) as steps:
         while True:
-            line = {"step": tuner.step_index, "world": group.world, "rank": group.rank, "at": time.time()}
+            line = {
+                "step": tuner.step_index,
+                "world": group.world,
+                "rank": group.rank,
+                "at": time.time(),
+                "pid": os.getpid(),
+            }
             steps.write(json.dumps(line) + "\n")
             tuner.train_step(group)
             if group.rank == 0:

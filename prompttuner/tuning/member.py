@@ -211,6 +211,7 @@ class Member:
         self, task: Task, group: Group, plan: Membership, files: MemberFiles, leavers: list[str]
     ) -> LeaseEnd | Membership:
         """All members stand after the same step: save if the state would be lost, then part or move on."""
+        files.journal(g=plan.generation, stop=task.step, at=round(time.time(), 4))
         newest = self._plan_without(plan, leavers)
         stays = [] if newest is None or newest.stop else [m for m in plan.members if m in newest.members]
         if group.rank == 0 and (self.agent not in stays or not self.keeps_state):
