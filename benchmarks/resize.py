@@ -1,10 +1,11 @@
 """How long those who stay stand still when a member joins or leaves: prompttuner, both ways, against stock torchrun.
 
-``pause``: from the end of the last step before the change to the begin of the first one after it, as a member that stays
-sees it (stock says only when steps begin, so there an ordinary step is taken off). ``total``: from the plan (stock: from starting the new agent, or ending the old one) to that first step.
-All members run on this host. Stock torchrun uses c10d rendezvous, with its defaults and with tuned time-outs; both with
-TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which it can not grow (torch 2.13). ``--quick`` leaves stock and the large
-model out.
+``pause``: from the end of the last step before the change to the begin of the first one after it, as a member that
+stays sees it (stock says only when steps begin, so there an ordinary step is taken off). ``total``: from the plan
+(stock: from starting the new agent, or ending the old one) to that first step. All members run on this host. Stock
+torchrun uses c10d rendezvous, with its defaults and with tuned time-outs; both with
+TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which it can not grow (torch 2.13). ``--quick`` leaves stock, the restart
+and the large model out.
 
 Overhead: CPU time of a step in a lease that nobody changes against the bare tuner (main thread; the rounds take turns),
 plus the share of a core that the lease's other threads take.
