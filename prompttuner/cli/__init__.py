@@ -6,9 +6,15 @@ import sys
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line and exit with its code; nothing is imported before it is needed."""
-    from prompttuner.cli.frame import run
+    try:
+        from prompttuner.cli.frame import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before, or after, the frame could catch it
+        code = INTERRUPTED
+    sys.exit(code)

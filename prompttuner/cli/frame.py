@@ -98,7 +98,7 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError):
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             where = f" ({error.filename})" if error.filename else ""
-            return fail(f"no space left on the disk{where}; free some and do it again: nothing was changed", DISK)
+            return fail(f"no space left on the disk{where}: free some, then do it again; nothing is lost", DISK)
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
             return fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
     if os.environ.get("PROMPTTUNER_DEBUG"):

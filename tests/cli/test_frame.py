@@ -214,6 +214,21 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
     assert done.stderr == ""
 
 
+def test_output_to_a_full_disk_is_a_message(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from prompttuner.cli import main; main()", "config", "show"],
+            env={**os.environ, "PROMPTTUNER_HOME": str(tmp_path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 6
+    assert done.stderr == "error: no space left on the disk: free some, then do it again; nothing is lost\n"
+
+
 def test_completion_can_be_installed(cli: Cli) -> None:
     done = fresh(
         "from prompttuner.cli import main; main()",
