@@ -30,37 +30,34 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
     jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
     profile, name = snapshot.pools[pool], jobs.id[row]
     low = max(int(jobs.min_gpus[row]), 1)
-    entries = timeline.pools[pool]
     lookup = bool(work.guess.lookup[row])
     seconds = work.fixed[row] + work.work[row] / work.guess.speeds[pool][low]
-    idle = sum(entry[1] == Kind.IDLE for entry in entries[:low])
-    if idle == low:
-        taken = timeline.take(pool, low)
-        why = Why("best effort: {} GPUs with {} are idle", low, profile.name)
-        work.assign(row, [entry[3] for entry in taken], why, profile.lookup_s if lookup else 0.0)
-        timeline.give(pool, now + seconds, low)
-        return
-    soon = timeline.by(pool, now + work.rules.wait_s) >= low and entries[low - 1][1] != Kind.SPARE
-    if soon:
-        taken = timeline.take(pool, low)
+    taken = [e for e in timeline.pick(pool, low, now + work.rules.wait_s) if e[1] != Kind.SPARE]
+    idle = [entry for entry in taken if entry[1] == Kind.IDLE]
+    if len(taken) == low:
+        timeline.take(pool, taken)
         timeline.give(pool, taken[-1][0] + seconds, low)
-        work.notes[name] = Why("best effort: waits {:.0f} s for {} GPUs of its pool", taken[-1][0] - now, low)
+        if len(idle) == low:
+            why = Why("best effort: {} GPUs with {} are idle", low, profile.name)
+            work.assign(row, [entry[3] for entry in idle], why, profile.lookup_s if lookup else 0.0)
+        else:
+            text = "best effort: waits {:.0f} s for {} GPUs of its pool"
+            work.notes[name] = Why(text, taken[-1][0] - now, low)
         return
-    moved = (
-        [e for e in timeline.elsewhere(pool, low) if e[2][1] == Kind.IDLE][: low - idle] if work.rules.switch else []
-    )
-    if len(moved) + idle == low or timeline.room >= low - idle:
-        timeline.take(pool, idle)
+    short = low - len(taken)
+    moved = [e for e in timeline.elsewhere(pool, low) if e[2][1] == Kind.IDLE][:short] if work.rules.switch else []
+    if len(moved) + timeline.room >= short:
+        timeline.take(pool, taken)
         for _, other, entry in moved:
-            timeline.pools[other].remove(entry)
+            timeline.take(other, [entry])
             why = Why("best-effort job {} waits for {}, and no deadline needs this GPU", name, profile.name)
             work.actions.append(SwitchModel(snapshot.agents.id[entry[3]], pool, why, name))
-        for _ in range(low - idle - len(moved)):
+        for _ in range(short - len(moved)):
             timeline.room -= 1
             text = "best-effort job {} waits, and no GPU of its pool comes free within {:.0f} s"
             work.actions.append(Request(pool, Why(text, name, work.rules.wait_s), name))
         timeline.give(pool, timeline.cold_at[pool] + seconds, low)
-        work.notes[name] = Why("best effort: {} GPUs are being started for it", low - idle)
+        work.notes[name] = Why("best effort: {} GPUs are being started for it", short)
         return
     work.notes.setdefault(name, Why("best effort: {} jobs are before it, no GPU is spare", place))
 
@@ -89,7 +86,8 @@ def boost(work: Pass) -> None:
             if gains[i] < rules.boost_gain:
                 break
             row = rows[i]
-            (entry,) = timeline.take(pool, 1)
+            entry = entries[0]
+            timeline.take(pool, [entry])
             text = "an idle GPU of its pool brings {:.2f} of a GPU's speed; others get it back when they need it"
             work.assign(row, [*work.members(row), entry[3]], Why(text, gains[i]))
             timeline.give(pool, float(work.ends[row]), 1)

@@ -22,11 +22,11 @@ LOOK_AHEAD = 2
 
 @dataclass(slots=True)
 class _Choice:
-    """One way to run a job: ``members`` agents, ``own`` of them of its pool, the rest from elsewhere or cold."""
+    """One way to run a job: ``members`` agents, ``own`` of its pool, ``moved`` of other LLMs, ``cold`` of Slurm."""
 
     cost: float
     members: int
-    own: int
+    own: list[Entry]
     moved: int
     cold: int
     start: float
@@ -128,7 +128,6 @@ def _choose(work: Pass, row: int, lookup: bool) -> _Choice | None:
     load = work.work[row] if lookup else work.plain[row]
     fixed = work.fixed[row] - (0.0 if lookup or not work.guess.lookup[row] else profile.lookup_s)
     last = float(snapshot.jobs.deadline[row]) - work.margin_s - fixed
-    entries = timeline.pools[pool]
     top = int(work.guess.top[row])
     moved = timeline.elsewhere(pool, top) if rules.switch else []
     cold_at, room = timeline.cold_at[pool], timeline.room
@@ -140,17 +139,10 @@ def _choose(work: Pass, row: int, lookup: bool) -> _Choice | None:
         if latest < now:
             continue
         patient = latest - impatience * (latest - now)
-        own = 0
-        start = now
-        cost = n * seconds
-        for entry in entries[:n]:
-            if entry[0] > (patient if entry[1] >= Kind.BUSY else latest):
-                break
-            own += 1
-            start = max(start, entry[0])
-            if entry[1] == Kind.SPARE:
-                cost += profile.resize_s * 2
-        short = n - own
+        own = timeline.pick(pool, n, patient, latest)
+        start = max(own[-1][0], now) if own else now
+        cost = n * seconds + 2 * profile.resize_s * sum(entry[1] == Kind.SPARE for entry in own)
+        short = n - len(own)
         used = 0
         while used < short and used < len(moved) and moved[used][0] <= latest:
             cost += profile.switch_s
@@ -161,12 +153,12 @@ def _choose(work: Pass, row: int, lookup: bool) -> _Choice | None:
             cold = short - used
             cost += cold * (profile.start_s + 1e-3)
             start = max(start, cold_at)
-        if own + used + cold < n:
+        if len(own) + used + cold < n:
             # nothing but waiting longer for the pool's own agents may be left
-            if len(entries) >= n and entries[n - 1][0] <= latest:
-                own, used, cold, start, cost = n, 0, 0, entries[n - 1][0], n * seconds
-            else:
+            own, used, cold = timeline.pick(pool, n, latest, latest), 0, 0
+            if len(own) < n:
                 continue
+            start, cost = max(own[-1][0], now), n * seconds
         if best is None or cost < best.cost:
             best = _Choice(cost, n, own, used, cold, start, seconds, lookup)
         elif n > best.members + 1:
@@ -181,7 +173,8 @@ def _commit(work: Pass, row: int, choice: _Choice) -> None:
     profile = snapshot.pools[pool]
     left = float(jobs.deadline[row]) - now
     sources = timeline.elsewhere(pool, int(work.guess.top[row]))[: choice.moved] if choice.moved else []
-    taken = timeline.take(pool, choice.own)
+    taken = choice.own
+    timeline.take(pool, taken)
     idle = [entry[3] for entry in taken if entry[1] == Kind.IDLE]
     text = "GPUs: {} of {} are the cheapest that end before its deadline ({:.0f} s predicted, {:.0f} s left)"
     why: Reason = Why(text, choice.members, profile.name, choice.start - now + choice.seconds, left)
@@ -193,21 +186,21 @@ def _commit(work: Pass, row: int, choice: _Choice) -> None:
         if early and choice.start - now > profile.warm_s + profile.resize_s + 2 * snapshot.tick_s:
             text = "starts on the {} GPUs that are idle; {} are planned {:.0f} s from now (deadline in {:.0f} s)"
             work.assign(row, idle, Why(text, len(idle), choice.members, choice.start - now, left), lookup_s)
-        _obtain(work, row, choice, taken, sources)
+        _obtain(work, row, choice, sources)
     timeline.give(pool, choice.start + choice.seconds, choice.members)
 
 
-def _obtain(work: Pass, row: int, choice: _Choice, taken: list[Entry], sources: list[tuple[float, int, Entry]]) -> None:
+def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, int, Entry]]) -> None:
     """Free, move and ask for what the job waits for, and note why it waits."""
     snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
     pool, name = int(snapshot.jobs.pool[row]), snapshot.jobs.id[row]
     profile = snapshot.pools[pool]
     left = float(snapshot.jobs.deadline[row]) - now
-    for entry in taken:
+    for entry in choice.own:
         if entry[1] == Kind.SPARE:
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", name, left))
     for _, other, entry in sources:
-        timeline.pools[other].remove(entry)
+        timeline.take(other, [entry])
         if entry[1] == Kind.IDLE:
             text = "job {} needs {} more with {}, and this one is idle (deadline in {:.0f} s)"
             why = Why(text, name, choice.moved, profile.name, left)
@@ -221,9 +214,9 @@ def _obtain(work: Pass, row: int, choice: _Choice, taken: list[Entry], sources: 
         work.actions.append(Request(pool, why, name))
     text = "waits {:.0f} s for {} GPUs ({} of its pool, {} from other LLMs, {} asked of Slurm); deadline in {:.0f} s"
     start = choice.start - now
-    work.notes[name] = Why(text, start, choice.members, choice.own, choice.moved, choice.cold, left)
+    work.notes[name] = Why(text, start, choice.members, len(choice.own), choice.moved, choice.cold, left)
     # a job that waits for running ones is looked at again before its patience ends
-    if any(entry[1] >= Kind.BUSY for entry in taken):
+    if any(entry[1] >= Kind.BUSY for entry in choice.own):
         work.wake(choice.start)
 
 
@@ -247,21 +240,32 @@ def _grow(work: Pass, row: int) -> None:
         if end + work.margin_s <= deadline:
             _commit_growth(work, row, n, end)
             return
+    _ask_to_grow(work, row, deadline)
+
+
+def _ask_to_grow(work: Pass, row: int, deadline: float) -> None:
+    """No agent comes in time: one from Slurm at least shortens the delay, where it comes well before the end."""
+    timeline, have = work.timeline, int(work.guess.members[row])
+    jobs, pool = work.snapshot.jobs, int(work.snapshot.jobs.pool[row])
     short = int(work.needs[row]) - have
-    ends = work.ends[row] - now
-    if short > 0 and timeline.room >= short and timeline.cold_at[pool] - now < 0.5 * ends:
+    if short <= 0 or timeline.cold_at[pool] - timeline.now > 0.5 * (work.ends[row] - timeline.now):
+        return
+    awaited = [entry for entry in timeline.pools[pool] if entry[1] == Kind.COMING][:short]
+    timeline.take(pool, awaited)
+    short -= len(awaited)
+    if timeline.room >= short:
         text = "job {} would end {:.0f} s after its deadline with {} GPUs"
         why = Why(text, jobs.id[row], float(work.ends[row]) - deadline, have)
-        for _ in range(short):
-            timeline.room -= 1
-            work.actions.append(Request(pool, why, jobs.id[row]))
+        timeline.room -= short
+        work.actions.extend(Request(pool, why, jobs.id[row]) for _ in range(short))
 
 
 def _commit_growth(work: Pass, row: int, members: int, end: float) -> None:
     snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
     jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
     have = int(work.guess.members[row])
-    taken = timeline.take(pool, members - have)
+    taken = timeline.pools[pool][: members - have]
+    timeline.take(pool, taken)
     left = float(jobs.deadline[row]) - now
     late = float(work.ends[row]) - float(jobs.deadline[row])
     idle = [entry[3] for entry in taken if entry[1] == Kind.IDLE]

@@ -62,8 +62,7 @@ def _lend(work: Pass, row: int, lender: int, members: int, until: float) -> None
     text = "pauses for job {}, due in {:.0f} s: it has {:.0f} s of slack itself"
     due = float(jobs.deadline[row]) - snapshot.now
     work.assign(lender, [], Why(text, jobs.id[row], due, slack))
-    lent = set(agents)
-    timeline.pools[pool] = [entry for entry in timeline.pools[pool] if entry[3] not in lent]
+    timeline.drop(pool, set(agents))
     timeline.give(pool, until, len(agents))
     text = "takes over {} GPUs of job {}, which has {:.0f} s of slack"
     work.notes[jobs.id[row]] = Why(text, members, jobs.id[lender], slack)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import insort
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
@@ -45,6 +45,8 @@ class Timeline:
     cold_at: list[float]
     """For each pool: when an allocation asked for now is warm."""
     switch_s: list[float]
+    coming: list[int]
+    """COMING entries in each pool's list."""
     spare_rows: dict[int, int] = field(default_factory=dict)
     """Agent row -> job row, for SPARE entries."""
 
@@ -60,21 +62,37 @@ class Timeline:
         found.sort()
         return found
 
-    def take(self, pool: int, count: int) -> list[Entry]:
-        """Promise the pool's earliest agents."""
-        entries = self.pools[pool]
-        taken = entries[:count]
-        del entries[:count]
-        return taken
+    def pick(self, pool: int, count: int, patient: float, latest: float = float("inf")) -> list[Entry]:
+        """The pool's earliest agents, ``count`` at most: those that come free by themselves (or are) until ``latest``,
+        those that a job must end for until ``patient``."""
+        picked: list[Entry] = []
+        coming = self.coming[pool]
+        for entry in self.pools[pool]:
+            at, kind = entry[0], entry[1]
+            if len(picked) == count or at > latest or (at > patient and not coming):
+                break
+            if kind == Kind.COMING:
+                coming -= 1
+            if kind < Kind.BUSY or at <= patient:
+                picked.append(entry)
+        return picked
+
+    def take(self, pool: int, entries: list[Entry]) -> None:
+        """Promise these agents."""
+        for entry in entries:
+            self.pools[pool].remove(entry)
+            self.coming[pool] -= entry[1] == Kind.COMING
+
+    def drop(self, pool: int, agents: set[int]) -> None:
+        """Agents (rows) that are promised outside of the timeline."""
+        kept = [entry for entry in self.pools[pool] if entry[3] not in agents]
+        self.pools[pool] = kept
+        self.coming[pool] = sum(entry[1] == Kind.COMING for entry in kept)
 
     def give(self, pool: int, at: float, count: int) -> None:
         """Agents of a job placed in this pass come free."""
         for _ in range(count):
             insort(self.pools[pool], (at, int(Kind.PLANNED), 0, -1))
-
-    def by(self, pool: int, at: float) -> int:
-        """How many agents of the pool are free by then."""
-        return bisect_right(self.pools[pool], (at, 9, 0, 0))
 
 
 def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
@@ -123,5 +141,6 @@ def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
         room=room(snapshot),
         cold_at=[now + p.queue_s + p.start_s for p in snapshot.pools],
         switch_s=[p.switch_s for p in snapshot.pools],
+        coming=[sum(entry[1] == Kind.COMING for entry in entries) for entries in pools],
         spare_rows=spare_rows,
     )
