@@ -33,10 +33,11 @@ from prompttuner.tuning.initial import InitialPrompt, initial_prompt
 from prompttuner.tuning.model import LoadedModel, load_model
 from prompttuner.tuning.tuner import Tuner, TuningData
 
-TASK, SAMPLES, BATCH, RATE = "rotate_left+upper", 512, 16, 0.01
+TASK, SAMPLES, BATCH, RATE = "rotate_left+upper", 512, 16, 0.003
 INITIAL = "text:rotate the letters left then change nothing :"
-"""The instruction of a related task, as the Prompt Bank would give. From far worse starts the same rounding
-differences of 1e-6 grow faster, between any two loops: early tuning is chaotic there."""
+"""The instruction of a related task, as the Prompt Bank would give. Loops that round differently by 1e-7 drift apart
+the faster the higher the rate and the worse the start: at a rate of 0.01, ``mixed`` data (which the model was not
+trained on) turns that into 4e-3 within 40 steps, at 0.003 into 1e-5. Speed does not depend on either."""
 WARM_UP = 3
 clock = time.process_time
 """All loops are one thread that never waits: CPU seconds are what a clock would show on an idle machine."""
@@ -231,7 +232,7 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    steps, rounds = (12, 2) if options.quick else (40, 3)
+    steps, rounds = (12, 2) if options.quick else (40, 2)
     loaded = load_model(smallmodel.path())
     kinds = ("mixed",) if options.quick else ("mixed", "even")
     found = {kind: compare(kind, steps, rounds, loaded, extras=kind == "mixed" and not options.quick) for kind in kinds}
