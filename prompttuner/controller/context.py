@@ -12,6 +12,7 @@ from prompttuner import policy as policies
 from prompttuner.config import Settings
 from prompttuner.controller.banking import BankView
 from prompttuner.controller.gate import Gate
+from prompttuner.controller.pools import Pool
 from prompttuner.policy.plan import Policy
 from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
@@ -53,6 +54,8 @@ class Context:
     """Deadlines that the user was told of; None until read."""
     metrics: Metrics | None = None
     """Set where figures are wanted."""
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """Pools met so far, by key."""
     _specs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:

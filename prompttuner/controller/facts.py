@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentFacts", "JobFacts", "read_agent", "read_job"]
 
+WORKING_PHASES = frozenset({"starting", "lookup", "running"})
+"""Phases of progress.json in which a member goes on by itself."""
+
 
 @dataclass(slots=True)
 class AgentFacts:
@@ -53,14 +56,24 @@ def read_agent(spool: Spool, allocation: Allocation) -> AgentFacts:
     return AgentFacts(instance, None if status is None else AgentStatus.from_json(status), farewell)
 
 
-def read_job(spool: Spool, job: Job) -> JobFacts:
-    """Read what the members of a running job have written in its newest generation."""
+def read_job(spool: Spool, job: Job, thorough: bool = True) -> JobFacts:
+    """Read what the members of a running job have written in its newest generation.
+
+    ``thorough``: look for done.json and error.json of every member even while rank 0 says that it works; else only
+    once it says that it has ended (with a thousand running jobs that is most of a tick's reading).
+    """
     folder = spool.job(job.id)
     plan = read_membership(folder)
     facts = JobFacts(plan)
-    if plan is None:
+    if plan is None or not plan.members:
         return facts
-    for rank, member in enumerate(plan.members):
+    first = member_dir(folder, plan.generation, plan.members[0])
+    facts.progress = _json(first / "progress.json") or None
+    if not job.lookup_done:
+        facts.lookup = _json(first / "lookup.json")
+    if not thorough and facts.progress is not None and facts.progress.get("phase") in WORKING_PHASES:
+        return facts
+    for member in plan.members:
         place = member_dir(folder, plan.generation, member)
         done = _json(place / "done.json")
         if done is not None:
@@ -68,10 +81,6 @@ def read_job(spool: Spool, job: Job) -> JobFacts:
         error = _json(place / "error.json")
         if error is not None:
             facts.errors[member] = error
-        if rank == 0:
-            facts.progress = _json(place / "progress.json") or None
-            if not job.lookup_done:
-                facts.lookup = _json(place / "lookup.json")
     return facts
 
 

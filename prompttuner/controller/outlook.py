@@ -54,7 +54,7 @@ def outlook_of(
     ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
 ) -> Outlook:
     """Expectations for these jobs and allocations."""
-    pools = _pools(jobs, specs, allocations)
+    pools = _pools(ctx, jobs, specs, allocations)
     history = _history(ctx, tuple(pool.key for pool in pools))
     return Outlook(
         pools,
@@ -71,7 +71,7 @@ class History:
 
     keys: tuple[str, ...]
     at: float
-    itas: Mapping[Any, list[float]]
+    itas: Mapping[Any, tuple[float, float]]
     arrivals: dict[str, list[float]]
     speeds: Sequence[Any]
     startups: Sequence[Any]
@@ -104,16 +104,18 @@ def _history(ctx: Context, keys: tuple[str, ...]) -> History:
 
 
 def _pools(
-    jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
 ) -> list[Pool]:
-    found: dict[str, Pool] = {}
+    keys = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
     for job in jobs:
-        if job.pool not in found:
-            found[job.pool] = pool_of(specs[job.id])
-    for allocation in allocations:
-        if allocation.pool not in found:
-            found[allocation.pool] = Pool.from_record(allocation.pool, allocation.model, allocation.place or {})
-    return [found[key] for key in sorted(found)]
+        if job.pool not in ctx.pools:
+            ctx.pools[job.pool] = pool_of(specs[job.id])
+    unknown = keys - ctx.pools.keys()
+    if unknown:
+        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.pool.in_(unknown))
+        for key, model, place in ctx.store.query(lambda session: session.execute(query).all()):
+            ctx.pools[key] = Pool.from_record(key, model, place or {})
+    return [ctx.pools[key] for key in sorted(keys)]
 
 
 def _data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -122,18 +124,19 @@ def _data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     return (spec.get("train_sha256"), target["metric"], target["value"])
 
 
-def _past_itas(rows: Sequence[Any]) -> dict[Any, list[float]]:
+def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:
+    """(median, P90) by pool, and by pool and data."""
     known: dict[Any, list[float]] = defaultdict(list)
     for pool, spec, ita in rows:
         known[pool].append(float(ita))
         known[pool, _data_key(spec)].append(float(ita))
-    return known
+    return {key: sample_quantiles(values) for key, values in known.items()}
 
 
-def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, list[float]]) -> Remaining:
-    itas = known.get((job.pool, _data_key(spec))) or known.get(job.pool)
+def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
+    past = known.get((job.pool, _data_key(spec))) or known.get(job.pool)
     evaluations = [(int(step), float(value)) for step, value in job.evaluations or ()]
-    return remaining_iterations(spec, job.step, evaluations, sample_quantiles(itas) if itas else None)
+    return remaining_iterations(spec, job.step, evaluations, past)
 
 
 def _profile(pool: Pool, speeds: Sequence[Any], startups: Sequence[Any]) -> PoolProfile:

@@ -56,6 +56,7 @@ _LIVE_ALLOCATIONS = (
     select(Allocation)
     .where(Allocation.state.in_(allocation_rows.LIVE_STATES))
     .order_by(Allocation.created_at, Allocation.uuid)
+    .options(defer(Allocation.place), defer(Allocation.status))
 )
 _BEHIND = select(Job).where(Job.plan_generation < Job.generation)
 """Jobs whose membership is newer than the plan in the spool."""
@@ -133,11 +134,12 @@ def live_rows(session: Session) -> Rows:
 def _observe(ctx: Context, rows: Rows) -> Rows:
     """Read spool and resource manager, then update the rows in one transaction if there is anything to look at."""
     agents = _agent_facts(ctx, rows.allocations)
-    running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING])
+    last = ctx.seen_before
+    due = last is None or not 0 <= ctx.now() - last[0] < OBSERVE_S
+    running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING], due)
     seen = _ask_manager(ctx, rows.allocations)
     facts = (agents, running, seen)
-    last = ctx.seen_before
-    if not any(facts) or (last is not None and 0 <= ctx.now() - last[0] < OBSERVE_S and last[1] == facts):
+    if not any(facts) or (not due and last is not None and last[1] == facts):
         return rows
 
     def work(session: Session) -> Rows:
@@ -165,11 +167,11 @@ def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, A
     return facts
 
 
-def _job_facts(ctx: Context, jobs: Sequence[Job]) -> dict[str, JobFacts]:
+def _job_facts(ctx: Context, jobs: Sequence[Job], thorough: bool) -> dict[str, JobFacts]:
     facts = {}
     for job in jobs:
         try:
-            facts[job.id] = read_job(ctx.spool, job)
+            facts[job.id] = read_job(ctx.spool, job, thorough)
         except (SpoolError, OSError) as error:
             ctx.warn(str(error))
     return facts

@@ -1,0 +1,193 @@
+"""Cost of a controller tick with nothing to do, by number of known jobs: seconds, statements, memory.
+
+    python benchmarks/tick.py [--quick] [--json]
+
+A tenth of the known jobs runs, one agent each, on a fake backend that answers at once (named so): what is measured is
+the controller, its database (SQLite) and its spool, not Slurm. Named alternative in the same run: a tenth of the jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+
+from prompttuner.config import Settings
+from prompttuner.controller.banking import BankView
+from prompttuner.controller.context import Context
+from prompttuner.controller.gate import Gate
+from prompttuner.controller.pools import pool_of
+from prompttuner.controller.tick import tick
+from prompttuner.db import Store
+from prompttuner.db.models import Allocation, Job, Lease
+from prompttuner.db.tables import insert_rows, table_of
+from prompttuner.files import make_private_dir, write_json
+from prompttuner.policy import get
+from prompttuner.slurm.backend import AllocationRequest, Native, Seen
+from prompttuner.slurm.spool import AgentStatus, Spool
+from prompttuner.tuning.membership import Membership, member_dir, propose
+
+SPEC: dict[str, Any] = {
+    "model": "/m",
+    "model_name": "tiny",
+    "max_iterations": 10**6,
+    "eval_every": 10,
+    "batch_size": 16,
+    "target": {"metric": "loss", "op": "<=", "value": 0.1},
+    "initial_prompt": "vocab",
+}
+POOL = pool_of(SPEC)
+
+
+class FakeBackend:
+    """Says that everything runs."""
+
+    name = "fake"
+    calls = 0
+
+    def submit(self, _request: AllocationRequest) -> str:
+        raise AssertionError("nothing is to be submitted")
+
+    def cancel(self, _native_ids: Sequence[str]) -> None:
+        raise AssertionError("nothing is to be cancelled")
+
+    def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
+        self.calls += 1
+        return {uuid: Seen(Native.RUNNING, native, "RUNNING") for uuid, native in known}
+
+
+def build(home: Path, known: int) -> Context:
+    """A state with ``known`` jobs, a tenth of them running."""
+    settings = Settings(home=home, policy="edf", local={"slots": max(2, known // 10)}, squeue_min_s=0.0)
+    settings.make_home()
+    spool = Spool(settings.spool_dir).ensure()
+    store = Store.open(settings.database_url, create=True)
+    ownership = store.acquire(ttl_s=600.0)
+    now = time.time()
+    running = known // 10
+    jobs = [_job(i, i < running, now) for i in range(known)]
+    allocations = [_allocation(i, now) for i in range(running)]
+    leases = [
+        {"job_id": f"j{i:09}", "allocation": f"a{i:09}", "generation": 1, "rank": 0, "granted_at": now, "steps": 0}
+        for i in range(running)
+    ]
+
+    def fill(session: Any) -> None:
+        for model, rows in ((Job, jobs), (Allocation, allocations), (Lease, leases)):
+            insert_rows(session, table_of(model), rows)
+
+    store.transact(ownership, fill)
+    for i in range(running):
+        folder = make_private_dir(spool.job(f"j{i:09}"))
+        propose(folder, Membership(1, (f"a{i:09}",)))
+        write_json(member_dir(folder, 1, f"a{i:09}") / "progress.json", {"step": 5, "phase": "running"})
+        status = AgentStatus(beat=1, instance="i", state="busy", model="/m", job=f"j{i:09}", generation=1)
+        write_json(make_private_dir(spool.agent(f"a{i:09}")) / "status.json", status.to_json())
+    gate = Gate(spool.root / "gate.json", settings)
+    return Context(settings, spool, store, ownership, FakeBackend(), get("edf"), gate, BankView(settings.all_bank_dirs))
+
+
+def _job(i: int, runs: bool, now: float) -> dict[str, Any]:
+    return {
+        "id": f"j{i:09}",
+        "state": "running" if runs else "done",
+        "spec": SPEC,
+        "pool": POOL.key,
+        "model": "/m",
+        "submitted_at": now - 3600 + i / 1000,
+        "deadline_at": now + 10**6,
+        "max_gpus": 1,
+        "generation": 1,
+        "plan_generation": 1,
+        "members": [f"a{i:09}"] if runs else [],
+        "history": [[now, 1]],
+        "lookup_done": True,
+        "step": 5,
+        "first_step_at": now,
+        "finished_at": None if runs else now,
+        "ita": None if runs else 100,
+        "state_since": now,
+        "updated_at": now,
+    }
+
+
+def _allocation(i: int, now: float) -> dict[str, Any]:
+    return {
+        "uuid": f"a{i:09}",
+        "state": "busy",
+        "pool": POOL.key,
+        "model": "/m",
+        "place": POOL.place_record(),
+        "native_id": str(i),
+        "job_id": f"j{i:09}",
+        "created_at": now,
+        "started_at": now,
+        "warm_at": now,
+        "admitted": True,
+        "state_since": now,
+        "updated_at": now,
+    }
+
+
+def measure(known: int, ticks: int) -> dict[str, Any]:
+    """Median seconds of an idle tick, and the statements of the last one."""
+    with tempfile.TemporaryDirectory() as folder:
+        ctx = build(Path(folder) / "home", known)
+        for _ in range(2):
+            tick(ctx)
+        statements = 0
+
+        def count(*_: Any) -> None:
+            nonlocal statements
+            statements += 1
+
+        event.listen(ctx.store.engine, "before_cursor_execute", count)
+        seconds, used, asked = [], [], ctx.backend.calls  # type: ignore[attr-defined]
+        for _ in range(ticks):
+            statements = 0
+            begin, cpu = time.perf_counter(), time.process_time()
+            tick(ctx)
+            seconds.append(time.perf_counter() - begin)
+            used.append(time.process_time() - cpu)
+        calls = (ctx.backend.calls - asked) / ticks  # type: ignore[attr-defined]
+        ctx.store.close()
+    return {
+        "known_jobs": known,
+        "running": known // 10,
+        "tick_s": round(statistics.median(seconds), 4),
+        "tick_cpu_s": round(statistics.median(used), 4),
+        "statements": statements,
+        "manager_calls": calls,
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="2,000 jobs instead of 10,000")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    most = 2_000 if arguments.quick else 10_000
+    rows = [measure(most // 10, 5), measure(most, 5 if arguments.quick else 11)]
+    print(f"{'jobs':>8} {'running':>8} {'tick s':>8} {'CPU s':>8} {'SQL':>5} {'calls':>6} {'peak MB':>8}")
+    for row in rows:
+        print(
+            f"{row['known_jobs']:8} {row['running']:8} {row['tick_s']:8.4f} {row['tick_cpu_s']:8.4f} "
+            f"{row['statements']:5} {row['manager_calls']:6.1f} {row['peak_mb']:8.1f}"
+        )
+    if arguments.json:
+        command = "python benchmarks/tick.py" + (" --quick" if arguments.quick else "") + " --json"
+        print(json.dumps({"command": command, "cores": os.cpu_count(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

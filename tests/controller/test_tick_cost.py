@@ -1,0 +1,31 @@
+"""A tick with nothing to do asks the database and Slurm the same few questions, however many jobs are known."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from lab import scratch_root
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "tick.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tick_benchmark", BENCHMARK)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_statements_and_calls_do_not_grow_with_the_number_of_jobs(
+    benchmark_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch_root(tmp_path)))
+    few, many = (benchmark_module.measure(known, 3) for known in (100, 10_000))
+    assert few["statements"] == many["statements"] <= 10
+    assert few["manager_calls"] == many["manager_calls"] == 1.0
