@@ -16,7 +16,7 @@ help:
 	@echo "make demo-slurm  the same on a throw-away Slurm cluster (Debian/Ubuntu packages)"
 	@echo "make test        install what the tests need and run them all"
 	@echo "make lint types  ruff; mypy"
-	@echo "make soak        hours of random faults (SOAK_HOURS=2)"
+	@echo "make soak        hours of random faults (SOAK_HOURS=1)"
 	@echo "make bench       every benchmark, quick form (BENCH_ARGS= for the full one)"
 	@echo "make venv        only install into $(VENV)"
 	@echo "make clean       remove what was built, $(VENV) included"
@@ -54,7 +54,7 @@ types: $(DEV)
 SOAK_HOURS ?= 1
 soak: $(DEV)
 	@tests/install_system_packages.sh
-	$(BIN)/python benchmarks/soak.py --hours $(SOAK_HOURS)
+	$(BIN)/python benchmarks/soak.py --hours $(SOAK_HOURS) --json
 
 BENCH_ARGS ?= --quick
 bench: $(DEV)
