@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prompttuner.policy.estimate import Estimate, estimate, queue_order, room
+from prompttuner.policy.limiting import outside_limits
 from prompttuner.policy.plan import Action, Assign, Demote, Plan, Reason, Release, Request, SwitchModel, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
@@ -52,6 +53,8 @@ class Edf:
         notes: dict[str, Reason] = {}
         stopping = jobs.stop_on_miss & (snapshot.now > jobs.deadline)
         supply.actions.extend(stops(snapshot, stopping))
+        for row in outside_limits(snapshot, guess.members):
+            _rescale(snapshot, supply, row, notes)
         waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~stopping)
         for row in queue_order(snapshot, waiting).tolist():
             self._serve(snapshot, guess, supply, row, notes)
@@ -129,6 +132,27 @@ class Edf:
             if agents.phase[row] == AgentPhase.REQUESTED:
                 supply.actions.append(Release(agents.id[row], "still queued, and no job waits for it any more"))
         return wake
+
+
+def _rescale(snapshot: Snapshot, supply: _Supply, row: int, notes: dict[str, Reason]) -> None:
+    """Bring a running job back within its limits: shrink at once, grow once all that is missing is idle."""
+    jobs, agents, pool = snapshot.jobs, snapshot.agents, int(snapshot.jobs.pool[row])
+    have = np.flatnonzero((agents.phase == AgentPhase.BUSY) & (agents.job == row)).tolist()
+    low, high, idle, coming = int(jobs.min_gpus[row]), int(jobs.max_gpus[row]), supply.idle[pool], supply.coming[pool]
+    missing = low - len(have)
+    if missing <= 0 or len(idle) >= missing:
+        members = have[:high] + [idle.pop() for _ in range(max(missing, 0))]
+        why = Why("has {} GPUs and may have {} to {}", len(have), low, high)
+        supply.actions.append(Assign(jobs.id[row], tuple(agents.id[a] for a in members), why))
+        return
+    awaited = min(len(coming), missing - len(idle))
+    del coming[len(coming) - awaited :]
+    asked = min(missing - len(idle) - awaited, supply.room)
+    supply.room -= asked
+    idle.clear()
+    why = Why("job {} needs {} GPUs at least and has {}", jobs.id[row], low, len(have))
+    supply.actions.extend(Request(pool, why, jobs.id[row]) for _ in range(asked))
+    notes[jobs.id[row]] = Why("has {} GPUs and needs {} at least; {} are asked for now", len(have), low, asked)
 
 
 def _supply(snapshot: Snapshot) -> _Supply:

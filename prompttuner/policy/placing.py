@@ -52,7 +52,8 @@ def place_all(work: Pass) -> None:
     members = work.guess.members
     for row in queue[:most]:
         if members[row] > 0:
-            _grow(work, row)
+            if row not in work.touched:
+                _grow(work, row)
         elif not (_place(work, row) or (work.rules.rescue and rescue(work, row))):
             work.late.append(row)
             left = float(jobs.deadline[row]) - now

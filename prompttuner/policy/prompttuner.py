@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prompttuner.policy.filling import boost, fill
 from prompttuner.policy.keeping import keep_or_release
+from prompttuner.policy.limiting import respect_limits
 from prompttuner.policy.passing import Pass, open_pass
 from prompttuner.policy.placing import place_all
 from prompttuner.policy.plan import Plan
@@ -28,6 +29,7 @@ class PromptTuner(Switches):
     def plan(self, snapshot: Snapshot) -> Plan:
         """The actions of one tick."""
         work: Pass = open_pass(snapshot, self)
+        respect_limits(work)
         place_all(work)
         fill(work)
         if self.boost:

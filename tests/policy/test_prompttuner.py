@@ -128,3 +128,13 @@ def test_running_jobs_have_notes_with_numbers(make):
     assert "keeps 1 GPUs" in str(plan.notes["j0"]) and "100 s" in str(plan.notes["j0"])
     with pytest.raises(KeyError):
         plan.notes["nobody"]
+
+
+@pytest.mark.parametrize("name", ["prompttuner", "edf"])
+def test_a_running_job_is_brought_within_its_limits(make, name):
+    grow = make([running(min_gpus=3, max_gpus=3)], [busy(0), {}, {}])
+    assert [len(a.agents) for a in of(get(name).plan(grow), Assign)] == [3]
+    shrink = make([running(max_gpus=1)], [busy(0), busy(0)])
+    assert [a.agents for a in of(get(name).plan(shrink), Assign)] == [("a0",)]
+    ask = get(name).plan(make([running(min_gpus=3, max_gpus=3)], [busy(0), {}]))
+    assert len(of(ask, Request)) == 1 and not of(ask, Assign) and "needs 3" in str(ask.notes["j0"])
