@@ -13,6 +13,7 @@ from prompttuner.config import Settings
 from prompttuner.controller.banking import BankView
 from prompttuner.controller.gate import Gate
 from prompttuner.controller.pools import Pool
+from prompttuner.policy.bounds import KeepBounds
 from prompttuner.policy.plan import Policy
 from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
@@ -93,7 +94,7 @@ def open_context(settings: Settings, store: Store, ownership: Ownership) -> Cont
         store,
         ownership,
         make_backend(settings, spool),
-        policies.get(settings.policy),
+        KeepBounds(policies.get(settings.policy)),
         Gate(spool.root / "gate.json", settings),
         BankView(settings.all_bank_dirs),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lab import Lab
+import tempfile
+from pathlib import Path
+
+from lab import Lab, scratch_root
 
 from prompttuner.db import allocations, events
 from prompttuner.files import read_json
@@ -151,3 +154,19 @@ def test_requests_are_applied_once_and_wrong_ones_answered(lab: Lab) -> None:
     reply = lab.ask("cancel", job="jnosuchjob1")
     assert not reply["ok"] and "no job" in reply["message"]
     assert not lab.ask("scale", job=job_id, members=99)["ok"]
+
+
+def test_scaling_by_hand_grows_and_shrinks_a_running_job(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder:
+        lab = Lab(Path(folder), "prompttuner", local={"slots": 3})
+        job_id = lab.submit(ita=4000, max_iterations=5000, deadline_s=5000.0, max_gpus=1)
+        lab.run(20)
+        assert len(lab.job(job_id).members) == 1
+        assert lab.ask("scale", job=job_id, members=3)["ok"]
+        lab.run(30)
+        assert len(lab.job(job_id).members) == 3
+        assert lab.ask("scale", job=job_id, members=1)["ok"]
+        lab.run(10)
+        assert len(lab.job(job_id).members) == 1
+        assert [int(n) for _, n in lab.job(job_id).history][-1] == 1
+        lab.close()
