@@ -91,3 +91,16 @@ def test_stats_of_one_job_are_finite_where_they_can_be() -> None:
 def test_unwritable_output_is_an_error(call) -> None:
     code, _, err = call("trace", "generate", "-o", "no/such/t.csv")
     assert code == 1 and "cannot write no/such/t.csv" in err
+
+
+def test_a_simulation_is_logged_and_reported(call) -> None:
+    assert call("trace", "generate", "-o", "t.csv", "--gpus", 8, "--length", 900, "--seed", 2)[0] == 0
+    code, out, err = call("simulate", "t.csv", "--policy", "edf,infless", "--gpus", 8, "--log", "logs", "--json")
+    assert code == 0, err
+    missed = {one["policy"]: one["violations"] for one in json.loads(out)["policies"]}
+    for policy, count in missed.items():
+        code, out, err = call("report", "--log", f"logs/{policy}.json", "--out", f"{policy}.html", "--json")
+        assert code == 0, err
+        jobs = len(read_trace(Path("t.csv")).jobs)
+        assert json.loads(out)["Deadlines met"] == f"{jobs - count} of {jobs}"
+        assert f"Simulation: {policy}" in Path(f"{policy}.html").read_text()
