@@ -37,6 +37,8 @@ class ElasticSettings:
     """CPU threads of a worker."""
     checkpoint_s: float = 30.0
     checkpoint_steps: int = 50
+    resident: bool = False
+    """One worker keeps the model and runs leases in turn, as always where there is a CUDA device; not with restart."""
     bank_dirs: tuple[str, ...] = ()
     """Folders of the Prompt Bank, own one first."""
 
@@ -48,6 +50,8 @@ class ElasticSettings:
             raise ConfigError("elastic.grace_s, threads and checkpoint_steps must be at least 1")
         if self.way not in {"in_place", "restart"}:
             raise ConfigError(f"elastic.way is in_place or restart, not {self.way!r}")
+        if self.resident and self.way == "restart":
+            raise ConfigError("elastic.way restart forks a worker for each generation; a resident one can not")
         if self.backend not in {"gloo", "nccl", "auto"}:
             raise ConfigError(f"elastic.backend is gloo, nccl or auto, not {self.backend!r}")
 

@@ -16,7 +16,6 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
-    rendezvous_handler_registry,
 )
 
 from prompttuner.errors import ConfigError
@@ -37,7 +36,7 @@ from prompttuner.tuning.member_files import MemberFiles
 from prompttuner.tuning.membership import Membership, member_dir, read_membership
 from prompttuner.tuning.network import listen_on
 
-__all__ = ["BACKEND", "Joined", "PlanRendezvous", "register", "torchrun_handler"]
+__all__ = ["BACKEND", "Joined", "PlanRendezvous", "create_rendezvous"]
 
 BACKEND = "prompttuner"
 PARKED = "parked.json"
@@ -258,7 +257,12 @@ class PlanRendezvous(RendezvousHandler):
         return True
 
 
-def _create(params: RendezvousParameters) -> RendezvousHandler:
+def create_rendezvous(params: RendezvousParameters) -> PlanRendezvous:
+    """From what torchrun was told: ``--rdzv-conf job_dir=FOLDER,agent=ID[,address=A]``.
+
+    Raises:
+        ConfigError: job or agent not given.
+    """
     job_dir, agent = params.get("job_dir"), params.get("agent")
     if not job_dir or not agent:
         raise ConfigError(
@@ -266,16 +270,3 @@ def _create(params: RendezvousParameters) -> RendezvousHandler:
         )
     address = params.get("address") or params.local_addr or "127.0.0.1"
     return PlanRendezvous(Path(job_dir), agent, address, ElasticSettings.from_env())
-
-
-def torchrun_handler() -> Callable[[RendezvousParameters], RendezvousHandler]:
-    """Entry point of ``torchrun.handlers``: what makes ``torchrun --rdzv-backend=prompttuner`` work."""
-    return _create
-
-
-def register() -> None:
-    """Register the backend in this process (stock torchrun finds it by its entry point)."""
-    try:
-        rendezvous_handler_registry.register(BACKEND, _create)
-    except ValueError:
-        return  # registered before, by the entry point

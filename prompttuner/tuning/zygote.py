@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +35,19 @@ HOST_SHARE = 0.5
 """Share of the memory that was available at start which resident models may take together."""
 
 ModelKey = tuple[str, str, bool]
+PROBED = ("torch.float32", "torch.bfloat16", None)
+"""Exit codes of the child that looks for a CUDA device."""
 
 
 class Zygote:
     """Serves one agent until its socket closes or it says ``exit``."""
 
-    def __init__(self, channel: socket.socket, settings: ElasticSettings, cuda: bool) -> None:
+    def __init__(self, channel: socket.socket, settings: ElasticSettings, cuda: str | None) -> None:
+        """``cuda``: type of weights for the CUDA device, None without one."""
         self._channel = channel
         self._settings = settings
         self._cuda = cuda
+        self._resident = cuda is not None or settings.resident
         self._models: dict[ModelKey, LoadedModel] = {}
         self._budget = _memory_available() * HOST_SHARE
         self._worker: Worker | None = None
@@ -127,7 +132,9 @@ class Zygote:
         if key in self._models:
             self._models[key] = self._models.pop(key)
         else:
-            model = load_model(key[0], key[1], (key[0],) if key[2] else ())
+            model = load_model(
+                key[0], self._cuda or "auto" if key[1] == "auto" else key[1], (key[0],) if key[2] else ()
+            )
             room = self._budget - model.bytes
             while self._models and sum(held.bytes for held in self._models.values()) > room:
                 del self._models[next(iter(self._models))]
@@ -135,7 +142,7 @@ class Zygote:
             # What is alive now lives on: kept out of the collector, its pages stay shared with the workers.
             gc.collect()
             gc.freeze()
-        if self._cuda and self._worker_model != key:
+        if self._resident and self._worker_model != key:
             self._drop_resident()
             self._start_resident(key)
         return time.monotonic() - begin
@@ -153,9 +160,9 @@ class Zygote:
         for loaded in [k for k in self._models if k != key]:
             del self._models[loaded]  # the child's reference only
         model = self._models[key]
-        if self._cuda:
+        if self._cuda is not None:
             model = model.to("cuda")
-        settings = self._settings
+        settings = replace(self._settings, way="in_place") if self._resident else self._settings
 
         def run(request: dict[str, Any]) -> dict[str, Any]:
             end = run_lease(
@@ -186,9 +193,9 @@ class Zygote:
             return
         try:
             key = self._model_of(Path(request["job_dir"]))
-            if key not in self._models or (self._cuda and self._worker is None):
+            if key not in self._models or (self._resident and self._worker is None):
                 self._make_resident(key)
-            if self._cuda and self._worker is not None:
+            if self._resident and self._worker is not None:
                 self._worker.send(request)
             else:
                 self._adopt(fork_worker(lambda: self._prepare(key), request, self._inherited()), key)
@@ -262,18 +269,26 @@ def _memory_available() -> int:
     return 1 << 33
 
 
-def _has_cuda() -> bool:
-    """Whether there is a CUDA device, asked in a child: a process that has touched CUDA can not be forked."""
+def _probe_cuda() -> str | None:
+    """The best type of weights for this host's CUDA device, None without one.
+
+    Asked in a child: a process that has touched CUDA can not be forked.
+    """
     pid = os.fork()
     if pid == 0:
-        code = 1
+        code = PROBED.index(None)
         try:
             import torch
 
-            code = 0 if torch.cuda.is_available() and torch.cuda.device_count() > 0 else 1
+            from prompttuner.tuning.model import choose_dtype
+
+            if torch.cuda.is_available() and torch.cuda.device_count() > 0:
+                code = PROBED.index(str(choose_dtype("auto", torch.device("cuda", 0))))
         finally:
             os._exit(code)
-    return os.waitpid(pid, 0)[1] == 0
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    told = PROBED[code] if 0 <= code < len(PROBED) else None
+    return None if told is None else told.removeprefix("torch.")
 
 
 def main(fd: int) -> None:
@@ -295,7 +310,7 @@ def main(fd: int) -> None:
     import prompttuner.tuning.model  # noqa: F401
 
     with socket.socket(fileno=fd) as channel:
-        Zygote(channel, settings, _has_cuda()).serve()
+        Zygote(channel, settings, _probe_cuda()).serve()
 
 
 if __name__ == "__main__":
