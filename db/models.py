@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, MetaData, Text
+from sqlalchemy import ForeignKey, Index, MetaData, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from prompttuner.db.types import CleanText, Number, Real, json_column
@@ -33,6 +33,11 @@ def _only_by_change(row: DeclarativeBase, _name: str, value: str) -> str:
     raise StateError(f"the state of {type(row).__name__} rows is not assigned ({value}): use change() of its module")
 
 
+def _where(sqlite: str, postgres: str) -> dict[str, Any]:
+    """Conditions as SQLAlchemy writes them, or the planner does not see that the index fits."""
+    return {"sqlite_where": text(sqlite), "postgresql_where": text(postgres)}
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -55,7 +60,14 @@ class Job(Base):
     """One prompt-tuning job, from submission on."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "state", "submitted_at"), Index(None, "finished_at"))
+    __table_args__ = (
+        Index(None, "state", "submitted_at"),
+        Index(None, "finished_at"),
+        Index(None, "pool", "submitted_at"),
+        # Small: what a tick looks for among all jobs, and hardly ever finds.
+        Index("ix_jobs_behind", "id", **_where("plan_generation < generation", "plan_generation < generation")),
+        Index("ix_jobs_purged", "id", **_where("purged = 1", "purged")),
+    )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(default="")
@@ -191,6 +203,7 @@ class Event(Base):
     __table_args__ = (
         Index(None, "job_id", "seq"),
         Index(None, "allocation", "seq"),
+        Index(None, "kind", "seq"),
         Index(None, "at"),
         {"sqlite_autoincrement": True},
     )

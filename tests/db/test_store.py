@@ -5,17 +5,18 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import delete, event, update
+from sqlalchemy import Select, delete, event, select, update
 from sqlalchemy.exc import DBAPIError
 
 from prompttuner.db import Change, NoDatabase, Ownership, Store, allocations, bank_index, events, jobs, leases
 from prompttuner.db import profiles as profile_table
 from prompttuner.db import requests as request_table
 from prompttuner.db.engine import WRITE
-from prompttuner.db.models import Event
+from prompttuner.db.models import Allocation, Event, Job, Lease
 from prompttuner.errors import DatabaseError, NotFound
 
 Add = Callable[..., None]
@@ -150,6 +151,24 @@ def test_an_idle_tick_needs_as_many_statements_for_many_jobs_as_for_few(
             store.renew(mine)
         counts.append(len(statements))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        select(Job.id).where(Job.purged),
+        select(Job).where(Job.plan_generation < Job.generation),
+        select(Job.pool).where(Job.pool == "p").order_by(Job.submitted_at.desc()),
+        select(Event).where(Event.kind == "job.missed"),
+        select(Allocation).where(Allocation.state == "warm"),
+        select(Lease).where(Lease.ended_at.is_(None)),
+    ],
+)
+def test_what_ticks_look_for_is_found_by_index(tmp_path: Path, query: Select[Any]) -> None:
+    with Store.open(tmp_path / "state.db", create=True) as store, store.read() as session:
+        statement = query.compile(store.engine, compile_kwargs={"literal_binds": True})
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
+    assert all("INDEX ix_" in row[3] for row in plan), plan
 
 
 def test_values_are_the_same_on_both_databases(store: Store, mine: Ownership, add_jobs: Add) -> None:

@@ -89,6 +89,11 @@ def _jobs() -> None:
         _real("updated_at"),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
     )
+    lagging = sa.text("plan_generation < generation")
+    op.create_index("ix_jobs_behind", "jobs", ["id"], sqlite_where=lagging, postgresql_where=lagging)
+    asked = {"sqlite_where": sa.text("purged = 1"), "postgresql_where": sa.text("purged")}
+    op.create_index("ix_jobs_purged", "jobs", ["id"], **asked)
+    op.create_index("ix_jobs_pool_submitted_at", "jobs", ["pool", "submitted_at"])
     op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
     op.create_index("ix_jobs_state_submitted_at", "jobs", ["state", "submitted_at"])
 
@@ -169,6 +174,7 @@ def _events_and_requests() -> None:
     )
     op.create_index("ix_events_allocation_seq", "events", ["allocation", "seq"])
     op.create_index("ix_events_at", "events", ["at"])
+    op.create_index("ix_events_kind_seq", "events", ["kind", "seq"])
     op.create_index("ix_events_job_id_seq", "events", ["job_id", "seq"])
     op.create_table(
         "requests",

@@ -220,9 +220,9 @@ INSERT INTO public.jobs VALUES ('j-done', '', 'ada', 'done', '{"target":"loss<=1
 INSERT INTO public.jobs VALUES ('j-run', '', 'ada', 'running', '{"n":[1,2.5,null,true]}', 'gpt2@a100', 'gpt2', 1000, 5000.25, 0, 1, 4, false, 'continue', NULL, 1, 0, '["u1"]', false, '{"best":"h1"}', '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, '', 0, 0, 0, false, '[[1020.0,1]]', 1200);
 INSERT INTO public.leases VALUES (2, 'j-run', 'u1', 1, 0, 1020, NULL, NULL, NULL, 0);
 INSERT INTO public.leases VALUES (1, 'j-done', 'u0', 1, 0, 1020, NULL, 1100, 'target reached', 0);
-INSERT INTO public.meta VALUES ('home_id', '2ea17e0d79ac43afa0266647566ffd19');
+INSERT INTO public.meta VALUES ('home_id', '597d68ec138c43828130ac22612237e3');
 INSERT INTO public.meta VALUES ('schema_made_by', '0.1.0');
-INSERT INTO public.ownership VALUES (1, 1795279579, NULL, 'vm', 'c3f0ca42-ca4a-452b-8ae4-a6d63f7d9544/pid:[4026531836]', 14010, '429113', 'make.py', 5, 60, 1795279579.415144, 1795279579.7355564, NULL, 'b6f8cb0774b94460884c63d7b742cbb2');
+INSERT INTO public.ownership VALUES (1, 1795282068, NULL, 'vm', 'c3f0ca42-ca4a-452b-8ae4-a6d63f7d9544/pid:[4026531836]', 17487, '676968', 'make.py', 5, 60, 1795282068.9111357, 1795282070.3235505, NULL, '07e41ec8b37e4848bca513f8a6de3771');
 INSERT INTO public.requests VALUES ('r1', 'hold', 999, 'ada', 1000, true, 'held', '{"job":"j-held"}');
 INSERT INTO public.speed_profiles VALUES ('gpt2@a100', 'gpt2', 1, 1.5, 3, 'measured', 1300);
 INSERT INTO public.speed_profiles VALUES ('gpt2@a100', 'gpt2', 2, 3, 3, 'measured', 1300);
@@ -258,7 +258,11 @@ CREATE INDEX ix_bank_entries_pool_model ON public.bank_entries USING btree (pool
 CREATE INDEX ix_events_allocation_seq ON public.events USING btree (allocation, seq);
 CREATE INDEX ix_events_at ON public.events USING btree (at);
 CREATE INDEX ix_events_job_id_seq ON public.events USING btree (job_id, seq);
+CREATE INDEX ix_events_kind_seq ON public.events USING btree (kind, seq);
+CREATE INDEX ix_jobs_behind ON public.jobs USING btree (id) WHERE (plan_generation < generation);
 CREATE INDEX ix_jobs_finished_at ON public.jobs USING btree (finished_at);
+CREATE INDEX ix_jobs_pool_submitted_at ON public.jobs USING btree (pool, submitted_at);
+CREATE INDEX ix_jobs_purged ON public.jobs USING btree (id) WHERE purged;
 CREATE INDEX ix_jobs_state_submitted_at ON public.jobs USING btree (state, submitted_at);
 CREATE INDEX ix_leases_allocation ON public.leases USING btree (allocation);
 CREATE INDEX ix_leases_ended_at ON public.leases USING btree (ended_at);

@@ -160,7 +160,7 @@ CREATE TABLE meta (
 	value TEXT NOT NULL, 
 	CONSTRAINT pk_meta PRIMARY KEY ("key")
 );
-INSERT INTO "meta" VALUES('home_id','b339c6bb3b914ebcbcf49fe5f0d9e517');
+INSERT INTO "meta" VALUES('home_id','0bc112c1613546838c176a6437a04afc');
 INSERT INTO "meta" VALUES('schema_made_by','0.1.0');
 CREATE TABLE ownership (
 	id INTEGER NOT NULL, 
@@ -179,7 +179,7 @@ CREATE TABLE ownership (
 	last_write TEXT NOT NULL, 
 	CONSTRAINT pk_ownership PRIMARY KEY (id)
 );
-INSERT INTO "ownership" VALUES(1,1795279575,NULL,'vm','c3f0ca42-ca4a-452b-8ae4-a6d63f7d9544/pid:[4026531836]',14010,'429113','make.py',5,60.0,1.79527957593583202362e+09,1.79527957614128351208e+09,NULL,'b185e3593b5a46489ab06d1acce85e01');
+INSERT INTO "ownership" VALUES(1,1795282059,NULL,'vm','c3f0ca42-ca4a-452b-8ae4-a6d63f7d9544/pid:[4026531836]',17487,'676968','make.py',5,60.0,1.79528205948886299134e+09,1.79528206019154787063e+09,NULL,'1bd35db3513f4ca99a77100605b358cd');
 CREATE TABLE requests (
 	id TEXT NOT NULL, 
 	kind TEXT NOT NULL, 
@@ -215,6 +215,9 @@ CREATE TABLE startup_profiles (
 	CONSTRAINT pk_startup_profiles PRIMARY KEY (pool, model, kind)
 );
 INSERT INTO "startup_profiles" VALUES('gpt2@a100','gpt2','warm',0.75,3,'measured',1300.0);
+CREATE INDEX ix_jobs_behind ON jobs (id) WHERE plan_generation < generation;
+CREATE INDEX ix_jobs_purged ON jobs (id) WHERE purged = 1;
+CREATE INDEX ix_jobs_pool_submitted_at ON jobs (pool, submitted_at);
 CREATE INDEX ix_jobs_finished_at ON jobs (finished_at);
 CREATE INDEX ix_jobs_state_submitted_at ON jobs (state, submitted_at);
 CREATE INDEX ix_allocations_ended_at ON allocations (ended_at);
@@ -225,6 +228,7 @@ CREATE INDEX ix_leases_ended_at ON leases (ended_at);
 CREATE INDEX ix_leases_job_id_generation ON leases (job_id, generation);
 CREATE INDEX ix_events_allocation_seq ON events (allocation, seq);
 CREATE INDEX ix_events_at ON events (at);
+CREATE INDEX ix_events_kind_seq ON events (kind, seq);
 CREATE INDEX ix_events_job_id_seq ON events (job_id, seq);
 CREATE INDEX ix_requests_applied_at ON requests (applied_at);
 CREATE INDEX ix_bank_entries_pool_model ON bank_entries (pool, model);
