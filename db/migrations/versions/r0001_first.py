@@ -91,8 +91,9 @@ def _jobs() -> None:
     )
     lagging = sa.text("plan_generation < generation")
     op.create_index("ix_jobs_behind", "jobs", ["id"], sqlite_where=lagging, postgresql_where=lagging)
-    asked = {"sqlite_where": sa.text("purged = 1"), "postgresql_where": sa.text("purged")}
-    op.create_index("ix_jobs_purged", "jobs", ["id"], **asked)
+    op.create_index(
+        "ix_jobs_purged", "jobs", ["id"], sqlite_where=sa.text("purged = 1"), postgresql_where=sa.text("purged")
+    )
     op.create_index("ix_jobs_pool_submitted_at", "jobs", ["pool", "submitted_at"])
     op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
     op.create_index("ix_jobs_state_submitted_at", "jobs", ["state", "submitted_at"])
