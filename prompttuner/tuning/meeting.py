@@ -142,13 +142,19 @@ def await_predecessors(job_dir: Path, plan: Membership, settings: ElasticSetting
 
 
 def after_loss(
-    job_dir: Path, plan: Membership, agent: str, settings: ElasticSettings, tick: Callable[[], None]
+    job_dir: Path,
+    plan: Membership,
+    agent: str,
+    settings: ElasticSettings,
+    tick: Callable[[], None],
+    most: int | None = None,
 ) -> Membership:
     """The plan to go on with after a generation broke. The caller has said ``broken`` in its own progress.
 
     Whoever says ``broken`` too is a survivor. Who does not and shows no sign of life for ``grace_s``, or shows some but
     does not notice the loss for ``loss_timeout_s``, is left out. If no controller has planned anew by then, the
-    survivor of the lowest rank claims the next generation with the survivors as members, the others after it in turn.
+    survivor of the lowest rank claims the next generation with the survivors (at most ``most``) as members, the others
+    after it in turn.
 
     Raises:
         StateError: no plan could be made (this agent is no member of ``plan``).
@@ -172,5 +178,5 @@ def after_loss(
         settled_since = (settled_since or waited) if settled else None
         turn = CLAIM_STAGGER_S * alive.index(agent)
         if settled_since is not None and waited >= settled_since + turn and waited >= CONTROLLER_S:
-            propose(job_dir, plan.without(silent, by=agent))
+            propose(job_dir, plan.without([*silent, *alive[most:]] if most else silent, by=agent))
     raise AssertionError("unreachable")

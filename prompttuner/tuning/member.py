@@ -76,15 +76,12 @@ class Member:
         self.keeps_state = True
         """False where the process ends with the generation, so that the next one begins from a checkpoint."""
         rendezvous.tick = signals.check
+        rendezvous.position = lambda: -1 if self._task is None else self._task.position
         rendezvous.before_ready = self._before_ready
 
     @property
     def agent(self) -> str:
         return self._rendezvous.agent
-
-    @property
-    def task(self) -> Task | None:
-        return self._task
 
     def run(self, plan: Membership) -> LeaseEnd:
         """Work from ``plan`` on until the end of this lease. Errors of the task itself are the caller's."""

@@ -39,6 +39,8 @@ from prompttuner.tuning.network import listen_on
 __all__ = ["BACKEND", "Joined", "PlanRendezvous", "create_rendezvous"]
 
 BACKEND = "prompttuner"
+MAX_FRUITLESS = 3
+"""After so many generations in a row that broke without a step, the survivors plan one member only."""
 PARKED = "parked.json"
 """Written by a worker under torchelastic that stopped at a step boundary and waits to be replaced."""
 
@@ -85,10 +87,14 @@ class PlanRendezvous(RendezvousHandler):
         """Called before this member says that it has come (the first member's Prompt Bank lookup)."""
         self.files: MemberFiles | None = None
         self.joined: Joined | None = None
+        self.position: Callable[[], int] = lambda: -1
+        """How far this member's task is, to see whether a generation that broke had got any further."""
         self.reason = ""
         """Why this member was given back, when it was."""
         self._server: TCPStore | None = None
         self._closed = False
+        self._broke_at = -1
+        self._fruitless = 0
 
     # -- what leases use ---------------------------------------------------------------------------------------
 
@@ -121,7 +127,12 @@ class PlanRendezvous(RendezvousHandler):
         files = self._files_of(plan)
         files.progress("broken", why=why)
         self._server = None
-        return after_loss(self.job_dir, self._effective(plan), self.agent, self.settings, self.tick)
+        at = self.position()
+        self._fruitless = self._fruitless + 1 if at == self._broke_at else 1
+        self._broke_at = at
+        # Members that can not talk to each other would break for ever; one alone needs no network.
+        most = 1 if self._fruitless >= MAX_FRUITLESS else None
+        return after_loss(self.job_dir, self._effective(plan), self.agent, self.settings, self.tick, most)
 
     def enter(self, plan: Membership) -> MemberFiles:
         """This member's files in a generation, without joining it."""
@@ -130,10 +141,6 @@ class PlanRendezvous(RendezvousHandler):
     def newcomers_missing(self, plan: Membership, running: tuple[str, ...]) -> list[str]:
         """Members of a newer plan who are not ready yet; the running ones go on as long as there are any."""
         return not_ready(self.job_dir, self._effective(plan), running)
-
-    def world_of(self, plan: Membership) -> int:
-        """Members of a plan that take part."""
-        return len(self._effective(plan).members)
 
     def _effective(self, plan: Membership) -> Membership:
         if self.limit is None or len(plan.members) <= self.limit:

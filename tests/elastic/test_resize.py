@@ -16,7 +16,9 @@ import torch
 from local_job import FAST, Job, check_journal, paced_spec, wait_for
 from safetensors.torch import load_file
 
+from prompttuner.tuning import member
 from prompttuner.tuning.elastic_settings import ElasticSettings
+from prompttuner.tuning.group import Group, PeerLost
 from prompttuner.tuning.lease import LeaseEnd
 from prompttuner.tuning.membership import member_dir, propose, read_progress
 from prompttuner.tuning.model import LoadedModel, load_model
@@ -268,6 +270,25 @@ def test_a_target_that_was_reached_before_the_worker_died_is_a_result_at_once(
     _, done, again = job.result()
     assert done["outcome"] == "reached" and again == member_dir(job.dir, 2, "b")
     assert len([line for line in job.journal() if "ids" in line]) == steps, "no step was done again"
+
+
+def test_members_that_can_not_reach_each_other_leave_the_job_to_one_of_them(
+    tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = member.open_group
+
+    def firewalled(store: Any, rank: int, world: int, **options: Any) -> Group:
+        if world > 1:
+            raise PeerLost("no route to host")
+        return connect(store, rank, world, **options)
+
+    monkeypatch.setattr(member, "open_group", firewalled)
+    job = start(tmp_path / "job", jobs, iterations=20)
+    job.assign(["a", "b"])
+    ends = sorted(outcome(job.wait_end(agent)) for agent in ("a", "b"))
+    assert ends == ["done", "left"]
+    assert job.plan is not None and len(job.plan.members) == 1 and job.plan.generation <= 5
+    assert check_journal(job, 20, batch_of) == {}
 
 
 def test_a_lookup_in_an_empty_bank_is_told_and_tuning_begins_from_the_vocabulary(
