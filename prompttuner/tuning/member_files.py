@@ -27,7 +27,12 @@ class MemberFiles:
         self.folder = make_private_dir(member_dir(job_dir, generation, agent))
         self.generation = generation
         self._journal: int | None = None
-        self._progress: dict[str, Any] = {"beat": 0, "phase": "starting", "started_at": time.time()}
+        self._progress: dict[str, Any] = {
+            "beat": 0,
+            "phase": "starting",
+            "pid": os.getpid(),
+            "started_at": time.time(),
+        }
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._write()
