@@ -13,7 +13,6 @@ from prompttuner.config import Settings
 from prompttuner.controller.banking import BankView
 from prompttuner.controller.gate import Gate
 from prompttuner.controller.pools import Pool
-from prompttuner.policy.bounds import KeepBounds
 from prompttuner.policy.plan import Policy
 from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
@@ -94,7 +93,7 @@ def open_context(settings: Settings, store: Store, ownership: Ownership) -> Cont
         store,
         ownership,
         make_backend(settings, spool),
-        KeepBounds(policies.get(settings.policy)),
+        policies.get(settings.policy),
         Gate(spool.root / "gate.json", settings),
         BankView(settings.all_bank_dirs),
     )

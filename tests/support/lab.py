@@ -19,7 +19,6 @@ from prompttuner.db import OwnerInfo, Store, jobs
 from prompttuner.db.models import Job
 from prompttuner.files import read_json
 from prompttuner.policy import get as get_policy
-from prompttuner.policy.bounds import KeepBounds
 from prompttuner.slurm.spool import Spool
 
 __all__ = ["Lab", "scratch_root"]
@@ -57,7 +56,7 @@ class Lab:
             store,
             store.acquire(info, ttl_s=30.0),
             self.site,
-            KeepBounds(get_policy(self.policy)),
+            get_policy(self.policy),
             Gate(self.spool.root / "gate.json", self.settings),
             BankView(self.settings.all_bank_dirs),
             now=lambda: self.site.time,
