@@ -46,8 +46,8 @@ def enter_result(bank_dir: Path, job_dir: Path, job: str, lookup: dict[str, Any]
         Why it could not be entered; empty when all is well. A job never fails for its bank.
     """
     spec = read_json(job_dir / "spec.json")
-    if not isinstance(spec, dict) or not (job_dir / "result" / "result.json").is_file():
-        return ""  # a job that was stopped before its first evaluation has no result
+    if not isinstance(spec, dict) or spec.get("paced") or not (job_dir / "result" / "result.json").is_file():
+        return ""  # a paced job tunes nothing; one that was stopped before its first evaluation has no result
     try:
         add_result(bank_dir, job_dir / "result", spec, job, lookup=lookup)
     except (PromptTunerError, OSError, KeyError) as error:
