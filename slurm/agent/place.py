@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
-import struct
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["address_of", "gpu_info", "host_name", "native_id"]
+from prompttuner.tuning import network
 
-SIOCGIFADDR = 0x8915
+__all__ = ["address_of", "gpu_info", "host_name", "native_id"]
 
 
 def host_name(environ: Mapping[str, str] = os.environ) -> str:
@@ -27,19 +25,14 @@ def native_id(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def address_of(interface: str | None) -> str:
-    """IPv4 address that other members can reach: of ``interface`` if given, else the one the host name resolves to.
+    """IPv4 address that other members can reach: of ``interface`` if given, else this host's own.
+
+    Not simply what the host name resolves to: on many systems that is a loopback address.
 
     Raises:
-        OSError: the named interface does not exist or has no address.
+        ConfigError: the named interface does not exist or has no address.
     """
-    if interface:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            packed = struct.pack("256s", interface.encode()[:15])
-            return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), SIOCGIFADDR, packed)[20:24])
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return "127.0.0.1"
+    return network.address_of(interface) if interface else network.default_address()
 
 
 def gpu_info() -> dict[str, Any]:
