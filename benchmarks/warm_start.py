@@ -178,10 +178,10 @@ def measure(rounds: int) -> dict[str, list[float]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round instead of seven")
+    parser.add_argument("--quick", action="store_true", help="one round instead of five")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args()
-    found = measure(1 if options.quick else 7)
+    found = measure(1 if options.quick else 5)
     median = {name: statistics.median(seconds) for name, seconds in found.items()}
     names = {
         "warm": "lease on a warm agent",

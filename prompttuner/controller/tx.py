@@ -100,7 +100,8 @@ class Tx:
         allocation.job_id = None
         allocation.idle_since = self.now
         if allocation.state == AllocationState.BUSY:
-            next_state = AllocationState.DRAINING if allocation.drain else AllocationState.WARM
+            leaving = allocation.drain or (allocation.status or {}).get("state") in {"draining", "ended"}
+            next_state = AllocationState.DRAINING if leaving else AllocationState.WARM
             self.allocation_state(allocation, next_state, "its lease has ended")
 
     # -- allocations ------------------------------------------------------------------------------------------
