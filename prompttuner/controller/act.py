@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prompttuner.controller.pools import Pool
@@ -31,6 +31,8 @@ class Acted:
     """Allocations to submit."""
     cancels: list[str]
     """Allocations to cancel."""
+    explained: list[str] = field(default_factory=list)
+    """Jobs whose note was renewed."""
 
 
 def apply_plan(
@@ -70,6 +72,7 @@ def apply_plan(
         job = jobs[name]
         if _differs(job.note, note) and job.state not in JOB_ENDED:
             job.note = note[:NOTE_LIMIT]
+            acted.explained.append(name)
     return acted
 
 

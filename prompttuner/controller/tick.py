@@ -255,6 +255,8 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         present = live_rows(session)
         by_id, by_uuid = {job.id: job for job in present.jobs}, {a.uuid: a for a in present.allocations}
         acted = apply_plan(tx, plan, by_id, by_uuid, outlook.pools, submitting.gpus_per_agent(ctx))
+        for name in acted.explained:
+            by_id[name].iters_mid, by_id[name].iters_hi = outlook.remaining[name].mid, outlook.remaining[name].hi
         session.flush()
         return acted, live_rows(session)
 

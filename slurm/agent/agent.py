@@ -193,16 +193,6 @@ class Agent:
         self.status.lease = outcome
         self.status.error = str(event.get("error") or "")
         self._journal("lease_end", job=lease.job, generation=generation, outcome=outcome, error=self.status.error)
-        if outcome == "done" and self._wanted is not None and self._wanted[0] == lease.job:
-            self._next_successor(lease.job)
-
-    def _next_successor(self, ended: str) -> None:
-        """Go on with the next job the controller named, without waiting for its next tick."""
-        queue = [(str(s["job"]), int(s["generation"])) for s in self._order.successors]
-        for job, generation in queue:
-            if job != ended and generation > self._finished.get(job, -1):
-                self._wanted = (job, generation)
-                return
 
     def _tend_lease(self) -> None:
         assert self._zygote is not None

@@ -70,11 +70,8 @@ class Order(Message):
     """LLM to hold; None: the one of the settings."""
     job: str | None = None
     generation: int = 0
-    successors: list[dict[str, Any]] = field(default_factory=list)
-    """[{"job", "generation"}]: jobs it may go on with when the present one has ended, without waiting for a tick."""
     drain: bool = False
     stop: bool = False
-    idle_work: bool = False
 
 
 @dataclass(slots=True)

@@ -110,15 +110,6 @@ def test_a_finished_generation_is_not_started_again_but_a_newer_one_is(world: Wo
     assert [c for c in world.zygote.calls if c[0] == "lease"] == [("lease", "j1", 1), ("lease", "j1", 2)]
 
 
-def test_goes_on_with_a_successor_without_waiting_for_a_tick(world: World) -> None:
-    world.steps()
-    world.tell(job="j1", generation=1, successors=[{"job": "j2", "generation": 4}])
-    world.steps(2)
-    world.zygote.ended("done", generation=1)
-    world.steps(2)
-    assert ("lease", "j2", 4) in world.zygote.calls
-
-
 def test_orders_of_an_older_owner_or_a_stale_read_are_ignored(world: World) -> None:
     world.tell(owner=5)
     world.steps()
@@ -130,9 +121,8 @@ def test_orders_of_an_older_owner_or_a_stale_read_are_ignored(world: World) -> N
     assert [c for c in world.zygote.calls if c[0] == "lease"] == []
 
 
-def test_ends_itself_at_the_idle_limit_and_idle_work_does_not_count(world: World) -> None:
+def test_ends_itself_at_the_idle_limit(world: World) -> None:
     world.steps()
-    world.tell(idle_work=True)
     world.steps(50, seconds=1.0)
     assert world.end is None
     world.steps(15, seconds=1.0)
