@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
-TIMEOUT_S = 250
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ def test_the_first_job_is_among_the_pages() -> None:
     assert ROOT / "docs" / "howto" / "first-job.md" in pages()
 
 
-@pytest.mark.timeout(TIMEOUT_S + 50)
+@pytest.mark.timeout(TIMEOUT_S + 300)
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PROMPTTUNER_")},
         "PROMPTTUNER_HOME": str(tmp_path / "home"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PROMPTTUNER_IDLE_LIMIT_S": "60",
         "OMP_NUM_THREADS": "1",
     }
     work = tmp_path / "work"
@@ -123,4 +124,4 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)} -> {target}")
-    assert broken == []
+    assert sorted(broken) == []
