@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pwd
 import shutil
@@ -21,6 +22,7 @@ __all__ = ["PostgresServer", "find_programs", "own_postgres", "postgres_server",
 SUPERUSER = "prompttuner"
 SECRET_USER = "secretive"
 """A user who must give a password."""
+PR_SET_PDEATHSIG = 1
 
 
 def find_programs() -> Path | None:
@@ -64,6 +66,7 @@ class PostgresServer:
                 stderr=log,
                 cwd=self.folder,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
                 **self._identity(),
             )
         deadline = time.monotonic() + timeout
@@ -162,6 +165,11 @@ def running_postgres() -> Iterator[PostgresServer]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    """A killed test run leaves no server behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _unprivileged() -> str:
