@@ -39,8 +39,8 @@ from prompttuner.tuning.model import LoadedModel, load_model
 
 CAP = 100
 PLAIN_LENGTH = 8
-QUICK_CAP = 30
-ORACLE_BEST, ORACLE_RANDOM = 12, 12
+QUICK_CAP = 16
+ORACLE_BEST, ORACLE_RANDOM = 8, 6
 CORRELATION_TASKS, CORRELATION_ENTRIES = 4, 8
 RESULTS = Path(__file__).parent / "results"
 FULL = ("brute-force", "flat-racing")
@@ -119,7 +119,7 @@ class Benchmark:
                 continue
             choice = choose(name, self.bank.layers, table, DEFAULT_SAMPLES)
             result[name] = {"pick": choice.ranking[0], "evaluations": choice.evaluations}
-            if name not in RACED:
+            if name not in RACED or (name != DEFAULT_STRATEGY and not thorough(job)):
                 continue
             finalists = choice.ranking[: settings.finalists]
             pick, cost = self._raced(job, finalists, [choice.scores[n] for n in finalists], settings)
@@ -162,20 +162,20 @@ class Benchmark:
             means = np.where(np.isnan(losses[:, 0]), np.inf, np.nansum(losses, axis=1))
             means /= np.maximum(1, (~np.isnan(losses)).sum(axis=1))
         rng = np.random.default_rng([job.seed, 7])
-        sample = [*np.argsort(means)[:ORACLE_BEST], *rng.choice(len(means), ORACLE_RANDOM, replace=False), *picks]
-        numbers = sorted({int(n) for n in sample})
-        key = f"oracle-{self.cap}/{job.task.name}/{job.seed}/{'-'.join(map(str, numbers))}"
+        sample = [*np.argsort(means)[:ORACLE_BEST], *rng.choice(len(means), ORACLE_RANDOM, replace=False)]
+        numbers = sorted({int(n) for n in sample} - set(picks))
+        key = f"oracle-{self.cap}/{job.task.name}/{job.seed}"
         stored = self.cache.get(key)
         if stored is None:
             known = [
                 ita for n in picks if (ita := self.itas(job, {f"e{n}": self.bank.prompts[n]})[f"e{n}"]) is not None
             ]
-            limit = min(known, default=self.cap)  # nothing is learned past the best one known
+            limit = min(known, default=self.cap)  # nothing is learned past the best pick
             runs = tune_many(
                 self.loaded, job, [self.bank.prompts[n] for n in numbers], limit,
                 stop_when=lambda runs, _step: any(run.ita is not None for run in runs),
             )  # fmt: skip
-            stored = [min((r.ita for r in runs if r.ita is not None), default=None)]
+            stored = [min([*known, *(r.ita for r in runs if r.ita is not None)], default=None)]
             self.cache.put(key, stored)
         return stored[0]
 
@@ -320,6 +320,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, help="the first so many targets only")
     parser.add_argument(
         "--work", type=Path, help="folder for what is computed once (default: below the temporary folder)"
     )
@@ -331,7 +332,7 @@ def main() -> None:
     label = f"prompttuner-bank-{model_key(str(smallmodel.path()))}{'-quick' if options.quick else ''}"
     cache = Cache(options.work or Path(tempfile.gettempdir()) / label)
     bank = build_bank(loaded, cache, quick=options.quick)
-    names = list(tasks.HELD_OUT)[: 2 if options.quick else None]
+    names = list(tasks.HELD_OUT)[: 1 if options.quick else options.tasks]
     seeds = range(1 if options.quick else options.seeds)
     bench = Benchmark(loaded, bank, cache, cap)
     jobs = [Job.make(loaded, tasks.HELD_OUT[name], seed, cap) for seed in seeds for name in names]
