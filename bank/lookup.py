@@ -19,6 +19,7 @@ from prompttuner.bank.strategies import DEFAULT_STRATEGY, Choice, choose, full_c
 from prompttuner.tuning.encoding import Encoded, encode
 from prompttuner.tuning.initial import initial_prompt
 from prompttuner.tuning.model import LoadedModel
+from prompttuner.tuning.order import SampleOrder
 from prompttuner.tuning.tuner import TuningData
 
 __all__ = ["DEFAULT_SAMPLES", "Found", "LookupSettings", "find_initial_prompt"]
@@ -29,6 +30,9 @@ MIN_BUDGET_S = 0.2
 FEATURE_SHARE = 0.3
 """Share of the budget that may go into features which the bank lacks."""
 SHOWN = 10
+RACE_SHARE = 0.1
+"""Most evaluations of a race, as a share of brute force's; it has fewer candidates where that is not enough."""
+LEAST_RACE = 4
 EXPECTED = {"factor": 0.5, "origin": "median of benchmarks/bank.py on the small model"}
 
 
@@ -107,7 +111,7 @@ class _Lookup:
         for text in own:
             found.add_own("own text", embed_text(self.loaded, text))
         baseline = found.add_own("vocab", initial_prompt({**self.spec, "initial_prompt": "vocab"}, self.loaded).tensor)
-        samples, others = self._samples(data, seed)
+        samples, batches = self._samples(data, seed)
         scorer = Scorer(self.loaded, samples, found.prompt)
         choice = choose(self.settings.strategy, found.layers, scorer, len(samples), stop=lambda: self._over(0.9))
         self.report |= {
@@ -118,20 +122,29 @@ class _Lookup:
             "shortened": choice.cut_short,
             "scoring_s": round(self._elapsed(), 3),
         }
-        self._race(found, choice, baseline, samples, others)
+        self._race(found, choice, baseline, samples, batches)
         return self._conclude(found, choice, baseline)
 
-    def _samples(self, data: TuningData, seed: int) -> tuple[list[Encoded], list[Encoded]]:
-        """Training samples to score on, and others for the race's steps (the same ones where there are too few)."""
-        wanted, race_settings = self.settings.samples, self.settings.race
-        extra = 0 if race_settings is None else race_settings.training_samples
-        order = np.random.default_rng([seed, 0xBA]).permutation(len(data.train))[: wanted + extra]
-        picked = [data.train[int(i)] for i in order]
-        encoded = encode(picked, self.spec["template"], self.loaded.tokenizer, source="training data")
-        return encoded[:wanted], encoded[wanted:] or encoded
+    def _samples(self, data: TuningData, seed: int) -> tuple[list[Encoded], list[list[Encoded]]]:
+        """Training samples to score on, and the batches of the job's own first steps for the race."""
+        picked = np.random.default_rng([seed, 0xBA]).permutation(len(data.train))[: self.settings.samples].tolist()
+        order = SampleOrder(len(data.train), int(self.spec["batch_size"]), int(self.spec["seed"]))
+        race_settings = self.settings.race
+        steps = [order.batch(step) for step in range(0 if race_settings is None else sum(race_settings.steps))]
+        needed = sorted({*picked, *(i for step in steps for i in step)})
+        encoded = encode(
+            [data.train[i] for i in needed], self.spec["template"], self.loaded.tokenizer, source="training data"
+        )
+        known = dict(zip(needed, encoded, strict=True))
+        return [known[i] for i in picked], [[known[i] for i in step] for step in steps]
 
     def _race(
-        self, found: Candidates, choice: Choice, baseline: int, samples: list[Encoded], others: list[Encoded]
+        self,
+        found: Candidates,
+        choice: Choice,
+        baseline: int,
+        samples: list[Encoded],
+        batches: list[list[Encoded]],
     ) -> None:
         """Tune the finalists, the vocabulary sample among them, for a few steps; fewer where time is short."""
         settings = self.settings.race
@@ -140,12 +153,16 @@ class _Lookup:
         entries = [c for c in choice.ranking if c != baseline][: settings.finalists - 1]
         best = [c for c in [*entries, baseline] if np.isfinite(choice.scores.get(c, np.inf))]
         prompts = {c: p for c in best if (p := found.prompt(c)) is not None}
+
+        def cost() -> int:
+            return race_cost(settings, len(prompts), len(samples), len(batches[0]))
+
         pace = self._elapsed() / max(1, choice.evaluations)
-        while (
-            len(prompts) > 1
-            and self._elapsed() + pace * race_cost(settings, len(prompts), len(samples)) > self.budget_s
-        ):
-            prompts = dict(list(prompts.items())[: len(prompts) // 2])
+        allowed = RACE_SHARE * full_cost(found.layers, len(samples))
+        while len(prompts) > LEAST_RACE and cost() > allowed:
+            prompts.pop(list(prompts)[-2])  # the last one is the vocabulary sample
+        while len(prompts) > 1 and self._elapsed() + pace * cost() > self.budget_s:
+            prompts.pop(list(prompts)[-2])
         if len(prompts) < 2 or choice.cut_short:
             self.report["race"] = "left out: " + ("one candidate" if len(best) < 2 else "no time for it")
             return
@@ -153,7 +170,7 @@ class _Lookup:
             self.loaded,
             list(prompts.values()),
             [choice.scores[c] for c in prompts],
-            others,
+            batches,
             samples,
             learning_rate=float(self.spec["learning_rate"]),
             settings=settings,

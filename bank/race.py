@@ -6,6 +6,7 @@ steps tell much more, and cost as much as a few more samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ __all__ = ["STEP_COST", "RaceResult", "RaceSettings", "race", "race_cost"]
 STEP_COST = 3
 """A tuning step on a sample counts as three evaluations: forward, and backward at twice its cost."""
 MAX_GRADIENT_NORM = 1.0
+FITS = 0.5
+"""A prompt wins untuned if its loss is below this share of the race's best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,8 @@ class RaceSettings:
     finalists: int = 8
     steps: tuple[int, ...] = (2, 2, 4)
     """Steps of each round; after each but the last, the better half goes on."""
-    batch: int = 8
     samples: int = 16
     """Samples that are scored after each round."""
-
-    @property
-    def training_samples(self) -> int:
-        return sum(self.steps) * self.batch
 
 
 @dataclass(slots=True)
@@ -46,16 +44,16 @@ class RaceResult:
     order: list[int]
     """Places of the candidates, best first: by round reached, then by loss."""
     losses: list[float]
-    """By candidate: the lowest loss it had, before or after any round."""
+    """By candidate: the lowest loss after any round, or the one before the race if it won as it was."""
     evaluations: int
     rounds: list[dict[str, int]] = field(default_factory=list)
 
 
-def race_cost(settings: RaceSettings, finalists: int, samples: int) -> int:
-    """Evaluations that a race counts for; ``samples`` is what there is to score on."""
+def race_cost(settings: RaceSettings, finalists: int, samples: int, batch: int) -> int:
+    """Evaluations that a race counts for; ``samples`` is what there is to score on, ``batch`` samples make a step."""
     cost, left = 0, finalists
     for steps in settings.steps:
-        cost += left * (steps * settings.batch * STEP_COST + min(samples, settings.samples))
+        cost += left * (steps * batch * STEP_COST + min(samples, settings.samples))
         left = max(1, (left + 1) // 2)
     return cost
 
@@ -64,33 +62,40 @@ def race(
     loaded: LoadedModel,
     prompts: Sequence[Tensor],
     before: Sequence[float],
-    train: Sequence[Encoded],
+    batches: Sequence[Sequence[Encoded]],
     evaluation: Sequence[Encoded],
     *,
     learning_rate: float,
     settings: RaceSettings,
 ) -> RaceResult:
-    """Tune prompts (tokens, width) a little, with the job's own AdamW and gradient bound, on the same batches in turn.
+    """Tune prompts (tokens, width) a little, with the job's own AdamW and gradient bound.
 
-    A prompt that was good before (``before``, its score) and is spoiled by tuning keeps its earlier loss: the job
-    itself would stop there.
+    ``batches`` are those of the job's own first steps: other samples would tell less, as the way down is noisy.
+    A prompt whose loss before any tuning (``before``, its score) is far below what the others come to wins as it is,
+    even if tuning spoils it: the job itself would stop there.
     """
     model = PrefixModel(loaded)
     scored = list(evaluation[: settings.samples])
     tokens = sum(len(sample.target) for sample in scored)
     runners = [_Runner(model, prompt, learning_rate) for prompt in prompts]
-    result = RaceResult([], list(before), race_cost(settings, len(prompts), len(scored)))
+    result = RaceResult([], [math.inf] * len(prompts), race_cost(settings, len(prompts), len(scored), len(batches[0])))
     alive = list(range(len(prompts)))
+    first = 0
     for number, steps in enumerate(settings.steps):
         result.rounds.append({"candidates": len(alive), "steps": steps})
         for place in alive:
-            runners[place].run(steps, train, settings.batch)
+            runners[place].run(batches[first : first + steps])
             result.losses[place] = min(result.losses[place], runners[place].loss(scored) / tokens)
         alive.sort(key=lambda place: result.losses[place])
         kept = len(alive) if number == len(settings.steps) - 1 else max(1, (len(alive) + 1) // 2)
         result.order[:0] = alive[kept:]
         alive = alive[:kept]
+        first += steps
     result.order[:0] = alive
+    fits = min(range(len(prompts)), key=lambda place: before[place])
+    if before[fits] < FITS * result.losses[result.order[0]]:
+        result.losses[fits] = before[fits]
+        result.order.sort(key=lambda place: place != fits)
     return result
 
 
@@ -101,12 +106,9 @@ class _Runner:
         self._model = model
         self._prompt = torch.nn.Parameter(start.to(model.loaded.device, torch.float32).clone())
         self._optimiser = torch.optim.AdamW([self._prompt], lr=learning_rate, weight_decay=0.0, foreach=False)
-        self._used = 0
 
-    def run(self, steps: int, train: Sequence[Encoded], batch: int) -> None:
-        for _ in range(steps):
-            samples = [train[i % len(train)] for i in range(self._used, self._used + batch)]
-            self._used += batch
+    def run(self, batches: Sequence[Sequence[Encoded]]) -> None:
+        for samples in batches:
             self._prompt.grad = torch.zeros_like(self._prompt)
             self._model.add_gradient(self._prompt, samples)
             self._prompt.grad /= sum(len(sample.target) for sample in samples)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bank_runs import RATE, TARGET_LOSS, Job, tune_many
+from bank_runs import BATCH, RATE, TARGET_LOSS, Job, tune_many
 from bank_setup import BankUnderTest, Cache, build_bank, choose_features, compare_fitting, compare_versions
 
 from prompttuner import smallmodel
@@ -36,6 +36,7 @@ from prompttuner.bank.strategies import DEFAULT_STRATEGY, STRATEGIES, choose, fu
 from prompttuner.smallmodel import tasks
 from prompttuner.tuning.initial import initial_prompt
 from prompttuner.tuning.model import LoadedModel, load_model
+from prompttuner.tuning.order import SampleOrder
 
 CAP = 100
 PLAIN_LENGTH = 8
@@ -133,10 +134,11 @@ class Benchmark:
         stored = self.cache.get(key)
         if stored is None:
             order = np.random.default_rng([job.seed, 0xBA]).permutation(len(job.train))
-            samples = [job.train[int(i)] for i in order[: DEFAULT_SAMPLES + settings.training_samples]]
-            scored, others = samples[:DEFAULT_SAMPLES], samples[DEFAULT_SAMPLES:]
+            scored = [job.train[int(i)] for i in order[:DEFAULT_SAMPLES]]
+            steps = SampleOrder(len(job.train), BATCH, job.seed)
+            batches = [[job.train[i] for i in steps.batch(step)] for step in range(sum(settings.steps))]
             starts = [self.bank.prompts[n] for n in finalists]
-            done = race(self.loaded, starts, scores, others, scored, learning_rate=RATE, settings=settings)
+            done = race(self.loaded, starts, scores, batches, scored, learning_rate=RATE, settings=settings)
             stored = [finalists[done.order[0]], done.evaluations]
             self.cache.put(key, stored)
         return stored[0], stored[1]

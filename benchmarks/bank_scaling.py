@@ -110,7 +110,7 @@ def real_lookup(count: int, work: Path) -> dict[str, Any]:
         features[entry_id] = embedding[loaded.tokenizer(text)["input_ids"]].mean(0).numpy()
     refresh(shelf, features, DEFAULT_RECIPE, capacity=10 * count, rebuild=True)
     train = [Sample(**s) for s in tasks.HELD_OUT["reverse+next2"].samples(0, 128)]
-    spec = {"model": loaded.name, "template": "{input} {target}", "learning_rate": 0.03, "seed": 0}
+    spec = {"model": loaded.name, "template": "{input} {target}", "learning_rate": 0.03, "batch_size": 8, "seed": 0}
     spec |= {"prompt_length": None, "initial_prompt": "auto", "note": ""}
     begun, wall = time.process_time(), time.monotonic()
     found = find_initial_prompt(spec, loaded, TuningData(train, train[:8]), [shelf.bank.root], 600.0, 0)

@@ -48,8 +48,8 @@ def bank(tmp_path: Path) -> Shelf:
 
 def spec(**changes: object) -> dict[str, object]:
     base: dict[str, object] = {
-        "model": str(smallmodel.path()), "template": "{input} {target}", "learning_rate": 0.03, "seed": 0,
-        "prompt_length": None, "initial_prompt": "auto", "note": "",
+        "model": str(smallmodel.path()), "template": "{input} {target}", "learning_rate": 0.03, "batch_size": 8,
+        "seed": 0, "prompt_length": None, "initial_prompt": "auto", "note": "",
     }  # fmt: skip
     return base | changes
 

@@ -120,12 +120,13 @@ def test_a_race_lowers_losses_and_leaves_the_starts_alone() -> None:
     copies = [start.clone() for start in starts]
     tokens = sum(len(s.target) for s in data)
     before = [PrefixModel(loaded).losses(start, data) / tokens for start in starts]
-    settings = RaceSettings(5, (2, 3), 6, 12)
-    result = race(loaded, starts, before, data, data, learning_rate=0.03, settings=settings)
+    settings = RaceSettings(5, (2, 3), 12)
+    batches = [data[:6], data[6:]] * 3
+    result = race(loaded, starts, before, batches, data, learning_rate=0.03, settings=settings)
     assert all(after < first for after, first in zip(result.losses, before, strict=True))
     assert sorted(result.order) == [0, 1, 2, 3, 4]
     assert result.rounds == [{"candidates": 5, "steps": 2}, {"candidates": 3, "steps": 3}]
-    assert result.evaluations == race_cost(settings, 5, 12) == 5 * (2 * 6 * 3 + 12) + 3 * (3 * 6 * 3 + 12)
+    assert result.evaluations == race_cost(settings, 5, 12, 6) == 5 * (2 * 6 * 3 + 12) + 3 * (3 * 6 * 3 + 12)
     assert result.losses[result.order[0]] == min(result.losses[p] for p in result.order[:3])
     assert all(torch.equal(a, b) for a, b in zip(starts, copies, strict=True))
 
@@ -134,6 +135,6 @@ def test_a_prompt_that_fits_as_it_is_wins_even_if_tuning_spoils_it() -> None:
     loaded = load_model(str(smallmodel.path()))
     starts = [torch.randn(4, loaded.hidden, generator=torch.Generator().manual_seed(n)) for n in range(2)]
     result = race(
-        loaded, starts, [9.0, 1e-9], samples(6), samples(6), learning_rate=1.0, settings=RaceSettings(2, (1,), 4, 6)
+        loaded, starts, [9.0, 1e-9], [samples(6)], samples(6), learning_rate=1.0, settings=RaceSettings(2, (1,), 6)
     )
     assert result.order == [1, 0] and result.losses[1] == 1e-9
