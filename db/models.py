@@ -166,9 +166,6 @@ class Allocation(Base):
     status: Mapped[JsonDict | None]
     """The last status seen."""
     end_reason: Mapped[str | None]
-    busy_s: Mapped[float] = mapped_column(default=0.0)
-    warm_s: Mapped[float] = mapped_column(default=0.0)
-    startup_s: Mapped[float] = mapped_column(default=0.0)
     updated_at: Mapped[float] = mapped_column(onupdate=time.time)
 
     _guard_state = validates("state")(_only_by_change)

@@ -39,9 +39,6 @@ CREATE TABLE public.allocations (
     "order" json,
     status json,
     end_reason text,
-    busy_s double precision NOT NULL,
-    warm_s double precision NOT NULL,
-    startup_s double precision NOT NULL,
     updated_at double precision NOT NULL
 );
 CREATE TABLE public.bank_entries (
@@ -190,9 +187,9 @@ CREATE TABLE public.startup_profiles (
 ALTER TABLE ONLY public.events ALTER COLUMN seq SET DEFAULT nextval('public.events_seq_seq'::regclass);
 ALTER TABLE ONLY public.leases ALTER COLUMN id SET DEFAULT nextval('public.leases_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0001');
-INSERT INTO public.allocations VALUES ('u2', 'starting', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1010, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 0, 0, 0, 1010);
-INSERT INTO public.allocations VALUES ('u1', 'busy', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, 'j-run', NULL, 1001, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 0, 0, 0, 1020);
-INSERT INTO public.allocations VALUES ('u0', 'ended', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1200, 1200, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 0, 0, 0, 1200);
+INSERT INTO public.allocations VALUES ('u2', 'starting', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1010, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1010);
+INSERT INTO public.allocations VALUES ('u1', 'busy', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, 'j-run', NULL, 1001, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1020);
+INSERT INTO public.allocations VALUES ('u0', 'ended', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1200, 1200, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1200);
 INSERT INTO public.bank_entries VALUES ('h1', 'gpt2@a100', 'gpt2', '/bank/h1', 'tuned', '', NULL, 0, '[["j-done",120]]', false, NULL, 1300, 1300);
 INSERT INTO public.bank_entries VALUES ('h2', 'gpt2@a100', 'gpt2', '/bank/h2', 'tuned', '', NULL, 0, '[["j-done",120]]', false, NULL, 1300, 1300);
 INSERT INTO public.events VALUES (1, 1000, 'job.submitted', 'j-done', NULL, 'submitted by ada', '{"state":"queued"}');
@@ -220,9 +217,9 @@ INSERT INTO public.jobs VALUES ('j-done', '', 'ada', 'done', '{"target":"loss<=1
 INSERT INTO public.jobs VALUES ('j-run', '', 'ada', 'running', '{"n":[1,2.5,null,true]}', 'gpt2@a100', 'gpt2', 1000, 5000.25, 0, 1, 4, false, 'continue', NULL, 1, 0, '["u1"]', false, '{"best":"h1"}', '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, '', 0, 0, 0, false, '[[1020.0,1]]', 1200);
 INSERT INTO public.leases VALUES (2, 'j-run', 'u1', 1, 0, 1020, NULL, NULL, NULL, 0);
 INSERT INTO public.leases VALUES (1, 'j-done', 'u0', 1, 0, 1020, NULL, 1100, 'target reached', 0);
-INSERT INTO public.meta VALUES ('home_id', '597d68ec138c43828130ac22612237e3');
+INSERT INTO public.meta VALUES ('home_id', 'd05b0f0d71e34e0f825c674513055de8');
 INSERT INTO public.meta VALUES ('schema_made_by', '0.1.0');
-INSERT INTO public.ownership VALUES (1, 1795282068, NULL, 'vm', 'c3f0ca42-ca4a-452b-8ae4-a6d63f7d9544/pid:[4026531836]', 17487, '676968', 'make.py', 5, 60, 1795282068.9111357, 1795282070.3235505, NULL, '07e41ec8b37e4848bca513f8a6de3771');
+INSERT INTO public.ownership VALUES (1, 1795282672, NULL, 'vm', 'c3f0ca42-ca4a-452b-8ae4-a6d63f7d9544/pid:[4026531836]', 25040, '737856', 'make.py', 5, 60, 1795282672.4993408, 1795282673.1917453, NULL, 'aa0c257fcb224a7bbb362be1ec00febf');
 INSERT INTO public.requests VALUES ('r1', 'hold', 999, 'ada', 1000, true, 'held', '{"job":"j-held"}');
 INSERT INTO public.speed_profiles VALUES ('gpt2@a100', 'gpt2', 1, 1.5, 3, 'measured', 1300);
 INSERT INTO public.speed_profiles VALUES ('gpt2@a100', 'gpt2', 2, 3, 3, 'measured', 1300);
