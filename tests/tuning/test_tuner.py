@@ -162,7 +162,7 @@ def test_more_members_than_samples_is_still_exact(make_spec: Callable, make_tune
     [expected] = run_together([alone], 2)
     outcomes = run_together(three, 2)
     assert outcomes[2][0].ids == []
-    assert [row.loss for row in outcomes[0]] == pytest.approx([row.loss for row in expected], abs=1e-6)
+    assert [row.loss for row in outcomes[0]] == pytest.approx([row.loss for row in expected], abs=1e-5)
 
 
 def test_failed_step_changes_nothing(make_spec: Callable, make_tuner: Callable) -> None:
