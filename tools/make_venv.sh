@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make_venv.sh VENV [EXTRAS]: create or bring up to date a virtual environment with prompttuner in it, versions pinned.
-# The clone is installed in editable form. On a machine without an NVIDIA GPU the small CPU build of torch is taken.
+# The clone is installed in editable form. Set TORCH_INDEX_URL to the index of PyTorch's CPU builds to spare a machine
+# without a GPU the download of the CUDA libraries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -22,10 +23,9 @@ fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 
 torch=$(grep '^torch==' constraints.txt)
-if ! "$venv/bin/python" -c 'import torch' 2>/dev/null && ! command -v nvidia-smi >/dev/null; then
-    echo "installing $torch (CPU build: there is no NVIDIA GPU)"
-    pip install --no-deps --index-url https://download.pytorch.org/whl/cpu --timeout 10 --retries 1 \
-        "$torch" 2>/dev/null || echo "the CPU build cannot be reached; the default build of torch will be installed"
+if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+    echo "installing $torch${TORCH_INDEX_URL:+ from $TORCH_INDEX_URL}"
+    pip install --constraint constraints.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$torch"
 fi
 echo "installing prompttuner${extras:+ with $extras}"
 pip install --constraint constraints.txt --editable ".${extras:+[$extras]}"

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     bank_dirs: tuple[Folder, ...] = Field(
         default=(), description="Prompt Banks to look into besides the own one, home/bank"
     )
-    policy: str = Field(default="edf", description="scheduling policy")
+    policy: str = Field(default="prompttuner", description="scheduling policy")
     pool: Literal["warm", "none"] = Field(default="warm", description="none: agents end with their job")
 
     tick_s: Seconds = Field(default=1.0, gt=0, le=600, description="period of `prompttuner run`")
