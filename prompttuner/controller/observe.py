@@ -14,7 +14,7 @@ from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
 if TYPE_CHECKING:
     from prompttuner.db.models import Allocation, Job
 
-__all__ = ["MAX_CRASHES", "apply_agents", "apply_jobs"]
+__all__ = ["MAX_CRASHES", "apply_agents", "apply_jobs", "signalled"]
 
 MAX_CRASHES = 3
 """A job whose worker dies this often without an error of its own is given up: it would loop."""
@@ -35,17 +35,23 @@ def apply_agents(
 ) -> None:
     """Update allocations from their agents' words and from what the resource manager says of them."""
     for allocation in allocations:
-        told = facts.get(allocation.uuid)
+        told, view = facts.get(allocation.uuid), seen.get(allocation.uuid)
         if told is not None and allocation.state not in ALLOCATION_ENDED:
-            _from_agent(tx, allocation, told, suspect_s)
-        view = seen.get(allocation.uuid)
+            _from_agent(tx, allocation, told, suspect_s, view)
         if view is not None and allocation.state not in ALLOCATION_ENDED:
             _from_manager(tx, allocation, view)
 
 
-def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: float) -> None:
+def signalled(told: AgentFacts) -> bool:
+    """Whether the agent was ended by a signal: preemption, walltime or scancel, only Slurm knows which."""
+    return told.farewell is not None and told.farewell.get("reason") == "signal"
+
+
+def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: float, view: Seen | None) -> None:
     if told.instance is not None and allocation.started_at is None:
         allocation.native_id = allocation.native_id or told.instance.get("native_id")
+    if signalled(told) and view is not None and view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}:
+        return  # Slurm's word follows: it says why
     if told.farewell is not None:
         reason = str(told.farewell.get("reason", "ended"))
         detail = str(told.farewell.get("detail", ""))
@@ -103,6 +109,8 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
     state = _A(allocation.state)
     if view.state == Native.ENDED:
         why = " ".join(filter(None, (view.native_state, view.reason)))
+        if view.native_state.startswith("CANCELLED") and not allocation.drain:
+            _respect_scancel(tx, allocation)
         tx.end_allocation(allocation, view.reason or view.native_state, f"Slurm says it has ended: {why}".rstrip(": "))
     elif view.state == Native.PENDING and state == _A.INTENT:
         tx.allocation_state(allocation, _A.PENDING, "queued")
@@ -118,6 +126,17 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
         and tx.now - allocation.created_at > ABANDON_AFTER_S
     ):
         tx.abandon_allocation(allocation, "neither Slurm nor the spool knows it: it was never submitted")
+
+
+def _respect_scancel(tx: Tx, allocation: Allocation) -> None:
+    """The user (or an operator) ended an allocation by hand: a job that can go on without it does not get another."""
+    job = tx.last_job_of(allocation)
+    others = [] if job is None else [member for member in job.members if member != allocation.uuid]
+    cause = "ended by scancel, not by prompttuner"
+    if job is not None and others and job.max_gpus > max(job.min_gpus, len(others)):
+        job.max_gpus = max(job.min_gpus, len(others))
+        cause += f": not replaced, {job.id} goes on with {len(others)} (`prompttuner scale` gives it more)"
+    tx.event("allocation.scancelled", job=job, allocation=allocation, cause=cause)
 
 
 def apply_jobs(tx: Tx, jobs: Sequence[Job], facts: Mapping[str, JobFacts], live: Mapping[str, Allocation]) -> None:

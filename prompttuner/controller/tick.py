@@ -18,7 +18,7 @@ from prompttuner.controller.finish import promote
 from prompttuner.controller.housekeeping import clean_up, purge_asked
 from prompttuner.controller.inbox import apply_inbox
 from prompttuner.controller.notify import tell_of_deadlines
-from prompttuner.controller.observe import apply_agents, apply_jobs
+from prompttuner.controller.observe import apply_agents, apply_jobs, signalled
 from prompttuner.controller.outlook import outlook_of, remember
 from prompttuner.controller.project import changed, order_for, write_order, write_plan
 from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
@@ -45,6 +45,9 @@ KILL_AFTER_S = 60.0
 
 OBSERVE_S = 5.0
 """Facts that have not changed are looked at again after this long, for what time alone brings about (suspicion)."""
+
+SIGNALLED_GAP_S = 1.0
+"""Least time between two questions to Slurm while it has not yet said why an agent was signalled."""
 
 _ACTIVE_JOBS = (
     select(Job)
@@ -137,7 +140,7 @@ def _observe(ctx: Context, rows: Rows) -> Rows:
     last = ctx.seen_before
     due = last is None or not 0 <= ctx.now() - last[0] < OBSERVE_S
     running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING], due)
-    seen = _ask_manager(ctx, rows.allocations)
+    seen = _ask_manager(ctx, rows.allocations, at_once=any(signalled(told) for told in agents.values()))
     facts = (agents, running, seen)
     if not any(facts) or (not due and last is not None and last[1] == facts):
         return rows
@@ -177,10 +180,14 @@ def _job_facts(ctx: Context, jobs: Sequence[Job], thorough: bool) -> dict[str, J
     return facts
 
 
-def _ask_manager(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, Seen]:
-    """One batched question, no more often than the site allows; no answer means nothing is known, not that it ended."""
+def _ask_manager(ctx: Context, allocations: Sequence[Allocation], at_once: bool) -> dict[str, Seen]:
+    """One batched question, no more often than the site allows; no answer means nothing is known, not that it ended.
+
+    ``at_once``: an agent was ended by a signal, and whether by preemption or by its user matters for what comes next.
+    """
     now = time.monotonic()
-    if not allocations or now - ctx.last_observed < _least_gap(ctx):
+    gap = min(SIGNALLED_GAP_S, _least_gap(ctx)) if at_once else _least_gap(ctx)
+    if not allocations or now - ctx.last_observed < gap:
         return {}
     ctx.last_observed = now
     try:

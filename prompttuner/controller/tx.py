@@ -15,7 +15,7 @@ from prompttuner.db import allocations as allocation_rows
 from prompttuner.db import events as event_rows
 from prompttuner.db import jobs as job_rows
 from prompttuner.db.models import Allocation, Job, Lease
-from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
+from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 
 __all__ = ["Tx"]
 
@@ -135,6 +135,13 @@ class Tx:
         """Its UUID is never sent, and never admitted, again."""
         allocation.end_reason, allocation.reserved_for = "abandoned", None
         self.allocation_state(allocation, AllocationState.ABANDONED, cause)
+
+    def last_job_of(self, allocation: Allocation) -> Job | None:
+        """The job that an allocation works for, or last worked for, if that has not ended."""
+        query = select(Lease.job_id).where(Lease.allocation == allocation.uuid).order_by(Lease.id.desc()).limit(1)
+        name = allocation.job_id or self.session.scalar(query)
+        job = None if name is None else self.session.get(Job, name)
+        return None if job is None or job.state in JOB_ENDED else job
 
     # -- the rest ---------------------------------------------------------------------------------------------
 

@@ -170,3 +170,22 @@ def test_scaling_by_hand_grows_and_shrinks_a_running_job(tmp_path: Path) -> None
         assert len(lab.job(job_id).members) == 1
         assert [int(n) for _, n in lab.job(job_id).history][-1] == 1
         lab.close()
+
+
+def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder:
+        lab = Lab(Path(folder), "prompttuner", local={"slots": 3})
+        job_id = lab.submit(ita=3000, max_iterations=5000, deadline_s=5000.0, max_gpus=2, min_gpus=1)
+        assert lab.ask("scale", job=job_id, members=2)["ok"]
+        lab.run(30)
+        assert len(lab.job(job_id).members) == 2
+        assert lab.ask("scale", job=job_id, members=None)["ok"]
+        lab.site.cancel([lab.site.running()[0].native_id])
+        lab.run(60)
+        job = lab.job(job_id)
+        assert (job.state, len(job.members), job.max_gpus) == (JobState.RUNNING, 1, 1)
+        said = [row for row in lab.ctx.store.query(events.latest) if row.kind == "allocation.scancelled"]
+        assert len(said) == 1 and "not replaced" in said[0].cause
+        lab.run(600, every=5.0)
+        assert lab.job(job_id).state == JobState.DONE
+        lab.close()

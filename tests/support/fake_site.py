@@ -137,6 +137,7 @@ class FakeAllocation:
     word: str = "PENDING"
     agent: Agent | None = None
     zygote: FakeZygote | None = None
+    cancelled: bool = False
     silent: bool = False
     """Its node is lost: the agent is gone, Slurm has not noticed yet."""
 
@@ -205,6 +206,7 @@ class FakeSite:
             if allocation is not None and allocation.state != Native.ENDED:
                 if allocation.agent is not None and not allocation.silent:
                     allocation.agent.told_to_end = "SIGTERM"
+                    allocation.cancelled = True
                 else:
                     self._end(allocation, "CANCELLED")
 
@@ -239,7 +241,7 @@ class FakeSite:
                 agent.close()
                 reason, detail = agent._end
                 write_json(agent.folder / "exit.json", {"reason": reason, "detail": detail, "at": self.time})
-                self._end(allocation, "COMPLETED")
+                self._end(allocation, "CANCELLED by 1000" if allocation.cancelled else "COMPLETED")
 
     @property
     def busy_gpus(self) -> int:
