@@ -31,6 +31,7 @@ __all__ = ["main"]
 
 LEAVE_S = 20.0
 """So long may a lease take to checkpoint and leave when the zygote is told to exit."""
+IDLE_NICE = 10
 HOST_SHARE = 0.5
 """Share of the memory that was available at start which resident models may take together."""
 
@@ -51,6 +52,8 @@ class Zygote:
         self._models: dict[ModelKey, LoadedModel] = {}
         self._budget = _memory_available() * HOST_SHARE
         self._worker: Worker | None = None
+        self._idler: Worker | None = None
+        """Computes features for the bank while there is no lease; killed when one comes."""
         self._worker_model: ModelKey | None = None
         self._pending = b""
         self._selector = selectors.DefaultSelector()
@@ -67,6 +70,8 @@ class Zygote:
                         return
                 elif self._worker is not None and key.fileobj is self._worker.channel:
                     self._hear_worker(self._worker)
+                elif self._idler is not None and key.fileobj is self._idler.channel:
+                    self._stop_idle_work()
 
     def _send(self, event: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the agent has gone: the next receive says so
@@ -87,7 +92,10 @@ class Zygote:
             if op == "load":
                 self._load(request)
             elif op == "lease":
+                self._stop_idle_work()
                 self._lease(request)
+            elif op == "idle_work":
+                self._start_idle_work(request)
             elif op == "exit":
                 return False
             elif self._worker is not None and self._worker.busy:
@@ -177,6 +185,33 @@ class Zygote:
 
         return run
 
+    def _start_idle_work(self, request: dict[str, Any]) -> None:
+        """Fork a child that computes what the bank lacks; not beside a lease, and not on a GPU's resident worker."""
+        if self._idler is not None or self._resident or not self._models or (self._worker and self._worker.busy):
+            return
+        model = self._models[next(reversed(self._models))]
+
+        def prepare() -> Run:
+            from prompttuner.bank.idle import idle_work
+
+            os.nice(IDLE_NICE)
+
+            def run(request: dict[str, Any]) -> dict[str, Any]:
+                return {"computed": idle_work(Path(request["bank_dir"]), model, lambda: False, request["model"])}
+
+            return run
+
+        self._idler = fork_worker(prepare, request, self._inherited())
+        self._selector.register(self._idler.channel, selectors.EVENT_READ)
+
+    def _stop_idle_work(self) -> None:
+        """End and reap the idle child, done or not: entries and index are replaced atomically, so a kill is safe."""
+        if self._idler is not None:
+            self._selector.unregister(self._idler.channel)
+            self._idler.kill()
+            self._idler.reap()
+            self._idler = None
+
     def _start_resident(self, key: ModelKey) -> None:
         self._adopt(fork_worker(lambda: self._prepare(key), None, self._inherited()), key)
 
@@ -249,6 +284,7 @@ class Zygote:
 
     def _leave(self) -> None:
         """Let the lease checkpoint and leave, then end."""
+        self._stop_idle_work()
         worker = self._worker
         if worker is None:
             return

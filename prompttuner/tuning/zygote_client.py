@@ -104,6 +104,10 @@ class Zygote:
             }
         )
 
+    def idle_work(self, bank_dir: Path, model: str) -> None:
+        """Let it compute what the Prompt Bank lacks for this LLM until the next lease comes; there is no answer."""
+        self._send({"op": "idle_work", "bank_dir": str(bank_dir), "model": model})
+
     def end_lease(self) -> None:
         """Ask the lease to checkpoint and leave at its next step boundary."""
         self._send({"op": "end_lease"})

@@ -20,6 +20,8 @@ LEAVE_GRACE_S = 20.0
 """A worker that was told to leave gets this long before it is signalled, and as long again before it is killed."""
 LOAD_LIMIT_S = 1800.0
 ZYGOTE_RESTARTS = 3
+IDLE_WORK_EVERY_S = 60.0
+"""A warm agent without a job looks this often whether its own bank lacks anything; it does not count as a job."""
 POOLLESS_GRACE_S = 5.0
 """Where placeholders are forbidden, an agent without a job waits only this long for its next order."""
 
@@ -31,6 +33,7 @@ class ZygoteLike(Protocol):
     def alive(self) -> bool: ...
     def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None: ...
     def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None: ...
+    def idle_work(self, bank_dir: Path, model: str) -> None: ...
     def end_lease(self) -> None: ...
     def kill_lease(self) -> None: ...
     def poll(self) -> list[dict[str, Any]]: ...
@@ -74,6 +77,7 @@ class Agent:
         self._ready = False
         self._born = clock()
         self._last_report = -1e9
+        self._last_idle_work = -1e9
         self._last_body: dict[str, Any] = {}
         self._end: tuple[str, str] | None = None
         self.status = AgentStatus(
@@ -213,8 +217,16 @@ class Agent:
             if self._loading is None and self.status.model is not None:
                 self.status.state = "draining" if self._order.drain or self.told_to_end else "warm"
                 self._idle.idle()
+                self._work_for_the_bank(self.status.model)
             if self._wanted is None:
                 self.status.job = None
+
+    def _work_for_the_bank(self, model: str) -> None:
+        assert self._zygote is not None
+        now = self._clock()
+        if self.settings.bank_dirs and self._idle.idle_s >= 1.0 and now - self._last_idle_work >= IDLE_WORK_EVERY_S:
+            self._last_idle_work = now
+            self._zygote.idle_work(Path(self.settings.bank_dirs[0]), model)
 
     def _tend_running_lease(self, lease: Lease) -> None:
         """A worker follows its job's plan by itself; here only those that do not are dealt with."""

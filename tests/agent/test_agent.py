@@ -31,6 +31,9 @@ class FakeZygote:
         self.calls.append(("lease", Path(job_dir).name, generation))
         self.events.append({"ev": "lease_started", "pid": 1})
 
+    def idle_work(self, bank_dir: Path, model: str) -> None:
+        self.calls.append(("idle_work", model))
+
     def end_lease(self) -> None:
         self.calls.append(("end_lease",))
 
@@ -125,6 +128,14 @@ def test_ends_itself_at_the_idle_limit(world: World) -> None:
     world.steps()
     world.steps(50, seconds=1.0)
     assert world.end is None
+    world.steps(15, seconds=1.0)
+    assert world.end is not None and world.end[0] == "idle"
+
+
+def test_idle_work_for_the_bank_does_not_reset_the_idle_clock(tmp_path: Path) -> None:
+    world = World(tmp_path, bank_dirs=["/bank"], idle_limit_s=100.0)
+    world.steps(90, seconds=1.0)
+    assert world.zygote.calls.count(("idle_work", "m")) == 2 and world.end is None
     world.steps(15, seconds=1.0)
     assert world.end is not None and world.end[0] == "idle"
 

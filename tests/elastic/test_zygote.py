@@ -204,3 +204,26 @@ def test_when_the_zygote_is_killed_its_worker_leaves_and_the_client_says_gone(
         assert (member_dir(job, 1, "a") / "checkpoint.json").exists()
     finally:
         listener.zygote.exit()
+
+
+def test_idle_work_computes_what_the_bank_lacks_and_yields_to_a_lease(running: Listener, tmp_path: Path) -> None:
+    from prompttuner.bank import Bank, Entry
+    from prompttuner.bank.index import load_index
+    from prompttuner.smallmodel import path
+
+    running.zygote.load(str(path()))
+    running.next("loaded")
+    shelf = Bank.create(tmp_path / "bank").shelf(str(path()))
+    for word in ("reverse the letters", "sort the letters", "copy the letters"):
+        shelf.add(Entry(kind="text", model=str(path()), text=word))
+    running.zygote.idle_work(tmp_path / "bank", str(path()))
+    deadline = time.monotonic() + PATIENCE_S
+    while len(load_index(shelf).ids) < 3 or load_index(shelf).missing():
+        assert time.monotonic() < deadline, "features were never computed"
+        time.sleep(0.1)
+    for number in range(400):
+        shelf.add(Entry(kind="text", model=str(path()), text=f"text number {number}"))
+    running.zygote.idle_work(tmp_path / "bank", str(path()))
+    running.zygote.lease(tmp_path / "no-such-job", "a1", 1, "127.0.0.1")
+    assert running.next("lease_ended")["outcome"] == "failed"
+    assert running.zygote.alive

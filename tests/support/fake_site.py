@@ -94,6 +94,9 @@ class FakeZygote:
         self.worker = FakeWorker(Path(job_dir), agent, generation, self._site.rate)
         self._due.append((self._site.time, {"ev": "lease_started", "pid": 1}))
 
+    def idle_work(self, bank_dir: Path, model: str) -> None:
+        """The fake has no bank."""
+
     def end_lease(self) -> None:
         if self.worker is not None:
             self.worker.ending = True
