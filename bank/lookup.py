@@ -30,9 +30,9 @@ MIN_BUDGET_S = 0.2
 FEATURE_SHARE = 0.3
 """Share of the budget that may go into features which the bank lacks."""
 SHOWN = 10
-RACE_SHARE = 0.1
-"""Most evaluations of a race, as a share of brute force's; it has fewer candidates where that is not enough."""
-LEAST_RACE = 4
+RACE_SHARE, RACE_EVALUATIONS = 0.1, 1024
+"""A race may cost this share of brute force, or this many evaluations where that is more; it has fewer candidates where
+that is not enough (large batches)."""
 EXPECTED = {"factor": 0.5, "origin": "median of benchmarks/bank.py on the small model"}
 
 
@@ -158,8 +158,8 @@ class _Lookup:
             return race_cost(settings, len(prompts), len(samples), len(batches[0]))
 
         pace = self._elapsed() / max(1, choice.evaluations)
-        allowed = RACE_SHARE * full_cost(found.layers, len(samples))
-        while len(prompts) > LEAST_RACE and cost() > allowed:
+        allowed = max(RACE_EVALUATIONS, RACE_SHARE * full_cost(found.layers, len(samples)))
+        while len(prompts) > 2 and cost() > allowed:
             prompts.pop(list(prompts)[-2])  # the last one is the vocabulary sample
         while len(prompts) > 1 and self._elapsed() + pace * cost() > self.budget_s:
             prompts.pop(list(prompts)[-2])
