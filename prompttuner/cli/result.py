@@ -26,6 +26,7 @@ app = typer.Typer()
 def result(
     job: Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")],
     to: Annotated[Path | None, typer.Option(help="Copy the result into this new folder.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Write its history there for TensorBoard.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Show or copy the tuned prompt of a job."""
@@ -35,6 +36,10 @@ def result(
     report = read_json(folder / "result.json") or {}
     if to is not None:
         _copy(folder, to)
+    if tensorboard is not None:
+        from prompttuner.tuning.tensorboard import write_tensorboard
+
+        write_tensorboard(folder, tensorboard)
     if json:
         print_json({"job": view["id"], "state": view["state"], "folder": str(to or folder), "result": report})
         return

@@ -1,16 +1,14 @@
-"""Show a result's history in TensorBoard: ``python -m prompttuner.tuning.tensorboard RESULT_FOLDER LOG_FOLDER``."""
+"""A result's history for TensorBoard: what ``prompttuner result JOB --tensorboard FOLDER`` writes."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-import sys
 from pathlib import Path
 
 from prompttuner.errors import NotFound, PromptTunerError
 from prompttuner.files import read_json
 
-__all__ = ["main", "write_tensorboard"]
+__all__ = ["write_tensorboard"]
 
 
 def write_tensorboard(result: Path, logs: Path) -> int:
@@ -38,21 +36,3 @@ def write_tensorboard(result: Path, logs: Path) -> int:
                 if row[column]:  # no training comes before the first evaluation
                     writer.add_scalar(name, float(row[column]), int(row["step"]))
     return len(rows)
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path, help="a job's result folder")
-    parser.add_argument("logs", type=Path, help="folder for TensorBoard, which `tensorboard --logdir` then shows")
-    options = parser.parse_args()
-    try:
-        print(f"{write_tensorboard(options.result, options.logs)} evaluations written to {options.logs}")
-    except PromptTunerError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
