@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from prompttuner.bank.candidates import Candidates, gather
-from prompttuner.bank.features import embed_text
+from prompttuner.bank.features import DEFAULT_RECIPE, embed_text
 from prompttuner.bank.race import RaceSettings, race, race_cost
 from prompttuner.bank.scoring import Scorer
 from prompttuner.bank.strategies import DEFAULT_STRATEGY, Choice, choose, full_cost
@@ -44,6 +44,8 @@ class LookupSettings:
     samples: int = DEFAULT_SAMPLES
     race: RaceSettings | None = field(default_factory=RaceSettings)
     """None: no tuning steps."""
+    recipe: str = DEFAULT_RECIPE
+    """How features are made; those of another recipe in the index are not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ class _Lookup:
         if self.budget_s < MIN_BUDGET_S:
             return self._none(f"skipped: the deadline leaves {max(0.0, self.budget_s):.2f} s for a lookup")
         model, length = str(self.spec["model"]), self.spec.get("prompt_length")
-        found = gather(self.loaded, model, bank_dirs, length, stop=lambda: self._over(FEATURE_SHARE))
+        found = gather(
+            self.loaded, model, bank_dirs, length, stop=lambda: self._over(FEATURE_SHARE), recipe=self.settings.recipe
+        )
         own = _own_texts(self.spec)
         self.report |= {"entries": len(found.names), "clusters": len(found.layers.medoids), "notes": found.notes}
         if not found.names and not own:

@@ -28,6 +28,7 @@ from bank_runs import BATCH, RATE, TARGET_LOSS, Job, tune_many
 from bank_setup import BankUnderTest, Cache, build_bank, choose_features, compare_fitting, compare_versions
 
 from prompttuner import smallmodel
+from prompttuner.bank.features import DEFAULT_RECIPE
 from prompttuner.bank.layout import model_key
 from prompttuner.bank.lookup import DEFAULT_SAMPLES, LookupSettings, find_initial_prompt
 from prompttuner.bank.race import RaceSettings, race
@@ -146,11 +147,14 @@ class Benchmark:
 
     def lookup(self, job: Job) -> dict[str, Any]:
         """The product's own lookup, end to end, with its default settings and time enough."""
-        key = f"lookup/{job.task.name}/{job.seed}"
+        key = f"lookup-{self.bank.recipe}/{job.task.name}/{job.seed}"
         stored = self.cache.get(key)
         if stored is None:
             begun = time.process_time()
-            found = find_initial_prompt(job.spec, self.loaded, job.data, [self.bank.root], 600.0, job.seed)
+            settings = LookupSettings(recipe=self.bank.recipe)
+            found = find_initial_prompt(
+                job.spec, self.loaded, job.data, [self.bank.root], 600.0, job.seed, settings=settings
+            )
             stored = {"chosen": found.report["chosen"], "evaluations": found.report["evaluations"]}
             stored["cpu_s"] = round(time.process_time() - begun, 3)
             self.cache.put(key, stored)
@@ -167,7 +171,7 @@ class Benchmark:
         rng = np.random.default_rng([job.seed, 7])
         sample = [*np.argsort(means)[:ORACLE_BEST], *rng.choice(len(means), ORACLE_RANDOM, replace=False)]
         numbers = sorted({int(n) for n in sample} - set(picks))
-        key = f"oracle-{self.cap}/{job.task.name}/{job.seed}"
+        key = f"oracle-{self.bank.recipe}-{self.cap}/{job.task.name}/{job.seed}"
         stored = self.cache.get(key)
         if stored is None:
             known = [
@@ -328,6 +332,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="folder for what is computed once (default: below the temporary folder)"
     )
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="features other than the default's (not with --save)")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/bank.json and bank_pairs.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -335,7 +340,7 @@ def main() -> None:
     cap = QUICK_CAP if options.quick else CAP
     label = f"prompttuner-bank-{model_key(str(smallmodel.path()))}{'-quick' if options.quick else ''}"
     cache = Cache(options.work or Path(tempfile.gettempdir()) / label)
-    bank = build_bank(loaded, cache, quick=options.quick)
+    bank = build_bank(loaded, cache, quick=options.quick, recipe=options.recipe)
     names = QUICK_TASKS if options.quick else list(tasks.HELD_OUT)[: options.tasks]
     seeds = range(1 if options.quick else options.seeds)
     bench = Benchmark(loaded, bank, cache, cap)
@@ -344,10 +349,10 @@ def main() -> None:
     if not options.quick:
         result |= {"features": choose_features(loaded, bank, cache), "fitting": compare_fitting(loaded)}
         result["versions"] = compare_versions(loaded, bank, cache)
-    result |= {"target_loss": TARGET_LOSS, "learning_rate": RATE, "cores": os.cpu_count()}
+    result |= {"recipe": bank.recipe, "target_loss": TARGET_LOSS, "learning_rate": RATE, "cores": os.cpu_count()}
     result |= {"python": platform.python_version(), "torch": torch.__version__, "command": "python benchmarks/bank.py"}
     show(result)
-    if options.save and not options.quick:
+    if options.save and not options.quick and options.recipe == DEFAULT_RECIPE:
         (RESULTS / "bank.json").write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n")
         save_pairs(rows, cap)
     if options.json:

@@ -58,9 +58,10 @@ class BankUnderTest:
     entries: list[Entry]
     prompts: list[torch.Tensor]
     layers: Layers
+    recipe: str
 
 
-def build_bank(loaded: LoadedModel, cache: Cache, quick: bool) -> BankUnderTest:
+def build_bank(loaded: LoadedModel, cache: Cache, quick: bool, recipe: str) -> BankUnderTest:
     """Texts of every seen task, and prompts tuned for it from a vocabulary start (early and final version)."""
     bank = Bank.create(cache.root / "bank")
     shelf = bank.shelf(loaded.name)
@@ -81,13 +82,13 @@ def build_bank(loaded: LoadedModel, cache: Cache, quick: bool) -> BankUnderTest:
         for e in entries
     ]
     index = refresh(shelf)
-    if index.recipe != DEFAULT_RECIPE or not index.known.all():
-        made = recipe_features(loaded, prompts)[DEFAULT_RECIPE]
-        index = refresh(shelf, dict(zip(ids, made, strict=True)), DEFAULT_RECIPE, rebuild=True)
+    if index.recipe != recipe or not index.known.all():
+        made = recipe_features(loaded, prompts)[recipe]
+        index = refresh(shelf, dict(zip(ids, made, strict=True)), recipe, rebuild=True)
     place = {entry_id: number for number, entry_id in enumerate(ids)}
     groups = [[place[index.ids[int(r)]] for r in index.clusters.members(k)] for k in range(len(index.clusters.medoids))]
     heads = [place[index.ids[int(r)]] for r in index.clusters.medoids]
-    return BankUnderTest(bank.root, ids, entries, prompts, Layers(heads, groups))
+    return BankUnderTest(bank.root, ids, entries, prompts, Layers(heads, groups), recipe)
 
 
 def _add_tuned(loaded: LoadedModel, shelf: Any, name: str) -> None:
