@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from prompttuner import profiles
+from prompttuner.controller.paced import stated_remaining, stated_speedup, stated_step_s
 from prompttuner.controller.pools import Pool, pool_of
 from prompttuner.controller.predict import Remaining, remaining_iterations, sample_quantiles
 from prompttuner.controller.snapshot import BankOutlook
@@ -48,6 +49,8 @@ class Outlook:
     """By job id."""
     bank: dict[str, BankOutlook]
     arrivals: dict[str, list[float]]
+    step_s: dict[str, float]
+    """By job id, where it is known beforehand (paced jobs)."""
 
 
 def outlook_of(
@@ -56,12 +59,14 @@ def outlook_of(
     """Expectations for these jobs and allocations."""
     pools = _pools(ctx, jobs, specs, allocations)
     history = _history(ctx, tuple(pool.key for pool in pools))
+    paced = _paced_speedups(jobs, specs)
     return Outlook(
         pools,
-        {pool.key: _profile(pool, history.speeds, history.startups) for pool in pools},
+        {pool.key: _profile(pool, history.speeds, history.startups, paced.get(pool.key)) for pool in pools},
         {job.id: _remaining(job, specs[job.id], history.itas) for job in jobs},
         {pool.key: BANK_FACTOR for pool in pools if ctx.bank.holds(pool.model)},
         history.arrivals,
+        stated_step_s(specs),
     )
 
 
@@ -134,20 +139,38 @@ def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:
 
 
 def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
+    if (stated := stated_remaining(job, spec)) is not None:
+        return stated
     past = known.get((job.pool, _data_key(spec))) or known.get(job.pool)
     evaluations = [(int(step), float(value)) for step, value in job.evaluations or ()]
     return remaining_iterations(spec, job.step, evaluations, past)
 
 
-def _profile(pool: Pool, speeds: Sequence[Any], startups: Sequence[Any]) -> PoolProfile:
-    """The pool's profile: measured figures where there are any, the stated ones else."""
+def _paced_speedups(
+    jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[tuple[int, float], ...]]:
+    """By pool: the longest speed-up table that its paced jobs state."""
+    longest: dict[str, tuple[tuple[int, float], ...]] = {}
+    for job in jobs:
+        table = stated_speedup(specs[job.id])
+        if table is not None and len(table) > len(longest.get(job.pool, ())):
+            longest[job.pool] = table
+    return longest
+
+
+def _profile(
+    pool: Pool, speeds: Sequence[Any], startups: Sequence[Any], paced: tuple[tuple[int, float], ...] | None
+) -> PoolProfile:
+    """The pool's profile: measured figures where there are any, the stated ones else; speed-ups of ``paced`` jobs."""
     label = pool.key.rpartition("-")[0]
     profile = replace(profiles.stated([label])[label], name=pool.key)
     times = {row.kind: row.seconds for row in startups if row.pool == pool.key}
     fields = {"queue": "queue_s", "start": "start_s", "warm": "warm_s", "resize": "resize_s", "switch": "switch_s"}
     measured: dict[str, Any] = {field: times[kind] for kind, field in fields.items() if kind in times}
     rates = {row.members: row.iters_per_s for row in speeds if row.pool == pool.key and row.iters_per_s > 0}
-    if 1 in rates:
+    if paced is not None:
+        measured["speedup"] = paced
+    elif 1 in rates:
         measured["step_s"] = 1.0 / rates[1]
         gains = {n: rate / rates[1] for n, rate in rates.items()}
         gains = {**{n: g for n, g in profile.speedup if n not in gains}, **gains}

@@ -31,8 +31,7 @@ __all__ = ["Entry", "Replay", "Submitted", "schedule", "wait_and_submit"]
 
 FORMAT = 1
 ROOM = 1.25
-"""A paced job may take this many times its true iterations. The controller plans on 80% of the budget while it knows
-no better, which then is the truth."""
+"""A paced job may take this many times its true iterations before it counts as exhausted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class SnapshotInputs:
     """By pool key."""
     arrivals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """By pool key: submission times, ascending."""
+    step_s: Mapping[str, float] = field(default_factory=dict)
+    """By job id: seconds of an iteration on one member, where it is known beforehand."""
 
 
 def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given: SnapshotInputs) -> Snapshot:
@@ -85,7 +87,7 @@ def _jobs(
         priority=_ints(job.priority for job in jobs),
         min_gpus=_ints(job.scale_to or job.min_gpus for job in jobs),
         max_gpus=_ints(job.scale_to or job.max_gpus for job in jobs),
-        step_s=_floats(_step_s(job, profiles[index[job.pool]]) for job in jobs),
+        step_s=_floats(given.step_s.get(job.id) or _step_s(job, profiles[index[job.pool]]) for job in jobs),
         iters_mid=_floats(given.remaining[job.id].mid for job in jobs),
         iters_hi=_floats(given.remaining[job.id].hi for job in jobs),
         bank_factor_mid=_floats(outlook.factor_mid for outlook in outlooks),

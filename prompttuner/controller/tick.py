@@ -252,6 +252,7 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         remaining=outlook.remaining,
         bank=outlook.bank,
         arrivals=outlook.arrivals,
+        step_s=outlook.step_s,
     )
     plan = ctx.policy.plan(build_snapshot(rows.jobs, rows.allocations, given))
     if not plan.actions and not (_notes_due(ctx) and new_notes(plan, rows.jobs)):

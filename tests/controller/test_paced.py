@@ -1,0 +1,55 @@
+"""Paced jobs: the controller plans on what their spec states, whatever it has seen of other jobs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lab import Lab
+
+from prompttuner.controller import tick as tick_module
+from prompttuner.controller.paced import stated_remaining, stated_speedup, stated_step_s
+
+PACED = {"step_s": 0.25, "speedup": [1.0, 1.9, 2.7], "iterations": 40, "looked_up": 10, "lookup_s": 3.0}
+
+
+def job(step: int = 0, lookup_done: bool = False, budget_s: float = 0.0) -> Any:
+    return SimpleNamespace(step=step, lookup_done=lookup_done, lookup={"budget_s": budget_s})
+
+
+def test_what_is_left_is_known_exactly() -> None:
+    left = stated_remaining(job(step=12), {"paced": PACED})
+    assert left is not None and (left.mid, left.hi) == (28, 28) and "paced" in left.source
+    done = stated_remaining(job(step=41), {"paced": PACED})
+    assert done is not None and (done.mid, done.hi) == (0, 0)
+
+
+def test_a_lookup_that_was_done_shortens_it_one_that_was_skipped_does_not() -> None:
+    for lookup_done, budget_s, left in ((True, 3.0, 6), (True, 0.0, 36), (False, 3.0, 36)):
+        found = stated_remaining(job(4, lookup_done, budget_s), {"paced": PACED})
+        assert found is not None and found.mid == left
+
+
+def test_nothing_is_stated_of_a_job_that_tunes() -> None:
+    assert stated_remaining(job(), {"max_iterations": 9}) is None and stated_speedup({}) is None
+    assert stated_step_s({"a": {}, "b": {"paced": PACED}}) == {"b": 0.25}
+
+
+def test_the_policy_sees_iterations_step_time_and_speed_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunes = lab.submit(ita=50)
+    paced = lab.submit(ita=50, paced=PACED)
+    seen: list[Any] = []
+    real = tick_module.build_snapshot
+
+    def keep(*args: Any) -> Any:
+        seen.append(real(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(tick_module, "build_snapshot", keep)
+    lab.tick()
+    jobs, pools = seen[0].jobs, seen[0].pools
+    row, other = jobs.id.index(paced), jobs.id.index(tunes)
+    assert (jobs.step_s[row], jobs.iters_mid[row], jobs.iters_hi[row]) == (0.25, 40, 40)
+    assert jobs.iters_hi[other] > jobs.iters_mid[other]
+    assert pools[jobs.pool[row]].speedup == ((1, 1.0), (2, 1.9), (3, 2.7))
