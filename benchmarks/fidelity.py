@@ -127,7 +127,9 @@ def show(out: dict[str, Any]) -> None:
         print(f"{'GPU-s ' + kind:24}{seconds:12.1f}{out['gpu_s_sim'][kind]:12.1f}")
     for name in ("allocations", "resizes"):
         print(f"{name:24}{out[name][0]:12}{out[name][1]:12}")
-    print(f"same verdict: {100 * out['agreement']:.1f}% of jobs; GPU-seconds simulated / live: {out['gpu_s_ratio']:.3f}")
+    print(
+        f"same verdict: {100 * out['agreement']:.1f}% of jobs; GPU-seconds simulated / live: {out['gpu_s_ratio']:.3f}"
+    )
     print(f"measured in the live run: {out['profile_s']}; {out['late_even_alone']} jobs late even alone")
     for one in out["disagreements"]:
         print(f"  {one['job']}: deadline after {one['slo_s']} s, behind it live {one['live_late_s']} s, "

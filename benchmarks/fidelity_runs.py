@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,9 +31,8 @@ from prompttuner.policy.estimate import speed_table  # noqa: E402
 from prompttuner.policy.snapshot import PoolProfile  # noqa: E402
 from prompttuner.report.live import from_database  # noqa: E402
 from prompttuner.sim import SimOptions, SimResult, simulate  # noqa: E402
+from prompttuner.trace.job import TraceJob  # noqa: E402
 from prompttuner.tuning.membership import member_dir  # noqa: E402
-
-from prompttuner.trace.job import TraceJob  # noqa: E402  # isort: skip
 
 __all__ = ["LiveRun", "Site", "Verdict", "profiles_with", "run_live", "simulated"]
 
@@ -173,7 +173,7 @@ def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> 
             continue
         begins.append(stints[0].first_at - stints[0].granted_at - site.poll_s)
         ends.append(job.finished_at - stints[-1].end_at)
-        for one, after in zip(stints, stints[1:], strict=False):
+        for one, after in pairwise(stints):
             if one.ended_at == after.granted_at:  # not paused in between
                 out["resize"].append(max(0.0, after.first_at - one.end_at))
     out["warm"] = [max(0.0, fmean(begins) + fmean(ends))] * len(begins) if begins else []

@@ -1,4 +1,4 @@
-"""What the controller knows of paced jobs: their spec states iterations, step time and speed-up, as a simulation's do."""
+"""What the controller knows of paced jobs: iterations, step time and speed-up, as a simulation knows them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class SlurmUser:
         }  # fmt: skip
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.settings: Settings = load_settings(flags, cwd=home)
-        self._flags = [f"--set={key}={_toml(value)}" for key, value in flags.items() if key != "home"]
+        self.flags = [f"--set={key}={_toml(value)}" for key, value in flags.items() if key != "home"]
         self._controller: subprocess.Popen[bytes] | None = None
 
     # -- the controller ---------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class SlurmUser:
         command = [sys.executable, "-c", "from prompttuner.cli import main; main()"]
         with (self.home / "controller.log").open("ab") as log:
             self._controller = subprocess.Popen(
-                [*command, f"--home={self.home}", *self._flags, "run", "--wait=30"],
+                [*command, f"--home={self.home}", *self.flags, "run", "--wait=30"],
                 env=self.cluster.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
