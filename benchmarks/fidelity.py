@@ -49,7 +49,7 @@ def calibration(gpus: int) -> list[TraceJob]:
 
 
 def compare(trace: list[TraceJob], live: LiveRun, sim: SimResult) -> dict[str, Any]:
-    """Verdicts and GPU-seconds of both, and every job on which they differ."""
+    """Verdicts and GPU-seconds of both, every job on which they differ, and lateness by job (live, simulated)."""
     expected = {job.id: job for job in sim.jobs}
     differ = [
         {
@@ -70,6 +70,9 @@ def compare(trace: list[TraceJob], live: LiveRun, sim: SimResult) -> dict[str, A
         "late_sim": sum(not job.met for job in sim.jobs),
         "agreement": round(1 - len(differ) / len(trace), 4),
         "disagreements": differ,
+        "late_s": {
+            job.id: [_late(live.verdicts[job.id].end_s, job), _late(expected[job.id].end_s, job)] for job in trace
+        },
         "end_gap_median_s": round(sorted(gaps)[len(gaps) // 2], 2),
         "gpu_s_live": {**_rounded(live.cost), "total": round(total, 1)},
         "gpu_s_sim": {**_rounded(simulated_cost), "total": round(sim.cost_s, 1)},
