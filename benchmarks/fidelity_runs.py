@@ -34,7 +34,7 @@ from prompttuner.sim import SimOptions, SimResult, simulate  # noqa: E402
 from prompttuner.trace.job import TraceJob  # noqa: E402
 from prompttuner.tuning.membership import member_dir  # noqa: E402
 
-__all__ = ["LiveRun", "Site", "Verdict", "profiles_with", "run_live", "simulated"]
+__all__ = ["LiveRun", "Site", "Verdict", "alone_s", "plain", "profiles_with", "run_live", "simulated"]
 
 POLICY = "prompttuner"
 LEAD_S = 3.0
@@ -215,11 +215,18 @@ def profiles_with(measured: Mapping[str, float], given: Mapping[str, PoolProfile
     return {name: replace(profile, **times, origin="benchmarks/fidelity.py") for name, profile in given.items()}
 
 
-def simulated(trace: Sequence[TraceJob], profiles: Mapping[str, PoolProfile], site: Site) -> SimResult:
+def simulated(
+    trace: Sequence[TraceJob],
+    profiles: Mapping[str, PoolProfile],
+    site: Site,
+    *,
+    start_sigma: float = 0.0,
+    seed: int = 0,
+) -> SimResult:
     """The same jobs on the simulated site: live tick, spool delay and limits, no Prompt Bank, iterations known."""
     options = SimOptions(
         gpus=site.gpus, tick_s=site.tick_s, spool_s=site.poll_s, idle_limit_s=site.idle_limit_s,
-        walltime_s=site.walltime_s, bank=False,
+        walltime_s=site.walltime_s, bank=False, start_sigma=start_sigma, seed=seed,
     )  # fmt: skip
     whole = [replace(job, iters=float(max(1, round(job.iters)))) for job in trace]  # as the replay rounds them
     return simulate(whole, profiles, policies.get(POLICY), options)
