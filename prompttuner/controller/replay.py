@@ -224,4 +224,5 @@ def wait_and_submit(
         done = replay.submit_due(settings, time.time())
         if done:
             tell(done)
-        sleep(min(max(replay.next_at() - time.time(), 0.01), 60.0))
+        if replay.left:
+            sleep(min(max(replay.next_at() - time.time(), 0.01), 60.0))

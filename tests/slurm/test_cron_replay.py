@@ -32,9 +32,9 @@ JOBS = [
     TraceJob(f"t{i}", 1.5 * i, "small", iters=1, step_s=1, max_gpus=1, deadline_s=1.5 * i + 60 * (1 + i % 3))
     for i in range(6)
 ]
-ITERATIONS = (40, 60, 20, 80, 40, 60)
-TARGETS = ("loss<=0.000001", "loss<=100", "loss<=0.000001", "loss<=100", "loss<=0.000001", "loss<=0.000001")
-"""Out of reach, or reached at the first evaluation."""
+ITERATIONS = (200, 300, 100, 400, 150, 250)
+TARGETS = ("loss<=0.000001", "loss<=0.4", "loss<=0.000001", "loss<=0.4", "loss<=0.000001", "loss<=0.000001")
+"""Out of reach, or reached on the way."""
 
 
 def entries(home: Path) -> list[Entry]:
