@@ -36,8 +36,8 @@ HISTORY_S = 5.0
 SMOOTHING = 0.3
 """Weight of a new measurement in a start-up time's moving average."""
 BANK_FACTOR = BankOutlook(0.2, 0.85)
-"""What a lookup is assumed to leave of the iterations: median 0.20 and P90 0.84 over the 42 pairs that benchmarks/bank.py
-measured on the small model (benchmarks/results/bank_pairs.csv)."""
+"""What a lookup is assumed to leave of the iterations: median 0.20 and P90 0.84 over the 42 pairs that
+benchmarks/bank.py measured on the small model (benchmarks/results/bank_pairs.csv)."""
 
 
 @dataclass(slots=True)
