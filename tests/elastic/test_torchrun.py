@@ -21,6 +21,7 @@ dist.all_reduce(total)
 told = {key: os.environ[key] for key in ("PROMPTTUNER_GENERATION", "PROMPTTUNER_AGENT")}
 with open(os.path.join(sys.argv[1], told["PROMPTTUNER_AGENT"] + ".out"), "w") as out:
     json.dump({"rank": dist.get_rank(), "world": dist.get_world_size(), "sum": total.item(), **told}, out)
+dist.destroy_process_group()
 """
 
 

@@ -85,9 +85,13 @@ def test_controller_runs_as_a_slurm_job_hands_over_and_stops(
     first, second = sorted(jobs(), key=int)
     assert f"afterany:{first}" in slurm.run("scontrol", "show", "job", second)
     assert "gpu" not in slurm.run("scontrol", "-o", "show", "job", first).partition("TRES=")[2].split()[0]
-    capsys.readouterr()
-    assert run(["controller", "status"]) == 0
-    assert "The controller is" in capsys.readouterr().out
+
+    def owns() -> bool:
+        capsys.readouterr()
+        assert run(["controller", "status"]) == 0
+        return "The controller is" in capsys.readouterr().out
+
+    until(owns)
     assert run(["controller", "stop"]) == 0
     until(lambda: not jobs())
     assert run(["controller", "stop"]) == 0
