@@ -1,4 +1,4 @@
-"""The main job, for real: six prompt-tuning jobs of three tasks, tuned by their deadlines on this machine.
+"""The main job, for real: six prompt-tuning jobs of six related tasks, tuned by their deadlines on this machine.
 
 Everything is as in earnest: the shipped small model, the command line's own functions, SQLite, agents as processes
 started through submitit, a Prompt Bank that grows as jobs end. Exit code 0 only if every job reached its target,
@@ -46,9 +46,9 @@ PLANS = (
     Plan("reverse-a", "reverse+upper", "text:reverse the letters then write in capitals :", "90s"),
     Plan("drop-a", "drop_last+upper", "vocab", "90s"),
     Plan("rotate-a", "rotate_left+upper", "vocab", "120s"),
-    Plan("reverse-b", "reverse+upper", "auto", "150s", seed=1),
-    Plan("drop-b", "drop_last+upper", "auto", "160s", seed=1),
-    Plan("rotate-b", "rotate_left+upper", "auto", "170s", seed=1),
+    Plan("reverse-b", "reverse+next2", "auto", "150s", seed=1),
+    Plan("drop-b", "drop_last+previous2", "auto", "160s", seed=1),
+    Plan("rotate-b", "rotate_left+previous", "auto", "170s", seed=1),
 )
 
 

@@ -31,6 +31,10 @@ class BankView:
             self._known[model] = (now, answer)
         return answer
 
+    def forget(self) -> None:
+        """Look again next time: an own prompt has just come in."""
+        self._known.clear()
+
 
 def _has_entries(folder: Path, model: str) -> bool:
     try:

@@ -215,6 +215,7 @@ def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
     except SpoolError as error:
         ctx.warn(f"{job.id}: {error}")
         return False
+    ctx.bank.forget()
     if trouble := enter_result(ctx.settings.bank_dir, folder, job.id, facts.lookup or job.lookup):
         ctx.warn(trouble)
     outcome = str(done.get("outcome", "exhausted"))
