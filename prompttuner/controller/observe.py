@@ -67,8 +67,8 @@ def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: flo
     allocation.host, allocation.address = status.host, status.address
     if status.protocol != PROTOCOL:
         allocation.drain = True
-    if status.ends_at is not None and allocation.ends_at is None:
-        allocation.ends_at = status.ends_at
+    if status.left_s is not None and allocation.ends_at is None:
+        allocation.ends_at = tx.now + status.left_s
     previous: dict[str, Any] = allocation.status or {}
     if previous.get("beat") != status.beat or previous.get("instance") != status.instance:
         allocation.status = {**status.to_json(), "seen_at": tx.now}

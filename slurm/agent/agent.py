@@ -285,9 +285,9 @@ class Agent:
         """Write status.json at each change and each heartbeat; a full disk must not end a job."""
         self.status.idle_s = round(self._idle.idle_s, 1)
         left = self._walltime.left_s
-        self.status.ends_at = None if left is None else round(time.time() + left)
+        self.status.left_s = None if left is None else round(left, 1)
         body = self.status.to_json()
-        body.pop("beat"), body.pop("idle_s"), body.pop("ends_at")
+        body.pop("beat"), body.pop("idle_s"), body.pop("left_s")
         now = self._clock()
         if not force and body == self._last_body and now - self._last_report < self.settings.heartbeat_s:
             return

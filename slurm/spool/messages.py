@@ -98,7 +98,8 @@ class AgentStatus(Message):
     gpu: dict[str, Any] = field(default_factory=dict)
     load_s: float = 0.0
     start_s: float = 0.0
-    ends_at: float | None = None
+    left_s: float | None = None
+    """Walltime left by the agent's own clock; a time of day would be wrong where the clocks of hosts differ."""
     leases: int = 0
     loads: int = 0
     protocol: int = PROTOCOL

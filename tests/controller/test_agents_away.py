@@ -1,0 +1,85 @@
+"""Agents that are late, hosts whose clocks differ, a spool that is stale or cannot be read: nothing is lost by it."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab
+
+from prompttuner.controller import facts
+from prompttuner.db import allocations, events
+from prompttuner.states import JobState
+
+
+def test_stale_reads_of_the_spool_delay_but_do_not_confuse(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may show any file as it was some polls ago, each file for itself."""
+    dice, seen = random.Random(3), defaultdict[Path, deque[Any]](lambda: deque(maxlen=8))
+    fresh = {name: getattr(facts, name) for name in ("read_json", "read_own_json")}
+
+    def stale(name: str) -> Any:
+        def read(path: Path) -> Any:
+            seen[path].append(fresh[name](path))
+            return dice.choice(seen[path])
+
+        return read
+
+    for name in fresh:
+        monkeypatch.setattr(facts, name, stale(name))
+    jobs = [lab.submit(ita=60), lab.submit(ita=90), lab.submit(ita=40)]
+    lab.run(40)
+    lab.site.preempt(lab.site.running()[0])
+    lab.run(200)
+    assert [lab.job(job).state for job in jobs] == [JobState.DONE] * 3
+    assert [lab.job(job).ita for job in jobs] == [60, 90, 40]
+    assert len(lab.site.admitted) == len(set(lab.site.admitted))
+
+
+def test_a_spool_that_cannot_be_read_for_a_while_loses_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = lab.submit(ita=200, max_gpus=1)
+    lab.run(15)
+    real = facts.read_own_json
+
+    def broken(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(facts, "read_own_json", broken)
+    lab.run(20)
+    assert lab.job(job).state == JobState.RUNNING
+    assert any("Permission denied" in text for text in lab.ctx.warnings)
+    monkeypatch.setattr(facts, "read_own_json", real)
+    lab.run(60)
+    assert lab.job(job).state == JobState.DONE
+    assert len(lab.site.submitted) == 1
+
+
+def test_late_heartbeats_make_an_agent_suspect_and_then_trusted_again(lab: Lab) -> None:
+    job = lab.submit(ita=900, max_iterations=1000, max_gpus=1)
+    lab.run(15)
+    agent = lab.site.running()[0]
+    agent.silent = True
+    lab.run(80)
+    agent.silent = False
+    lab.run(200)
+    kinds = [row.kind for row in lab.ctx.store.query(events.latest)]
+    assert "agent_suspect" in kinds and "agent_back" in kinds
+    assert lab.job(job).state == JobState.DONE
+    assert len(lab.site.submitted) == 1, "a silent agent was replaced without proof"
+
+
+def test_the_end_of_a_walltime_does_not_depend_on_the_hosts_clock(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent's host is two hours behind: only its own durations count."""
+    monkeypatch.setattr("time.time", lambda: lab.site.time - 7200)
+    lab.settings = lab.settings.model_copy(
+        update={"local": lab.settings.local.model_copy(update={"walltime_s": 1000.0})}
+    )
+    lab.ctx.settings = lab.settings
+    lab.submit(ita=300, max_gpus=1)
+    lab.run(15)
+    (row,) = lab.ctx.store.query(allocations.find)
+    assert row.ends_at is not None and 900 < row.ends_at - lab.site.time < 1000
