@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKS", "Check", "Finding", "Verdict"]
 
+ORDERS_LOOKED_AT = 50
 LOW_DISK = 1 << 30
 PACKAGES = ("torch", "transformers", "peft", "submitit", "sqlalchemy", "safetensors")
 
@@ -68,6 +69,27 @@ def folders(settings: Settings) -> Iterator[Finding]:
         free = shutil.disk_usage(folder).free
         if free < LOW_DISK:
             yield Finding(what, Verdict.ADVICE, f"only {free / 1e6:.0f} MB are free at {folder}")
+
+
+def spool_delay(settings: Settings) -> Iterator[Finding]:
+    """How long agents took to see their orders: the shared folder's delay as it really is, polls and ticks included."""
+    from statistics import median
+
+    from prompttuner.db import Store, allocations
+    from prompttuner.errors import DatabaseError
+
+    try:
+        with Store.open(settings.database_url, read_only=True) as store:
+            rows = store.query(lambda session: allocations.find(session, limit=ORDERS_LOOKED_AT))
+    except DatabaseError:
+        return  # the database's own check says what is wrong
+    seen = [float(row.order["seen_s"]) for row in rows if row.order and "seen_s" in row.order]
+    if seen:
+        most = f"median of {len(seen)}, at most {max(seen):.1f} s"
+        text = f"agents saw changes of the spool after {median(seen):.1f} s ({most})"
+        late = max(seen) > settings.suspect_s
+        advice = f"{text}: longer than suspect_s; mount it with a shorter attribute cache, or raise suspect_s"
+        yield Finding("shared folder delay", Verdict.ADVICE if late else Verdict.OK, advice if late else text)
 
 
 def database(settings: Settings) -> Iterator[Finding]:
@@ -162,5 +184,5 @@ def communication(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"members: {found.topic}", Verdict(found.level), found.message)
 
 
-CHECKS: list[Check] = [packages, folders, database, secrets, intervals, policy, backend, communication]
+CHECKS: list[Check] = [packages, folders, spool_delay, database, secrets, intervals, policy, backend, communication]
 """In the order shown. A package with more to check appends its functions here (import what is heavy inside them)."""

@@ -78,6 +78,10 @@ def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: flo
     elif tx.now - float(previous.get("seen_at", tx.now)) > suspect_s and allocation.suspect_since is None:
         allocation.suspect_since = tx.now
         tx.event("agent_suspect", allocation=allocation, cause=f"no heartbeat for {suspect_s:.0f} s")
+    order: dict[str, Any] = allocation.order or {}
+    polled = float(order.get("at", 0.0)) >= (allocation.warm_at or float("inf"))  # else Slurm's queue is in it
+    if polled and "seen_s" not in order and status.order_seq == order.get("seq"):
+        allocation.order = {**order, "seen_s": round(tx.now - float(order["at"]), 2)}
     _follow(tx, allocation, status)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["order_for", "write_order", "write_plan"]
 
+_BESIDE = frozenset({"seq", "owner", "at", "seen_s"})
+"""Keys of a remembered order that say nothing of what it orders."""
 _STOP_WORDS = {JobState.CANCELLED: "cancelled", JobState.STOPPED: "deadline missed", JobState.HELD: "held"}
 
 
@@ -57,20 +59,20 @@ def order_for(allocation: Allocation, job: Job | None, owner: int) -> dict[str, 
     return value
 
 
-def write_order(spool: Spool, allocation: Allocation, wanted: dict[str, Any]) -> dict[str, Any]:
+def write_order(spool: Spool, allocation: Allocation, wanted: dict[str, Any], now: float) -> dict[str, Any]:
     """Write order.json; returns the order with its ``seq``, to be remembered in the row afterwards.
 
     If we die between file and row, the next owner writes it again under a higher owner generation: harmless.
     """
     seq = int((allocation.order or {}).get("seq", 0)) + 1
-    order = {"seq": seq, **wanted}
+    order = {"seq": seq, "at": now, **wanted}
     write_json(make_private_dir(spool.agent(allocation.uuid)) / Order.FILE, order)
     return order
 
 
 def changed(allocation: Allocation, wanted: dict[str, Any]) -> bool:
     """Whether the order last written says something else (a new owner alone is no reason to write all again)."""
-    present = {k: v for k, v in (allocation.order or {}).items() if k not in {"seq", "owner"}}
+    present = {k: v for k, v in (allocation.order or {}).items() if k not in _BESIDE}
     return present != {k: v for k, v in wanted.items() if k != "owner"}
 
 

@@ -123,7 +123,7 @@ def _prepare(ctx: Context, allocation: Allocation) -> AllocationRequest:
         walltime_s=limit,
     )
     write_json(folder / AgentSettings.FILE, settings.to_json())
-    write_order(ctx.spool, allocation, order_for(allocation, None, ctx.ownership.generation))
+    write_order(ctx.spool, allocation, order_for(allocation, None, ctx.ownership.generation), ctx.now())
     return AllocationRequest(
         uuid=allocation.uuid,
         folder=folder,

@@ -314,7 +314,7 @@ def _project(ctx: Context, rows: Rows) -> Rows:
     for allocation in rows.allocations:
         wanted = order_for(allocation, by_id.get(allocation.job_id or ""), ctx.ownership.generation)
         if changed(allocation, wanted):
-            orders[allocation.uuid] = write_order(ctx.spool, allocation, wanted)
+            orders[allocation.uuid] = write_order(ctx.spool, allocation, wanted, ctx.now())
     if not plans and not orders:
         return rows
 

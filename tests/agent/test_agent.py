@@ -236,3 +236,15 @@ def test_guards_use_their_own_clock_only(guard: Callable[[Callable[[], float]], 
         assert not made.near
         now[0] = 90.0
         assert made.near
+
+
+def test_where_placeholders_are_forbidden_it_ends_with_its_job(tmp_path: Path) -> None:
+    world = World(tmp_path, stay_warm=False)
+    world.steps(20, seconds=1.0)
+    assert world.end is None, "it waits for its first job"
+    world.tell(job="j1", generation=1)
+    world.steps(2)
+    world.zygote.ended("done", generation=1)
+    world.tell(job=None)
+    world.steps(10, seconds=1.0)
+    assert world.end is not None and world.end[0] == "job ended"

@@ -83,3 +83,13 @@ def test_the_end_of_a_walltime_does_not_depend_on_the_hosts_clock(
     lab.run(15)
     (row,) = lab.ctx.store.query(allocations.find)
     assert row.ends_at is not None and 900 < row.ends_at - lab.site.time < 1000
+
+
+def test_the_delay_with_which_agents_see_the_spool_is_measured_and_shown(lab: Lab) -> None:
+    from prompttuner.cli.checks import spool_delay
+
+    assert list(spool_delay(lab.settings)) == []
+    lab.submit(ita=50, max_gpus=1)
+    lab.run(30)
+    (finding,) = spool_delay(lab.settings)
+    assert "agents saw changes of the spool after" in finding.text
