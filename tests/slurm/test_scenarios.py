@@ -175,6 +175,14 @@ def test_walltime_end_is_no_failure(make_user: MakeUser) -> None:
     check_no_double_admission(user)
 
 
+def test_without_placeholders_allocations_end_with_their_jobs(make_user: MakeUser) -> None:
+    user = make_user(pool="none", idle_limit_s=300)
+    jobs = [user.submit("first"), user.submit("second")]
+    assert [job["state"] for job in user.wait(*jobs)] == ["exhausted"] * 2
+    user.until(lambda: not user.queue(), "no allocation waits for the idle limit of five minutes")
+    check_no_double_admission(user)
+
+
 @pytest.mark.skipif(os.environ.get("PROMPTTUNER_NESTED") == "1", reason="is this very run")
 def test_everything_as_an_ordinary_user() -> None:
     """The first scenario on a cluster that belongs to an ordinary user, down to the controller and its agents."""
