@@ -1,0 +1,77 @@
+"""What the spool accepts: only the user's own plain files, of a protocol that it speaks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prompttuner.errors import SpoolError
+from prompttuner.files import create_json, read_json, write_json
+from prompttuner.slurm.spool import PROTOCOL, AgentStatus, Order, Spool, read_own_json
+
+
+def test_files_and_folders_are_private(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool").ensure()
+    write_json(spool.request("r1"), {"id": "r1"})
+    assert spool.root.stat().st_mode & 0o777 == 0o700
+    assert spool.request("r1").stat().st_mode & 0o777 == 0o600
+    assert read_own_json(spool.request("r1")) == {"id": "r1"}
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {})
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(SpoolError, match="another user"):
+        read_own_json(path)
+
+
+def test_links_and_files_that_others_may_write_are_refused(tmp_path: Path) -> None:
+    path, link = tmp_path / "x.json", tmp_path / "link.json"
+    write_json(path, {})
+    link.symlink_to(path)
+    with pytest.raises(SpoolError, match="not a plain file"):
+        read_own_json(link)
+    path.chmod(0o620)
+    with pytest.raises(SpoolError, match="chmod go-w"):
+        read_own_json(path)
+
+
+def test_a_spool_of_a_newer_protocol_is_left_alone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool").ensure()
+    write_json(spool.protocol, {"protocol": PROTOCOL + 1})
+    with pytest.raises(SpoolError, match="newer prompttuner"):
+        spool.ensure()
+    assert read_json(spool.protocol) == {"protocol": PROTOCOL + 1}
+
+
+def test_missing_half_written_and_broken_files_read_as_nothing(tmp_path: Path) -> None:
+    assert read_own_json(tmp_path / "missing.json") is None
+    (tmp_path / "half.json").write_bytes(b'{"a": ')
+    (tmp_path / "half.json").chmod(0o600)
+    assert read_own_json(tmp_path / "half.json") is None
+
+
+def test_a_file_is_created_by_exactly_one(tmp_path: Path) -> None:
+    assert create_json(tmp_path / "claim.json", {"by": "a"})
+    assert not create_json(tmp_path / "claim.json", {"by": "b"})
+    assert read_json(tmp_path / "claim.json") == {"by": "a"}
+    assert [p.name for p in tmp_path.iterdir()] == ["claim.json"], "no scrap is left"
+
+
+def test_messages_ignore_unknown_keys_and_fill_in_missing_ones() -> None:
+    assert Order.from_json({"seq": 3, "of_the_future": 1}).seq == 3
+    status = AgentStatus(beat=4, state="warm", models=["m"])
+    assert AgentStatus.from_json(status.to_json()) == status
+    assert AgentStatus.from_json({}).state == "starting"
+
+
+def test_without_a_ticket_cron_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("prompttuner.slurm.spool.layout.make_private_dir", denied)
+    with pytest.raises(SpoolError, match="Kerberos or AFS ticket"):
+        Spool(tmp_path / "spool").ensure()
