@@ -77,8 +77,8 @@ class Spool:
                 write_json(self.protocol, {"protocol": PROTOCOL})
         except PermissionError as error:
             raise SpoolError(
-                f"the spool {self.root} cannot be used: permission denied. If this runs from cron, the folder may need a "
-                "Kerberos or AFS ticket that cron jobs do not have: use scrontab, a keytab (k5start), "
+                f"the spool {self.root} cannot be used: permission denied. If this runs from cron, the folder may need "
+                "a Kerberos or AFS ticket that cron jobs do not have: use scrontab, a keytab (k5start), "
                 "`prompttuner controller start --in-slurm`, or a `spool` elsewhere"
             ) from error
         except OSError as error:
