@@ -113,11 +113,7 @@ class Cluster:
             self._signal(name, signal.SIGKILL)
         self._signal("mariadb", signal.SIGTERM if not remove else signal.SIGKILL)
         self._signal("munged", signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while _marked(self.prefix) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for pid in _marked(self.prefix):
-            _kill(pid, signal.SIGKILL)
+        self._end_the_rest(patience_s=10.0)
         for child in self._children.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(5)
@@ -254,6 +250,21 @@ class Cluster:
             pid = int((self.prefix / "run" / f"{name}.pid").read_text())
             return pid if pid in _marked(self.prefix) else None
         return None
+
+    def _end_the_rest(self, patience_s: float) -> None:
+        """Wait for daemons to go; a job that a step daemon was just starting appears only now, so look until none is left.
+
+        Two empty looks in a row: a process between fork and exec can be missed by one.
+        """
+        patient_until = time.monotonic() + patience_s
+        empty = 0
+        while empty < 2 and time.monotonic() < patient_until + patience_s:
+            self._kill_jobs()
+            if time.monotonic() > patient_until:
+                for pid in _marked(self.prefix):
+                    _kill(pid, signal.SIGKILL)
+            empty = 0 if self.processes() else empty + 1
+            time.sleep(0.05)
 
     def _signal(self, name: str, number: int) -> None:
         pid = self._pid(name)
