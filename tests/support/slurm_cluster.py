@@ -252,7 +252,7 @@ class Cluster:
         return None
 
     def _end_the_rest(self, patience_s: float) -> None:
-        """Wait for daemons to go; a job that a step daemon was just starting appears only now, so look until none is left.
+        """Wait for daemons to go; a job that was just being started appears only now, so look until none is left.
 
         Two empty looks in a row: a process between fork and exec can be missed by one.
         """
