@@ -1,9 +1,9 @@
-"""Hours of random faults: the controller's invariants with ever new seeds, and the scenarios on a real Slurm between.
+"""Hours of random faults: new examples of the stateful test, and between them long chaos on real Slurm and Postgres.
 
-Each round runs tests/controller/test_invariants.py (random submits, crashes, preemptions, Slurm errors against a
-faithful fake, with the real store) with another seed and longer examples than CI; every SCENARIO_EVERY rounds the
-scenarios of tests/slurm run on a throw-away cluster, if Slurm is installed. The first failure ends the run; its seed
-repeats it.
+A *stateful* round runs the state machine of tests/controller/test_invariants.py (submits, scaling, kills inside ticks,
+preemptions, lost nodes, Slurm errors, against a faithful fake with the real store) with a new seed and longer examples
+than CI. A *chaos* round runs tests/slurm/test_chaos.py with 60 jobs and 100 faults on a throw-away Slurm cluster and
+a Postgres server, where these are installed. Rounds take turns; the first failure ends the run, its seed repeats it.
 
     python benchmarks/soak.py [--hours H] [--quick] [--seed N] [--json]
 """
@@ -16,65 +16,90 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-INVARIANTS = "tests/controller/test_invariants.py"
-SCENARIOS = "tests/slurm/test_scenarios.py"
+STATEFUL = ["tests/controller/test_invariants.py", "-k", "TestSite"]
+CHAOS = ["tests/slurm/test_chaos.py"]
 EXAMPLES, STEPS = 200, 60
-SCENARIO_EVERY = 20
+CHAOS_JOBS, CHAOS_FAULTS = 60, 100
 QUICK_EXAMPLES, QUICK_STEPS = 3, 15
+CHAOS_EVERY = 3
+"""Every so many rounds one is chaos, the second one first."""
+
+
+@dataclass
+class Round:
+    """One call of pytest."""
+
+    kind: str
+    seed: int
+    passed: bool
+    seconds: float
+    counts: dict[str, int]
+    """What the test says that it did."""
 
 
 @dataclass
 class Soak:
-    """What a run has done so far."""
+    """A whole run."""
 
-    rounds: int = 0
-    examples: int = 0
-    steps_each: int = 0
-    scenario_runs: int = 0
-    failures: int = 0
-    failed_seed: int | None = None
+    command: str
+    cores: int
     hours: float = 0.0
-    first_seed: int = 0
-    cores: int = 0
+    failures: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+
+    def add(self, done: Round) -> None:
+        self.rounds.append(done)
+        self.failures += not done.passed
+        self.totals = dict(Counter(self.totals) + Counter({f"{done.kind}_rounds": 1, **done.counts}))
 
 
-def run_tests(path: str, *options: str, **env: str) -> tuple[bool, str]:
-    """(passed, the end of pytest's output)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=0", path, *options],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+def run_round(kind: str, seed: int, quick: bool) -> tuple[Round, str]:
+    """One round, and the end of pytest's output."""
+    examples, steps = (QUICK_EXAMPLES, QUICK_STEPS) if quick else (EXAMPLES, STEPS)
+    if kind == "chaos":
+        words = CHAOS
+        env = {"PROMPTTUNER_CHAOS_JOBS": str(CHAOS_JOBS), "PROMPTTUNER_CHAOS_FAULTS": str(CHAOS_FAULTS),
+               "PROMPTTUNER_CHAOS_SEED": str(seed)}  # fmt: skip
+    else:
+        words = [*STATEFUL, f"--hypothesis-seed={seed}"]
+        env = {"PROMPTTUNER_EXAMPLES": str(examples), "PROMPTTUNER_STEPS": str(steps)}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        counted = Path(folder) / "tally.jsonl"
+        env |= {"CI": "true", "OMP_NUM_THREADS": "1", "PROMPTTUNER_TALLY": str(counted)}  # CI: a skipped test fails
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=0", *words],
+            cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        lines = counted.read_text().splitlines() if counted.exists() else []
+    counts: Counter[str] = sum((Counter(json.loads(line)) for line in lines), Counter())
+    seconds = round(time.monotonic() - began, 1)
+    return Round(kind, seed, done.returncode == 0, seconds, dict(counts)), (done.stdout + done.stderr)[-20000:]
 
 
 def soak(hours: float, quick: bool, seed: int) -> tuple[Soak, str]:
-    """Run rounds until the time is over or one fails; returns the figures and the output of the failure."""
-    examples, steps = (QUICK_EXAMPLES, QUICK_STEPS) if quick else (EXAMPLES, STEPS)
-    state = Soak(first_seed=seed, steps_each=steps, cores=os.cpu_count() or 0)
+    """Run rounds until the time is over or one fails; returns what was done and the output of the failure."""
+    state = Soak(" ".join(["python", *sys.argv]), os.cpu_count() or 0)
+    installed = shutil.which("slurmctld", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None
     began = time.monotonic()
-    selected = ["-k", "TestSite"] if quick else []
     while True:
-        now = seed + state.rounds
-        env = {"PROMPTTUNER_EXAMPLES": str(examples), "PROMPTTUNER_STEPS": str(steps)}
-        passed, output = run_tests(INVARIANTS, f"--hypothesis-seed={now}", *selected, **env)
-        state.rounds += 1
-        state.examples += examples
-        if passed and not quick and state.rounds % SCENARIO_EVERY == 1 and shutil.which("slurmctld"):
-            passed, output = run_tests(SCENARIOS)
-            state.scenario_runs += 1
+        number = len(state.rounds)
+        chaos = installed and not quick and number % CHAOS_EVERY == 1
+        done, output = run_round("chaos" if chaos else "stateful", seed + number, quick)
+        state.add(done)
         state.hours = round((time.monotonic() - began) / 3600, 4)
-        print(f"round {state.rounds}: seed {now}, {'passed' if passed else 'FAILED'}, {state.hours:.2f} h", flush=True)
-        if not passed:
-            state.failures, state.failed_seed = 1, now
+        word = "passed" if done.passed else "FAILED"
+        print(f"{done.kind} round, seed {done.seed}: {word} after {done.seconds:.0f} s {done.counts}", flush=True)
+        if not done.passed:
             return state, output
         if quick or state.hours >= hours:
             return state, ""
@@ -84,18 +109,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--seed", type=int, default=1, help="of the first round")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round (the present time)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     state, output = soak(args.hours, args.quick, args.seed)
-    figures = asdict(state)
     if output:
         print(output)
+    figures: dict[str, Any] = {"hours": state.hours, "failures": state.failures, **state.totals}
     width = max(len(key) for key in figures)
     for key, value in figures.items():
         print(f"{key.ljust(width)}  {value}")
     if args.json:
-        print(json.dumps({"benchmark": "soak", **figures}))
+        print(json.dumps({"benchmark": "soak", **asdict(state)}))
     return 1 if state.failures else 0
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lab import Lab, scratch_root
 from sqlalchemy import select
+from tally import tally
 
 from prompttuner.db import allocations, events, jobs
 from prompttuner.db.models import Job
@@ -82,6 +83,7 @@ class Site(RuleBasedStateMachine):
         self.known: dict[str, int | None] = {}
         self.notices: list[Any] = []
         self.crashes = 0
+        self.done: Counter[str] = Counter()
 
     @rule(ita=st.integers(5, 80), deadline=st.one_of(st.none(), st.integers(10, 300)), gpus=st.integers(1, 3))
     def submit(self, ita: int, deadline: int | None, gpus: int) -> None:
@@ -104,6 +106,7 @@ class Site(RuleBasedStateMachine):
             with Fuse(after).lit(self.lab.site):
                 self.lab.tick()
         except Killed:
+            self.done["ticks_killed"] += 1
             self.lab.crash()
 
     @precondition(lambda self: self.known)
@@ -119,6 +122,7 @@ class Site(RuleBasedStateMachine):
         running = self.lab.site.running()
         if not running:
             return
+        self.done[f"died_{how}"] += 1
         victim = running[which % len(running)]
         if how == "preempt":
             self.lab.site.preempt(victim)
@@ -140,14 +144,17 @@ class Site(RuleBasedStateMachine):
     @rule(how=st.sampled_from(["refuse", "lose_answers", "lose_submissions"]))
     def a_submission_goes_wrong(self, how: str) -> None:
         setattr(self.lab.site, how, 1)
+        self.done["submissions_gone_wrong"] += 1
 
     @rule(away=st.booleans())
     def slurm_is_away(self, away: bool) -> None:
+        self.done["slurm_went_away"] += away and not self.lab.site.away
         self.lab.site.away = away
 
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "lab"):
+            self.done["steps"] += 1
             check_now(self.lab)
 
     def teardown(self) -> None:
@@ -162,6 +169,7 @@ class Site(RuleBasedStateMachine):
                 if self.lab.job(job_id).state == JobState.HELD:
                     self.lab.ask("release", job=job_id)
             check_end(self.lab, self.known)
+            tally(examples=1, jobs=len(self.known), **self.done)
         finally:
             self.lab.close()
             self.folder.cleanup()

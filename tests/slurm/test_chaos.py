@@ -17,6 +17,7 @@ import pytest
 from postgres import PostgresServer
 from slurm_cluster import Cluster
 from slurm_site import SlurmUser
+from tally import tally
 
 from prompttuner.files import read_json
 from prompttuner.states import JOB_ENDED
@@ -27,7 +28,8 @@ SEED = int(os.environ.get("PROMPTTUNER_CHAOS_SEED", "1"))
 
 pytestmark = [pytest.mark.slurm, pytest.mark.postgres, pytest.mark.timeout(900 + 120 * FAULTS)]
 
-ITERATIONS = 200
+ITERATIONS = 200 + FAULTS
+"""Long enough that the last fault still finds a job."""
 STEP_S = 0.1
 GAP_S = (1.0, 4.0)
 """Between two faults."""
@@ -141,6 +143,11 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
         starts = [sum(event["event"] == "start" for event in events) for events in user.journals().values()]
         assert set(starts) == {1}, "a uuid was admitted twice"
         assert all(len(states) == 1 for states in user.accounted().values()), "a uuid was submitted twice"
+        tally(
+            chaos_jobs=len(jobs),
+            chaos_faults=sum(chaos.hits.values()),
+            **{f"chaos_{k}": n for k, n in chaos.hits.items()},
+        )
     finally:
         user.stop()
 

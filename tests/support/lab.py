@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
 from prompttuner.db import OwnerInfo, Store, jobs
 from prompttuner.db.models import Job
-from prompttuner.files import read_json
+from prompttuner.files import read_json, write_bytes
 from prompttuner.policy import get as get_policy
 from prompttuner.slurm.spool import Spool
 
@@ -33,6 +35,27 @@ def scratch_root(fallback: Path) -> Path:
     return memory if os.access(memory, os.W_OK) else fallback
 
 
+@functools.cache
+def empty_state() -> bytes:
+    """The file of a database that has just been made: Alembic takes longer than a short example."""
+    with tempfile.TemporaryDirectory(dir=scratch_root(Path(tempfile.gettempdir()))) as folder:
+        path = Path(folder) / "state.db"
+        Store.open(path, create=True).close()
+        return path.read_bytes()
+
+
+_COMPILED: dict[Any, Any] = {}
+_DIALECTS: list[Any] = []
+
+
+def share_compiled_statements(store: Store) -> None:
+    """One cache of compiled SQL for all stores of this process: else each new controller compiles every statement."""
+    _DIALECTS[:] = _DIALECTS or [store.engine.dialect]
+    for engine in (store._readers, store._writers):
+        engine.dialect = _DIALECTS[0]
+        engine.update_execution_options(compiled_cache=_COMPILED)
+
+
 class Lab:
     """``time`` is the site's; ``tick`` is one controller tick; ``crash`` forgets the controller without a farewell."""
 
@@ -40,6 +63,7 @@ class Lab:
         defaults: dict[str, Any] = {"home": root / "home", "idle_limit_s": 60.0, "squeue_min_s": 0.0}
         self.settings = Settings(**{**defaults, **settings})
         self.settings.make_home()
+        write_bytes(self.settings.home / "state.db", empty_state())
         self.site = FakeSite(root)
         self.policy = policy
         self.spool = Spool(self.settings.spool_dir).ensure()
@@ -48,6 +72,7 @@ class Lab:
 
     def start_controller(self) -> Context:
         store = Store.open(self.settings.database_url, create=True, notes_dir=self.settings.home)
+        share_compiled_statements(store)
         here = OwnerInfo.of_this_process("test")
         info = OwnerInfo(here.host, DEAD_PID, "test", here.machine, "1")
         return Context(
