@@ -7,8 +7,8 @@ torchrun uses c10d rendezvous, with its defaults and with tuned time-outs; both 
 TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which it can not grow (torch 2.13). ``--quick`` leaves stock, the restart
 and the large model out.
 
-Overhead: CPU time of a step in a lease that nobody changes against the bare tuner (main thread; the rounds take turns),
-plus the share of a core that the lease's other threads take.
+Overhead: CPU time of a step in a lease that nobody changes against the bare tuner (main thread; the two take turns in
+who goes first), plus the share of a core that the lease's other threads take; the median of the pairs.
 """
 
 from __future__ import annotations
@@ -285,26 +285,30 @@ def torchruns(running: dict[str, subprocess.Popen[bytes]], job: Path) -> Iterato
 
 
 def overhead(work: Path, steps: int, rounds: int) -> float:
-    """What a lease adds to a step, as a share of the bare tuner's step."""
+    """What a lease adds to a step, as a share of the bare tuner's step; the median of pairs whose order alternates."""
     model = load_model(str(smallmodel.path()))
-    bare: list[tuple[float, float]] = []
-    leased: list[tuple[float, float]] = []
-    for number in range(rounds):
+
+    def bare() -> tuple[float, float]:
+        tuner = Tuner(model, spec, read_data(spec), initial_prompt(spec, model))
+        return step_time(lambda: bare_loop(tuner))
+
+    def leased() -> tuple[float, float]:
+        propose(job, Membership(1, ("a",), {"a": "127.0.0.1"}))
+        return step_time(
+            lambda: run_lease(job, agent="a", generation=1, address="127.0.0.1", model=model, settings=SETTINGS)
+        )
+
+    added: list[float] = []
+    for number in range(rounds + 1):
         job = work / f"overhead-{number}"
         spec = {**make_job(job, str(smallmodel.path())), "max_iterations": steps}
         write_json(job / "spec.json", spec)
-        tuner = Tuner(model, spec, read_data(spec), initial_prompt(spec, model))
-        bare.append(step_time(lambda tuner=tuner: bare_loop(tuner)))  # type: ignore[misc]
-        propose(job, Membership(1, ("a",), {"a": "127.0.0.1"}))
-        leased.append(
-            step_time(
-                lambda job=job: run_lease(  # type: ignore[misc]
-                    job, agent="a", generation=1, address="127.0.0.1", model=model, settings=SETTINGS
-                )
-            )
-        )
-    beside = statistics.median(share for _, share in leased) - statistics.median(share for _, share in bare)
-    return min(leased)[0] / min(bare)[0] - 1.0 + beside
+        order = (bare, leased) if number % 2 else (leased, bare)
+        step, others = {}, {}
+        for run in order:
+            step[run], others[run] = run()
+        added.append(step[leased] / step[bare] - 1.0 + others[leased] - others[bare])
+    return statistics.median(added[1:])  # the first pair warms up
 
 
 def bare_loop(tuner: Tuner) -> None:
@@ -355,7 +359,7 @@ def main() -> None:
             found["in place, 134M model"] = run_ours(work, "in-place-large", large, "in_place", 2)
             for kind, conf in STOCK.items():
                 found[f"stock torchrun, {kind}"] = run_stock(work, f"stock-{kind}", conf)
-        added = overhead(work, 40 if options.quick else 80, 1 if options.quick else 3)
+        added = overhead(work, 40 if options.quick else 80, 2 if options.quick else 10)
     report(found, added, options.quick, options.json)
 
 
