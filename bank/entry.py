@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from prompttuner.bank.layout import ENTRY_FILES, ID_PATTERN
-from prompttuner.errors import DataError
+from prompttuner.bank.reading import BadEntry, read_file
 
 __all__ = ["BadEntry", "Entry", "check_prompt", "content_id", "encode", "read_entry", "read_prompt"]
 
@@ -33,10 +33,6 @@ MAX_TENSOR_BYTES = MAX_TOKENS * (1 << 14) * 4
 MAX_VALUE = 1e4
 """No embedding of a trained LLM is near this; larger values only serve to break a forward pass."""
 _STRING_FIELDS = ("kind", "model", "task", "source", "owner", "licence", "created", "version")
-
-
-class BadEntry(DataError):
-    """An entry that is refused; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +93,28 @@ def check_text(text: str) -> str:
     """The text if it can be a prompt.
 
     Raises:
-        BadEntry: empty or too long.
+        BadEntry: empty, too long, or not Unicode.
     """
     if not text.strip():
         raise BadEntry("the text is empty")
-    if len(text.encode(errors="replace")) > MAX_TEXT:
+    if len(_utf8("the text", text)) > MAX_TEXT:
         raise BadEntry(f"the text is longer than {MAX_TEXT} bytes")
     return text
+
+
+def _utf8(what: str, text: str) -> bytes:
+    """Raises BadEntry for half a surrogate pair, which JSON and command lines can bring and no file can hold."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadEntry(f"{what} holds bytes or code points that are no text in UTF-8") from None
 
 
 def encode(entry: Entry, prompt: Prompt | None) -> dict[str, bytes]:
     """The files of an entry by name. ``entry.id`` must be set."""
     value: dict[str, Any] = {name: getattr(entry, name) for name in _STRING_FIELDS}
+    for name, text in value.items():
+        _utf8(name, text)
     value |= {"format": 1, "id": entry.id, "text": entry.text, "quality": entry.quality}
     value["shape"] = None if entry.shape is None else list(entry.shape)
     files = {"entry.json": (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()}
@@ -127,7 +133,7 @@ def read_entry(folder: Path) -> Entry:
     """
     _check_folder(folder)
     try:
-        value = json.loads(_read_file(folder / "entry.json", MAX_JSON))
+        value = json.loads(read_file(folder / "entry.json", MAX_JSON))
     except (ValueError, RecursionError) as error:
         raise BadEntry(f"entry.json is not JSON: {error}") from None
     entry = _from_json(value)
@@ -145,7 +151,7 @@ def read_prompt(folder: Path, entry: Entry, width: int | None = None) -> Prompt:
         BadEntry: damaged, hostile, or of another LLM.
     """
     _check_folder(folder)
-    data = _read_file(folder / "prompt.safetensors", MAX_TENSOR_BYTES + 4096)
+    data = read_file(folder / "prompt.safetensors", MAX_TENSOR_BYTES + 4096)
     if len(data) < 8 or int.from_bytes(data[:8], "little") > 4096:
         raise BadEntry("prompt.safetensors has no sensible header")
     try:
@@ -171,6 +177,8 @@ def _from_json(value: Any) -> Entry:
     bad = [name for name, text in strings.items() if not isinstance(text, str)]
     if bad:
         raise BadEntry(f"entry.json: {', '.join(bad)} must be text")
+    for name, text in strings.items():
+        _utf8(f"entry.json: {name}", text)
     if not ID_PATTERN.fullmatch(strings["id"]):
         raise BadEntry("entry.json: id is not 40 hex digits")
     if strings["kind"] not in {"text", "soft"}:
@@ -194,20 +202,9 @@ def _check_folder(folder: Path) -> None:
         raise BadEntry(f"cannot be read: {error.strerror}") from None
     if not stat.S_ISDIR(info.st_mode):
         raise BadEntry("is not a folder of its own (a link or a file)")
-    foreign = sorted({item.name for item in os.scandir(folder)} - ENTRY_FILES)
+    try:
+        foreign = sorted({item.name for item in os.scandir(folder)} - ENTRY_FILES)
+    except OSError as error:
+        raise BadEntry(f"cannot be read: {error.strerror}") from None
     if foreign:
         raise BadEntry(f"holds foreign files: {', '.join(repr(name[:60]) for name in foreign[:3])}")
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise BadEntry(f"{path.name} cannot be read (a link, or {error.strerror})") from None
-    with os.fdopen(fd, "rb") as handle:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise BadEntry(f"{path.name} is not a regular file")
-        if info.st_size > limit:
-            raise BadEntry(f"{path.name} has {info.st_size} bytes, more than {limit}")
-        return handle.read(limit + 1)

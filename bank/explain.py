@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 __all__ = ["CANDIDATE_COLUMNS", "candidate_rows", "lookup_lines"]
 
-CANDIDATE_COLUMNS = ("candidate", "kind", "task", "loss", "after steps", "source")
+CANDIDATE_COLUMNS = ("candidate", "kind", "task", "loss", "after steps", "jobs before", "source")
 
 
 def lookup_lines(report: Mapping[str, Any]) -> list[str]:
@@ -36,12 +37,30 @@ def lookup_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def candidate_rows(report: Mapping[str, Any]) -> list[list[Any]]:
-    """The best candidates with their scores, as rows below ``CANDIDATE_COLUMNS``."""
+def candidate_rows(
+    report: Mapping[str, Any], outcomes: Mapping[str, Sequence[Sequence[Any]]] | None = None
+) -> list[list[Any]]:
+    """The best candidates with their scores, as rows below ``CANDIDATE_COLUMNS``.
+
+    Args:
+        report: a job's ``lookup.json``.
+        outcomes: by entry, how jobs fared that started from it: ``[job, reached, iterations]`` each.
+    """
     rows = []
     for about in report.get("candidates") or []:
         losses = [about.get(key) for key in ("score", "after_steps")]
         shown = ["" if loss is None else f"{loss:.3g}" for loss in losses]
         kind = " ".join(str(about[key]) for key in ("version", "kind") if about.get(key))
-        rows.append([str(about.get("name", ""))[:12], kind, about.get("task", ""), *shown, about.get("source", "")])
+        name = str(about.get("name", ""))
+        history = _history((outcomes or {}).get(name, ()))
+        rows.append([name[:12], kind, about.get("task", ""), *shown, history, about.get("source", "")])
     return rows
+
+
+def _history(outcomes: Sequence[Sequence[Any]]) -> str:
+    """Such as ``2 of 3 reached, median 14``."""
+    if not outcomes:
+        return ""
+    took = [iterations for _, reached, iterations in outcomes if reached and iterations is not None]
+    done = sum(bool(reached) for _, reached, _ in outcomes)
+    return f"{done} of {len(outcomes)} reached" + (f", median {median(took):g}" if took else "")

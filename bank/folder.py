@@ -28,8 +28,9 @@ from prompttuner.bank.entry import (
     read_prompt,
 )
 from prompttuner.bank.layout import BANK_FORMAT, ID_PATTERN, Modes, Sharing, model_key
+from prompttuner.bank.reading import read_lines, read_object
 from prompttuner.errors import DataError, NotFound, SpecError
-from prompttuner.files import read_json, write_bytes, write_json
+from prompttuner.files import write_bytes, write_json
 
 __all__ = ["Bank", "Shelf"]
 
@@ -50,10 +51,10 @@ class Bank:
             NotFound: there is none.
             DataError: its format is unknown.
         """
-        value = read_json(root / "bank.json")
+        value = read_object(root / "bank.json")
         if value is None:
             raise NotFound(f"{root} is not a prompt bank (no bank.json); 'prompttuner bank add' makes one")
-        if not isinstance(value, dict) or value.get("format") != BANK_FORMAT:
+        if value.get("format") != BANK_FORMAT:
             raise DataError(f"{root}/bank.json has an unknown format; it may come from a newer version of prompttuner")
         sharing = value.get("sharing")
         if sharing not in list(Sharing):
@@ -81,11 +82,13 @@ class Bank:
         return Shelf(self, other.key, other.model)
 
     def shelves(self) -> list[Shelf]:
-        """All shelves, by name."""
+        """All shelves, by name; a folder that is none (no readable ``model.json``) is passed over."""
         found = []
         for folder in sorted((self.root / "models").glob("*")):
-            about = read_json(folder / "model.json")
-            if isinstance(about, dict):
+            with contextlib.suppress(BadEntry):
+                about = read_object(folder / "model.json")
+                if about is None or folder.is_symlink():
+                    continue
                 found.append(Shelf(self, folder.name, str(about.get("model", folder.name))))
         return found
 
@@ -110,9 +113,9 @@ class Shelf:
     @property
     def width(self) -> int | None:
         """Embedding width of the LLM, as far as known."""
-        about = read_json(self.root / "model.json")
-        width = about.get("width") if isinstance(about, dict) else None
-        return width if isinstance(width, int) else None
+        about = read_object(self.root / "model.json")
+        width = about.get("width") if about is not None else None
+        return width if type(width) is int else None
 
     def add(self, entry: Entry, prompt: NDArray[Any] | None = None) -> str:
         """Store a prompt (a tensor (tokens, width), or ``entry.text``); returns its id.
@@ -220,20 +223,21 @@ class Shelf:
             os.close(fd)
 
     def outcomes(self) -> dict[str, list[dict[str, Any]]]:
-        """All noted outcomes by entry id, one a job; lines that are no outcomes are skipped."""
+        """All noted outcomes by entry id, one a job, the latest last; lines that are no outcomes are skipped."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        for path in sorted(self.root.glob("outcomes-*.jsonl")):
-            if path.is_symlink():
-                continue
-            for line in path.read_bytes().splitlines():
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(value, dict) and isinstance(value.get("entry"), str):
+        for path in self.outcome_files():
+            for value in read_lines(path):
+                if isinstance(value.get("entry"), str):
                     by_job = found.setdefault(value["entry"], {})
                     by_job[str(value.get("job", len(by_job)))] = value
-        return {entry_id: list(by_job.values()) for entry_id, by_job in found.items()}
+        return {
+            entry_id: sorted(by_job.values(), key=lambda value: str(value.get("at", "")))
+            for entry_id, by_job in found.items()
+        }
+
+    def outcome_files(self) -> list[Path]:
+        """Where outcomes are noted, a file a user."""
+        return sorted(self.root.glob("outcomes-*.jsonl"))
 
     def ensure(self, width: int | None = None) -> None:
         """Make the shelf's folders, and note the LLM's embedding width once it is known."""

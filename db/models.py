@@ -287,23 +287,29 @@ class Request(Base):
 
 
 class BankEntry(Base):
-    """Index of one entry of the Prompt Bank; the entry itself is in the bank's folder."""
+    """Index of one entry of a Prompt Bank in reach; the entry itself is in the bank's folder, and that counts."""
 
     __tablename__ = "bank_entries"
-    __table_args__ = (Index(None, "pool", "model"),)
 
-    hash: Mapped[str] = mapped_column(Text, primary_key=True)
-    pool: Mapped[str]
+    bank: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Absolute path of the bank's folder."""
+    shelf: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Name of the LLM's shelf in it: the same text is another prompt to another LLM."""
+    entry: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Its id, the hash of the prompt."""
     model: Mapped[str]
-    path: Mapped[str]
     kind: Mapped[str]
-    note: Mapped[str] = mapped_column(default="")
-    quality: Mapped[float | None]
-    uses: Mapped[int] = mapped_column(default=0)
+    task: Mapped[str] = mapped_column(default="")
+    source: Mapped[str] = mapped_column(default="")
+    owner: Mapped[str] = mapped_column(default="")
+    licence: Mapped[str] = mapped_column(default="")
+    version: Mapped[str] = mapped_column(default="")
+    ita: Mapped[int | None]
+    """Iterations of the job that it comes from."""
+    created: Mapped[str] = mapped_column(default="")
+    """ISO time at which it entered the bank."""
     outcomes: Mapped[JsonList] = mapped_column(default=list)
-    medoid: Mapped[bool] = mapped_column(default=False)
-    cluster: Mapped[int | None]
-    created_at: Mapped[float]
+    """Jobs that started from it, ``[job, reached, iterations to the target or null]`` each, the latest last."""
     updated_at: Mapped[float]
 
 

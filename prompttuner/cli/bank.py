@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_tabl
 from prompttuner.errors import DataError, NotFound, SpecError
 
 if TYPE_CHECKING:
-    from prompttuner.bank import Bank, Entry, Shelf
+    from prompttuner.bank import Bank, Shelf
 
 __all__ = ["app"]
 
@@ -99,20 +99,9 @@ def list_(
     json: JsonFlag = False,
 ) -> None:
     """List entries, newest first."""
-    from prompttuner.bank import BadEntry
+    from prompttuner.cli.bank_entries import entry_rows
 
-    rows: list[dict[str, Any]] = []
-    bad = 0
-    for shelf in _shelves(bank, model):
-        outcomes = shelf.outcomes()
-        for entry_id in shelf.ids():
-            try:
-                entry = shelf.read(entry_id)
-            except BadEntry:
-                bad += 1
-                continue
-            rows.append(_summary(entry, shelf) | {"used": len(outcomes.get(entry_id, ()))})
-    rows.sort(key=lambda row: (row["created"], row["id"]), reverse=True)
+    rows, bad = entry_rows(_shelves(bank, model))
     if json:
         print_json(rows[:limit])
         return
@@ -122,13 +111,13 @@ def list_(
             r["kind"],
             _plain(r["task"])[:40],
             r["ita"],
-            r["used"],
+            f"{r['used']} ({r['reached']} reached)" if r["used"] else "0",
             _plain(r["source"])[:40],
             _plain(r["model"]),
         ]
-        for r in rows
+        for r in rows[:limit]
     ]
-    print_table(["entry", "kind", "task", "ITA", "used", "source", "LLM"], table[:limit])
+    print_table(["entry", "kind", "task", "ITA", "used", "source", "LLM"], table)
     if len(rows) > limit:
         typer.echo(f"{len(rows) - limit} more: raise --limit")
     if bad:
@@ -296,21 +285,6 @@ def _one(bank: Path | None, word: str) -> tuple[Shelf, str]:
         raise NotFound(f"{what} with {word!r}; 'prompttuner bank list' shows them")
     entry_id, shelf = hits.popitem()
     return shelf, entry_id
-
-
-def _summary(entry: Entry, shelf: Shelf) -> dict[str, Any]:
-    ita = entry.quality.get("ita")
-    return {
-        "id": entry.id,
-        "kind": entry.kind,
-        "task": entry.task,
-        "source": entry.source,
-        "version": entry.version,
-        "ita": ita if isinstance(ita, int) else None,
-        "model": shelf.model,
-        "created": entry.created,
-        "bank": str(shelf.bank.root),
-    }
 
 
 def _plain(text: str) -> str:

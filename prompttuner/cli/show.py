@@ -68,6 +68,7 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
     """Say in words why a job waits, or why it has the GPUs it has."""
     from sqlalchemy import select
 
+    from prompttuner.cli.bank_entries import outcomes_by_entry
     from prompttuner.db.models import Event
 
     now = time.time()
@@ -77,6 +78,8 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
         prediction = {"iterations_left": row.iters_mid, "iterations_left_p90": row.iters_hi}
         newest = select(Event).where(Event.job_id == row.id).order_by(Event.seq.desc()).limit(LATEST_EVENTS)
         events = [event_view(event) for event in reversed(list(session.scalars(newest)))]
+        candidates = [str(about.get("name", "")) for about in (lookup or {}).get("candidates") or []]
+        outcomes = outcomes_by_entry(session, row.model, candidates)
     if json:
         print_json({**view, "prediction": prediction, "lookup": lookup, "events": events})
         return
@@ -94,7 +97,7 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
 
         for line in lookup_lines(lookup):
             typer.echo(line)
-        if rows := candidate_rows(lookup):
+        if rows := candidate_rows(lookup, outcomes):
             print_table(CANDIDATE_COLUMNS, rows)
     if events:
         print_table(["at", "what", "why"], [[e["at_iso"], e["kind"], e["cause"]] for e in events], "Latest decisions:")

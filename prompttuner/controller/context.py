@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompttuner import policy as policies
 from prompttuner.config import Settings
+from prompttuner.controller.bank_index import BankIndexer
 from prompttuner.controller.banking import BankView
 from prompttuner.controller.gate import Gate
 from prompttuner.controller.pools import Pool
@@ -56,7 +57,12 @@ class Context:
     """Set where figures are wanted."""
     pools: dict[str, Pool] = field(default_factory=dict)
     """Pools met so far, by key."""
+    indexer: BankIndexer = field(init=False)
+    """Keeps the database's index of the banks."""
     _specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.indexer = BankIndexer(self.settings.all_bank_dirs)
 
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
         """Resolved specs by job id: they never change, so each is read from the database once."""

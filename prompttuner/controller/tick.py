@@ -111,6 +111,7 @@ def tick(ctx: Context) -> TickReport:
         purge_asked(ctx)
     tell_of_deadlines(ctx, rows.jobs)
     clean_up(ctx)
+    ctx.indexer.follow(ctx)
     report.jobs, report.allocations = len(rows.jobs), len(rows.allocations)
     report.seconds = time.monotonic() - started
     _count(ctx, report, rows)
@@ -216,6 +217,7 @@ def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
         ctx.warn(f"{job.id}: {error}")
         return False
     ctx.bank.forget()
+    ctx.indexer.look_soon()
     if trouble := enter_result(ctx.settings.bank_dir, folder, job.id, facts.lookup or job.lookup):
         ctx.warn(trouble)
     outcome = str(done.get("outcome", "exhausted"))

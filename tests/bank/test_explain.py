@@ -41,8 +41,15 @@ def test_a_lookup_tells_choice_cost_saving_and_what_was_refused() -> None:
 
 def test_candidates_are_rows_of_the_table() -> None:
     rows = candidate_rows(REPORT)
-    assert rows[0] == ["abababababab", "final soft", "t", "7.5", "0.5", "s"] and rows[1][0] == "vocab"
+    assert rows[0] == ["abababababab", "final soft", "t", "7.5", "0.5", "", "s"] and rows[1][0] == "vocab"
     assert all(len(row) == len(CANDIDATE_COLUMNS) for row in rows)
+
+
+def test_a_candidate_shows_how_jobs_fared_that_started_from_it() -> None:
+    place = CANDIDATE_COLUMNS.index("jobs before")
+    fared = {"ab" * 20: [["j1", True, 10], ["j2", False, None], ["j3", True, 15]], "cd" * 20: [["j1", True, 1]]}
+    assert [row[place] for row in candidate_rows(REPORT, fared)][:2] == ["2 of 3 reached, median 12.5", ""]
+    assert candidate_rows(REPORT, {"ab" * 20: [["j2", False, None]]})[0][place] == "0 of 1 reached"
 
 
 @pytest.mark.parametrize(

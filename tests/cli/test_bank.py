@@ -7,8 +7,13 @@ import stat
 from pathlib import Path
 
 import numpy as np
+import pytest
 from cli_calls import Cli
 from safetensors.numpy import load_file, save_file
+
+from prompttuner.bank import Shelf
+
+LINE = '{"input": "a b", "target": "b a"}\n'
 
 
 def add(cli: Cli, *args: object) -> str:
@@ -83,6 +88,32 @@ def test_check_fails_and_names_the_bad_entry(cli: Cli, home: Path) -> None:
     path.write_text(path.read_text().replace("sort", "steal"))
     done = cli("bank", "check")
     assert done.code == 2 and entry in done.out and "name" in done.out
+
+
+def test_list_takes_descriptions_from_the_database_and_what_there_is_from_the_folder(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = add(cli, "--text", "sort", "--task", "sorting"), add(cli, "--text", "reverse")
+    without = json.loads(cli("bank", "list", "--json").out)
+    (Path.cwd() / "data.jsonl").write_text(LINE * 4)
+    job = cli("submit", "--model", "small", "--train", "data.jsonl", "--eval", "data.jsonl", "--target", "loss<=1")
+    assert job.code == 0, job.err
+    assert cli("bank", "remove", gone).code == 0
+    newer = add(cli, "--text", "not indexed yet")
+    read, real = [], Shelf.read
+    monkeypatch.setattr(Shelf, "read", lambda shelf, entry_id: read.append(entry_id) or real(shelf, entry_id))
+    listed = {row["id"]: row for row in json.loads(cli("bank", "list", "--json").out)}
+    assert read == [newer] and listed.keys() == {kept, newer}
+    assert listed[kept] == next(row for row in without if row["id"] == kept)
+    (home / "state.db").write_bytes(b"not a database" * 100)
+    assert len(json.loads(cli("bank", "list", "--json").out)) == 2, "a broken database does not hide the bank"
+
+
+def test_text_that_is_no_text_is_refused(cli: Cli) -> None:
+    for words in (("--text", "a\udcff"), ("--text", "a", "--task", "b\udcff")):
+        done = cli("bank", "add", "--model", "small", *words)
+        assert done.code == 2 and "UTF-8" in done.err
+    assert json.loads(cli("bank", "list", "--json").out) == []
 
 
 def test_control_characters_do_not_reach_the_terminal(cli: Cli) -> None:

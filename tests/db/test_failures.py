@@ -19,7 +19,7 @@ import pytest
 from postgres import PostgresServer
 from sqlalchemy import event, text
 
-from prompttuner.db import NoDatabase, Ownership, Store, events, jobs
+from prompttuner.db import NoDatabase, Ownership, Store, events, jobs, schema
 from prompttuner.db.engine import WRITE
 from prompttuner.errors import DatabaseError, NotOwner
 
@@ -387,7 +387,7 @@ def test_a_database_of_a_newer_version_says_what_to_do(url: str, tmp_path: Path)
         with pytest.raises(DatabaseError, match="upgrade prompttuner"):
             store.upgrade()
         with store.engine.execution_options(**{WRITE: True}).begin() as raw:
-            raw.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            raw.execute(text(f"UPDATE alembic_version SET version_num = '{schema.HEAD}'"))
 
 
 def test_a_lost_ownership_is_not_retried(url: str, tmp_path: Path) -> None:

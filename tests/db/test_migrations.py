@@ -19,6 +19,9 @@ from prompttuner.db.integrity import check
 from prompttuner.errors import DatabaseError, NotOwner
 
 REVISIONS = Path(__file__).parent / "revisions"
+NEXT = f"{int(schema.HEAD) + 1:04}"
+REBUILT = {"0001": ("bank_entries",)}
+"""By revision: tables of it that are only an index, emptied by a later one and filled again from what they index."""
 STALE = (
     "revision {0} differs from its saved text: if {0} is not released yet, run `python tests/db/revisions/make.py`; "
     "if it is, leave it alone and add a revision"
@@ -58,6 +61,9 @@ def test_a_database_of_any_revision_comes_up_to_date_with_its_data(url: str, tmp
         fill(fresh)
         expected = everything(fresh)
     del upgraded["meta"], expected["meta"]  # each database has its own home id
+    for table in REBUILT.get(revision, ()):
+        assert expected[table] and not upgraded[table]
+        expected[table] = []
     assert upgraded == expected, STALE.format(revision)
 
 
@@ -66,8 +72,8 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     """A future version of this package, with one revision more."""
     folder = tmp_path / "migrations"
     shutil.copytree(Path(schema.__file__).parent / "migrations", folder)
-    (folder / "versions" / "r0002_test.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "0002"\n'
+    (folder / "versions" / "r_next_test.py").write_text(
+        f'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "{NEXT}"\n'
         f'down_revision = "{schema.HEAD}"\n\n\ndef upgrade():\n'
         '    op.add_column("jobs", sa.Column("colour", sa.Text(), server_default="blue", nullable=False))\n'
     )
@@ -79,9 +85,9 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         return found
 
     monkeypatch.setattr(schema, "alembic_config", config)
-    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
-    monkeypatch.setattr(schema, "HEAD", "0002")
-    yield "0002"
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, NEXT))
+    monkeypatch.setattr(schema, "HEAD", NEXT)
+    yield NEXT
 
 
 def test_an_upgrade_is_asked_for_keeps_the_data_and_fences_the_old_controller(
@@ -92,12 +98,12 @@ def test_an_upgrade_is_asked_for_keeps_the_data_and_fences_the_old_controller(
         before = everything(store)
         controller = store.acquire()
         request.getfixturevalue("next_revision")
-        with pytest.raises(DatabaseError, match=f"older schema {schema.REVISIONS[0]}: run `prompttuner db upgrade`"):
+        with pytest.raises(DatabaseError, match=f"older schema {schema.REVISIONS[-2]}: run `prompttuner db upgrade`"):
             Store.open(url, create=True)
         with pytest.raises(DatabaseError, match="db upgrade"):
             Store.open(url, read_only=True)
-        assert Store.upgrade_at(url) == (schema.REVISIONS[0], "0002")
-        assert Store.upgrade_at(url) == ("0002", "0002")
+        assert Store.upgrade_at(url) == (schema.REVISIONS[-2], NEXT)
+        assert Store.upgrade_at(url) == (NEXT, NEXT)
         with pytest.raises(NotOwner):
             store.transact(controller, lambda session: None)
         with Store.open(url, notes_dir=tmp_path) as new:
@@ -108,7 +114,7 @@ def test_an_upgrade_is_asked_for_keeps_the_data_and_fences_the_old_controller(
 
 
 def test_a_failing_migration_changes_nothing(url: str, tmp_path: Path, next_revision: str) -> None:
-    script = tmp_path / "migrations" / "versions" / "r0002_test.py"
+    script = tmp_path / "migrations" / "versions" / "r_next_test.py"
     good = script.read_text()
     script.unlink()
     shutil.rmtree(script.parent / "__pycache__", ignore_errors=True)

@@ -279,25 +279,29 @@ def test_an_applied_request_is_remembered(store: Store, mine: Ownership) -> None
 def test_profiles_and_bank_entries_are_replaced(store: Store, mine: Ownership) -> None:
     speed = {"pool": "p", "model": "m", "members": 2, "iters_per_s": 3.0, "samples": 1, "origin": "run"}
     start = {"pool": "p", "model": "m", "kind": "warm", "seconds": 2.0, "samples": 1, "origin": "run"}
-    entry = {"hash": "h", "pool": "p", "model": "m", "path": "/x", "kind": "tuned"}
+    entry = {"bank": "/b", "shelf": "m", "entry": "h", "model": "m", "kind": "soft"}
     for value in (1.0, 4.0):
         store.transact(
             mine,
             lambda session, value=value: (
                 profile_table.save_speeds(session, [{**speed, "iters_per_s": value}], value),
                 profile_table.save_startups(session, [{**start, "seconds": value}], value),
-                bank_index.save(session, [{**entry, "quality": value}], value),
+                bank_index.save(session, [{**entry, "ita": int(value)}, {**entry, "shelf": "n", "model": "n"}], value),
             ),
         )
-    store.transact(mine, lambda session: bank_index.update(session, [{"hash": "h", "medoid": True, "uses": 3}], 9.0))
     with store.read() as session:
         assert [row.iters_per_s for row in profile_table.load_speeds(session)] == [4.0]
         assert [(row.kind, row.seconds) for row in profile_table.load_startups(session)] == [("warm", 4.0)]
-        (kept,) = bank_index.load(session, model="m", medoids_only=True)
-    assert (kept.quality, kept.uses, kept.updated_at) == (4.0, 3, 9.0)
-    store.transact(mine, lambda session: bank_index.remove(session, ["h"]))
+        kept, other = bank_index.load(session, "/b")
+        assert bank_index.banks(session) == {"/b"} and not bank_index.load(session, "/c")
+    assert (kept.ita, kept.outcomes, kept.updated_at) == (4, [], 4.0), "one text may be a prompt of two LLMs"
+    assert (other.shelf, other.entry, other.ita) == ("n", "h", None)
+    store.transact(mine, lambda session: bank_index.remove(session, "/b", "m", ["h"]))
     with store.read() as session:
-        assert not bank_index.load(session)
+        assert [row.shelf for row in bank_index.find(session, ["h", "x"])] == ["n"]
+    store.transact(mine, lambda session: bank_index.forget_bank(session, "/b"))
+    with store.read() as session:
+        assert not bank_index.banks(session)
     with pytest.raises(ValueError, match="nap"):
         store.transact(mine, lambda session: profile_table.save_startups(session, [{**start, "kind": "nap"}], 1.0))
 

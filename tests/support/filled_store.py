@@ -54,8 +54,8 @@ def _learn(session: Session) -> None:
     kind = {"pool": "gpt2@a100", "model": "gpt2", "samples": 3, "origin": "measured"}
     profiles.save_speeds(session, [{**kind, "members": n, "iters_per_s": 1.5 * n} for n in (1, 2)], 1300.0)
     profiles.save_startups(session, [{**kind, "kind": "warm", "seconds": 0.75}], 1300.0)
-    entry = {"pool": "gpt2@a100", "model": "gpt2", "kind": "tuned", "outcomes": [["j-done", 120]]}
-    bank_index.save(session, [{**entry, "hash": name, "path": f"/bank/{name}"} for name in ("h1", "h2")], 1300.0)
+    entry = {"bank": "/bank", "shelf": "gpt2", "model": "gpt2", "kind": "soft", "outcomes": [["j-done", True, 120]]}
+    bank_index.save(session, [{**entry, "entry": name} for name in ("h1", "h2")], 1300.0)
     requests.record(
         session, "r1", "hold", requested_at=999.0, by="ada", at=1000.0, ok=True, message="held", data={"job": "j-held"}
     )
