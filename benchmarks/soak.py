@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 STATEFUL = ["tests/controller/test_invariants.py", "-k", "TestSite"]
 CHAOS = ["tests/slurm/test_chaos.py"]
-EXAMPLES, STEPS = 200, 60
+EXAMPLES, STEPS = 100, 60
 CHAOS_JOBS, CHAOS_FAULTS = 60, 100
 QUICK_EXAMPLES, QUICK_STEPS = 3, 15
 CHAOS_EVERY = 3

@@ -42,11 +42,13 @@ class Context:
     gate: Gate
     bank: BankView
     now: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+    """Measures gaps between ticks; unlike ``now`` it never jumps."""
     warnings: list[str] = field(default_factory=list)
     last_observed: float = float("-inf")
-    """When Slurm was last asked (monotonic seconds)."""
+    """When Slurm was last asked (``steady`` seconds)."""
     last_noted: float = float("-inf")
-    """When jobs that wait were last explained (monotonic seconds)."""
+    """When jobs that wait were last explained (``steady`` seconds)."""
     history: History | None = None
     """What past jobs tell, kept for a moment."""
     seen_before: tuple[float, object] | None = None

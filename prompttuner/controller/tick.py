@@ -186,7 +186,7 @@ def _ask_manager(ctx: Context, allocations: Sequence[Allocation], at_once: bool)
 
     ``at_once``: an agent was ended by a signal, and whether by preemption or by its user matters for what comes next.
     """
-    now = time.monotonic()
+    now = ctx.steady()
     gap = min(SIGNALLED_GAP_S, _least_gap(ctx)) if at_once else _least_gap(ctx)
     if not allocations or now - ctx.last_observed < gap:
         return {}
@@ -277,7 +277,7 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
 
 def _notes_due(ctx: Context) -> bool:
     """Why jobs wait is put into words now and then only: with thousands of jobs that is work."""
-    now = time.monotonic()
+    now = ctx.steady()
     due = now - ctx.last_noted >= NOTES_EVERY_S
     if due:
         ctx.last_noted = now

@@ -12,7 +12,5 @@ from lab import Lab, scratch_root
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder:
-        made = Lab(Path(folder))
+    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder, Lab(Path(folder)) as made:
         yield made
-        made.close()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fuse import Fuse, Killed
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lab import Lab, scratch_root
@@ -25,6 +27,8 @@ from prompttuner.states import JOB_ENDED, JobState
 
 EXAMPLES = int(os.environ.get("PROMPTTUNER_EXAMPLES", "200"))
 STEPS = int(os.environ.get("PROMPTTUNER_STEPS", "30"))
+SOAK = "PROMPTTUNER_EXAMPLES" in os.environ
+"""`make soak` seeks new examples."""
 HEAL_S = 600
 
 
@@ -133,7 +137,7 @@ class Site(RuleBasedStateMachine):
         elif how == "worker" and victim.zygote is not None and self.crashes < 2:
             self.crashes += 1
             victim.zygote.crash()
-        elif how == "scancel":
+        elif how == "scancel" and not self.lab.site.away:
             self.lab.site.cancel([victim.native_id])
 
     @rule()
@@ -182,8 +186,8 @@ TestSite.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
-    derandomize="PROMPTTUNER_EXAMPLES"
-    not in os.environ,  # the same examples in every CI run; `make soak` seeks new ones
+    derandomize=not SOAK,  # the same examples in every CI run
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, *([] if SOAK else [Phase.shrink])],  # a seed repeats a soak
 )
 TestSite.pytestmark = [pytest.mark.timeout(1500)]
 
@@ -214,15 +218,20 @@ def leave_cancel(lab: Lab, job: str) -> None:
     leave(lab.settings, {"kind": "cancel", "job": job, "at": lab.site.time})
 
 
-def make_lab(folder: str) -> Lab:
-    return Lab(Path(folder), "edf", local={"slots": 3}, max_submissions_per_minute=600, idle_limit_s=20.0)
+@contextlib.contextmanager
+def new_lab() -> Iterator[Lab]:
+    settings = {"local": {"slots": 3}, "max_submissions_per_minute": 600, "idle_limit_s": 20.0}
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_root(Path(tempfile.gettempdir()))) as folder,
+        Lab(Path(folder), "edf", **settings) as lab,
+    ):
+        yield lab
 
 
 def count_side_effects() -> int:
-    with tempfile.TemporaryDirectory(dir=scratch_root(Path(tempfile.gettempdir()))) as folder:
-        lab, fuse = make_lab(folder), Fuse()
+    fuse = Fuse()
+    with new_lab() as lab:
         scenario(lab, fuse)
-        lab.close()
     return fuse.count
 
 
@@ -235,8 +244,5 @@ def test_a_tick_killed_between_any_two_side_effects_is_mended_by_the_next(part: 
     total = count_side_effects()
     assert total > 100
     for burn_at in range(part, total, PARTS * int(os.environ.get("PROMPTTUNER_FUSE_STRIDE", "1"))):
-        with tempfile.TemporaryDirectory(dir=scratch_root(Path(tempfile.gettempdir()))) as folder:
-            lab = make_lab(folder)
-            known = scenario(lab, Fuse(burn_at))
-            check_end(lab, known)
-            lab.close()
+        with new_lab() as lab:
+            check_end(lab, scenario(lab, Fuse(burn_at)))

@@ -157,8 +157,10 @@ def test_requests_are_applied_once_and_wrong_ones_answered(lab: Lab) -> None:
 
 
 def test_scaling_by_hand_grows_and_shrinks_a_running_job(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder:
-        lab = Lab(Path(folder), "prompttuner", local={"slots": 3})
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder,
+        Lab(Path(folder), "prompttuner", local={"slots": 3}) as lab,
+    ):
         job_id = lab.submit(ita=4000, max_iterations=5000, deadline_s=5000.0, max_gpus=1)
         lab.run(20)
         assert len(lab.job(job_id).members) == 1
@@ -169,12 +171,13 @@ def test_scaling_by_hand_grows_and_shrinks_a_running_job(tmp_path: Path) -> None
         lab.run(10)
         assert len(lab.job(job_id).members) == 1
         assert [int(n) for _, n in lab.job(job_id).history][-1] == 1
-        lab.close()
 
 
 def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder:
-        lab = Lab(Path(folder), "prompttuner", local={"slots": 3})
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder,
+        Lab(Path(folder), "prompttuner", local={"slots": 3}) as lab,
+    ):
         job_id = lab.submit(ita=3000, max_iterations=5000, deadline_s=5000.0, max_gpus=2, min_gpus=1)
         assert lab.ask("scale", job=job_id, members=2)["ok"]
         lab.run(30)
@@ -188,4 +191,3 @@ def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path) -> None:
         assert len(said) == 1 and "not replaced" in said[0].cause
         lab.run(600, every=5.0)
         assert lab.job(job_id).state == JobState.DONE
-        lab.close()

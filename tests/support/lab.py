@@ -6,8 +6,10 @@ import functools
 import itertools
 import os
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from fake_site import FakeSite
 
@@ -68,6 +70,8 @@ class Lab:
         self.policy = policy
         self.spool = Spool(self.settings.spool_dir).ensure()
         self._names = itertools.count(1)
+        self._luck = mock.patch.object(uuid, "uuid4", self._next_uuid)
+        self._luck.start()  # the same rules then always lead to the same run
         self.ctx = self.start_controller()
 
     def start_controller(self) -> Context:
@@ -85,6 +89,7 @@ class Lab:
             Gate(self.spool.root / "gate.json", self.settings),
             BankView(self.settings.all_bank_dirs),
             now=lambda: self.site.time,
+            steady=lambda: self.site.time,
         )
 
     def crash(self) -> None:
@@ -92,8 +97,18 @@ class Lab:
         self.ctx.store.close()
         self.ctx = self.start_controller()
 
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.ctx.store.close()
+        self._luck.stop()
+
+    def _next_uuid(self) -> uuid.UUID:
+        return uuid.UUID(int=self.site.random.getrandbits(128), version=4)
 
     def submit(self, ita: int = 50, deadline_s: float | None = 600.0, **spec: Any) -> str:
         """Leave a submit request for a fake job that needs ``ita`` iterations."""
