@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,8 +95,11 @@ def gather(
     *,
     stop: Callable[[], bool],
     recipe: str = DEFAULT_RECIPE,
+    without: Collection[str] = (),
 ) -> Candidates:
     """All entries for an LLM in these banks, with features computed for those that lack them while time allows.
+
+    Entries named in ``without`` are treated as if they did not exist.
 
     Newly computed features are written back where the bank may be written. Nothing here raises for a bad bank or entry:
     what cannot be used is named in ``notes``.
@@ -104,7 +107,7 @@ def gather(
     found = Candidates(loaded, length)
     medoids: list[int] = []
     members: list[list[int]] = []
-    seen: set[str] = set()
+    seen: set[str] = set(without)
     for folder in bank_dirs:
         try:
             shelf = Bank.open(folder).shelf(model)

@@ -173,7 +173,7 @@ class Shelf:
         return [i for i in self.ids() if i.startswith(prefix.lower())]
 
     def remove(self, entry_id: str) -> None:
-        """Take an entry out; readers that hold the old index skip it.
+        """Take an entry out, and what is noted of its task; readers that hold the old index skip it.
 
         Raises:
             NotFound: there is none.
@@ -187,6 +187,8 @@ class Shelf:
             folder.rename(gone)
         except PermissionError:
             raise SpecError(f"entry {entry_id[:12]} belongs to another user: only its owner can remove it") from None
+        for kind in ("tasks", "trials"):
+            (self.root / kind / f"{entry_id}.json").unlink(missing_ok=True)
         if gone.is_symlink() or gone.is_file():
             gone.unlink()
         else:

@@ -1,10 +1,12 @@
-"""Work for warm agents that have no job: features which the bank lacks, in small pieces, given up at once."""
+"""Work for warm agents that have no job: features and trials that the bank lacks, in small pieces, given up at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
@@ -13,10 +15,11 @@ from prompttuner.bank.entry import BadEntry
 from prompttuner.bank.features import DEFAULT_RECIPE, compute_features, embed_text
 from prompttuner.bank.folder import Bank, Shelf
 from prompttuner.bank.index import load_index, refresh
+from prompttuner.bank.trials import run_trials
 from prompttuner.errors import PromptTunerError
 from prompttuner.tuning.model import LoadedModel
 
-__all__ = ["idle_work"]
+__all__ = ["IdleWork", "idle_work"]
 
 PIECE = 8
 """Prompts between two questions whether to stop: some 10 ms on the small model, one short pass on a large one."""
@@ -24,22 +27,44 @@ KEPT_EVERY = 64
 """The index is rewritten after this many."""
 
 
-def idle_work(bank_dir: Path, loaded: LoadedModel, should_stop: Callable[[], bool], model: str | None = None) -> int:
-    """Compute missing features of the bank's entries for this LLM, and keep its index in order.
+@dataclass(frozen=True, slots=True)
+class IdleWork:
+    """What was done."""
+
+    features: int = 0
+    """Entries whose features were computed."""
+    trials: int = 0
+    """Leave-one-out trials that were finished."""
+
+
+def idle_work(
+    bank_dir: Path, loaded: LoadedModel, should_stop: Callable[[], bool], model: str | None = None
+) -> IdleWork:
+    """Compute what the own bank lacks for this LLM: features of entries, then leave-one-out trials of known tasks.
+
+    One process a shelf does so at a time; another comes back with nothing done.
 
     Args:
         bank_dir: a bank that this user may write.
         loaded: the agent's LLM.
-        should_stop: asked before each piece of at most eight prompts; True ends the work, nothing done is lost.
+        should_stop: asked before each piece of at most eight prompts, and each tuning step; True ends the work,
+            nothing done is lost.
         model: hub id or folder of the LLM; by default its name.
-
-    Returns:
-        Number of entries whose features were computed.
     """
     try:
         shelf = Bank.open(bank_dir).shelf(model or loaded.name)
-    except PromptTunerError:
-        return 0
+        if not shelf.ids():
+            return IdleWork()
+        # The lock goes with its process: one that is killed for a lease leaves nothing behind.
+        with filelock.FileLock(str(shelf.root / "idle.lock"), mode=shelf.bank.modes.lock, timeout=0):
+            features = _compute_features(shelf, loaded, should_stop)
+            return IdleWork(features, 0 if should_stop() else run_trials(shelf, loaded, should_stop))
+    except (PromptTunerError, OSError):  # no bank, a full disk, another agent at it (filelock.Timeout is an OSError)
+        return IdleWork()
+
+
+def _compute_features(shelf: Shelf, loaded: LoadedModel, should_stop: Callable[[], bool]) -> int:
+    """Missing features of entries, and an index in order; number of entries whose features were computed."""
     index = load_index(shelf)
     have = set(index.ids) - set(index.missing()) if index.recipe == DEFAULT_RECIPE else set()
     missing = [entry_id for entry_id in shelf.ids() if entry_id not in have]

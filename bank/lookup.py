@@ -14,12 +14,12 @@ from torch import Tensor
 from prompttuner.bank.candidates import Candidates, gather
 from prompttuner.bank.features import DEFAULT_RECIPE, embed_text
 from prompttuner.bank.race import RaceSettings, race, race_cost
+from prompttuner.bank.samples import pick_samples
 from prompttuner.bank.scoring import Scorer
 from prompttuner.bank.strategies import DEFAULT_STRATEGY, Choice, choose, full_cost
-from prompttuner.tuning.encoding import Encoded, encode
+from prompttuner.tuning.encoding import Encoded
 from prompttuner.tuning.initial import initial_prompt
 from prompttuner.tuning.model import LoadedModel
-from prompttuner.tuning.order import SampleOrder
 from prompttuner.tuning.tuner import TuningData
 
 __all__ = ["DEFAULT_SAMPLES", "Found", "LookupSettings", "find_initial_prompt"]
@@ -115,7 +115,8 @@ class _Lookup:
         for text in own:
             found.add_own("own text", embed_text(self.loaded, text))
         baseline = found.add_own("vocab", initial_prompt({**self.spec, "initial_prompt": "vocab"}, self.loaded).tensor)
-        samples, batches = self._samples(data, seed)
+        steps = 0 if self.settings.race is None else sum(self.settings.race.steps)
+        samples, batches = pick_samples(self.spec, self.loaded, data.train, seed, self.settings.samples, steps)
         scorer = Scorer(self.loaded, samples, found.prompt)
         choice = choose(self.settings.strategy, found.layers, scorer, len(samples), stop=lambda: self._over(0.9))
         self.report |= {
@@ -128,19 +129,6 @@ class _Lookup:
         }
         self._race(found, choice, baseline, samples, batches)
         return self._conclude(found, choice, baseline)
-
-    def _samples(self, data: TuningData, seed: int) -> tuple[list[Encoded], list[list[Encoded]]]:
-        """Training samples to score on, and the batches of the job's own first steps for the race."""
-        picked = np.random.default_rng([seed, 0xBA]).permutation(len(data.train))[: self.settings.samples].tolist()
-        order = SampleOrder(len(data.train), int(self.spec["batch_size"]), int(self.spec["seed"]))
-        race_settings = self.settings.race
-        steps = [order.batch(step) for step in range(0 if race_settings is None else sum(race_settings.steps))]
-        needed = sorted({*picked, *(i for step in steps for i in step)})
-        encoded = encode(
-            [data.train[i] for i in needed], self.spec["template"], self.loaded.tokenizer, source="training data"
-        )
-        known = dict(zip(needed, encoded, strict=True))
-        return [known[i] for i in picked], [[known[i] for i in step] for step in steps]
 
     def _race(
         self,

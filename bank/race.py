@@ -17,7 +17,7 @@ from prompttuner.tuning.encoding import Encoded
 from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.prefix import PrefixModel
 
-__all__ = ["STEP_COST", "RaceResult", "RaceSettings", "race", "race_cost"]
+__all__ = ["STEP_COST", "RaceResult", "RaceSettings", "Runner", "race", "race_cost"]
 
 STEP_COST = 3
 """A tuning step on a sample counts as three evaluations: forward, and backward at twice its cost."""
@@ -77,7 +77,7 @@ def race(
     model = PrefixModel(loaded)
     scored = list(evaluation[: settings.samples])
     tokens = sum(len(sample.target) for sample in scored)
-    runners = [_Runner(model, prompt, learning_rate) for prompt in prompts]
+    runners = [Runner(model, prompt, learning_rate) for prompt in prompts]
     result = RaceResult([], [math.inf] * len(prompts), race_cost(settings, len(prompts), len(scored), len(batches[0])))
     alive = list(range(len(prompts)))
     first = 0
@@ -99,8 +99,8 @@ def race(
     return result
 
 
-class _Runner:
-    """One prompt being tuned."""
+class Runner:
+    """One prompt (tokens, width) being tuned as the job itself would."""
 
     def __init__(self, model: PrefixModel, start: Tensor, learning_rate: float) -> None:
         self._model = model
@@ -108,6 +108,7 @@ class _Runner:
         self._optimiser = torch.optim.AdamW([self._prompt], lr=learning_rate, weight_decay=0.0, foreach=False)
 
     def run(self, batches: Sequence[Sequence[Encoded]]) -> None:
+        """One step on each batch."""
         for samples in batches:
             self._prompt.grad = torch.zeros_like(self._prompt)
             self._model.add_gradient(self._prompt, samples)
@@ -116,4 +117,5 @@ class _Runner:
             self._optimiser.step()
 
     def loss(self, samples: Sequence[Encoded]) -> float:
+        """Sum over the samples' target tokens."""
         return self._model.losses(self._prompt.detach(), samples)

@@ -11,6 +11,7 @@ from prompttuner.bank.adapters import read_adapter, read_single_tensor
 from prompttuner.bank.entry import BadEntry, Entry
 from prompttuner.bank.folder import Bank
 from prompttuner.bank.layout import ID_PATTERN
+from prompttuner.bank.tasks import note_task
 from prompttuner.files import read_json
 
 __all__ = ["PREFERRED_VERSION", "add_result"]
@@ -24,7 +25,8 @@ def add_result(
 ) -> str | None:
     """Enter the prompt of a finished job, and the outcome of the entry that it started from.
 
-    Features are not computed here: an idle agent, or the next lookup, does that.
+    Features are not computed here: an idle agent, or the next lookup, does that. In a private bank it is noted where
+    the job's training data lies, for leave-one-out trials in idle time.
 
     Args:
         bank_dir: the user's own bank; made (private) where there is none.
@@ -75,4 +77,6 @@ def add_result(
         version=version,
         quality=quality,
     )
-    return shelf.add(entry, prompt)
+    entry_id = shelf.add(entry, prompt)
+    note_task(shelf, entry_id, spec, job)
+    return entry_id

@@ -127,11 +127,15 @@ def list_(
 @app.command()
 def show(entry: EntryWord, bank: BankOption = None, json: JsonFlag = False) -> None:
     """Show all that is known about an entry, and how jobs fared with it."""
+    from prompttuner.bank.trial_log import read_trials
+
     shelf, entry_id = _one(bank, entry)
     found = shelf.read(entry_id)
     outcomes = shelf.outcomes().get(entry_id, [])
+    trial = read_trials(shelf).get(entry_id)
     if json:
-        print_json(asdict(found) | {"bank": str(shelf.bank.root), "outcomes": outcomes})
+        tried = None if trial is None else {"complete": trial.complete, "best": trial.best, "after": trial.after}
+        print_json(asdict(found) | {"bank": str(shelf.bank.root), "outcomes": outcomes, "trial": tried})
         return
     about = {key: value for key, value in asdict(found).items() if key not in {"quality", "shape"}}
     about |= {"tokens x width": None if found.shape is None else f"{found.shape[0]} x {found.shape[1]}"}
@@ -140,6 +144,13 @@ def show(entry: EntryWord, bank: BankOption = None, json: JsonFlag = False) -> N
     if outcomes:
         rows = [[_plain(str(o.get(k, ""))) for k in ("job", "reached", "ita", "score", "at")] for o in outcomes]
         print_table(["job", "reached", "ITA", "score", "at"], rows, title="jobs that started from it")
+    if trial is not None and trial.after:
+        best = sorted(trial.after.items(), key=lambda item: item[1])
+        print_table(
+            ["entry", "loss after a few steps"],
+            [[_plain(name[:SHORT]), f"{loss:.3g}"] for name, loss in best],
+            title="had its own job come later: the best of the other entries",
+        )
 
 
 @app.command()
@@ -175,8 +186,9 @@ def export(
 
 @app.command()
 def stats(bank: BankOption = None, json: JsonFlag = False) -> None:
-    """Count entries, clusters and uses for each LLM."""
+    """Count entries, clusters, uses and leave-one-out trials for each LLM."""
     from prompttuner.bank.index import load_index
+    from prompttuner.bank.trial_log import read_trials
 
     rows = []
     for shelf in _shelves(bank, None):
@@ -191,6 +203,7 @@ def stats(bank: BankOption = None, json: JsonFlag = False) -> None:
                 "clusters": len(index.clusters.medoids),
                 "uses": len(used),
                 "reached": sum(bool(o.get("reached")) for o in used),
+                "tried": sum(trial.complete for trial in read_trials(shelf).values()),
                 "features": index.recipe,
             }
         )

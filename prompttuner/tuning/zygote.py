@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -53,7 +54,7 @@ class Zygote:
         self._budget = _memory_available() * HOST_SHARE
         self._worker: Worker | None = None
         self._idler: Worker | None = None
-        """Computes features for the bank while there is no lease; killed when one comes."""
+        """Works for the bank while there is no lease; killed when one comes."""
         self._worker_model: ModelKey | None = None
         self._pending = b""
         self._selector = selectors.DefaultSelector()
@@ -172,7 +173,9 @@ class Zygote:
             model = model.to("cuda")
         settings = replace(self._settings, way="in_place") if self._resident else self._settings
 
-        def run(request: dict[str, Any]) -> dict[str, Any]:
+        def run(request: dict[str, Any], waiting: Callable[[], bool]) -> dict[str, Any]:
+            if request["op"] == "idle_work":
+                return _idle_work(request, model, waiting)
             end = run_lease(
                 Path(request["job_dir"]),
                 agent=request["agent"],
@@ -186,26 +189,27 @@ class Zygote:
         return run
 
     def _start_idle_work(self, request: dict[str, Any]) -> None:
-        """Fork a child that computes what the bank lacks; not beside a lease, and not on a GPU's resident worker."""
-        if self._idler is not None or self._resident or not self._models or (self._worker and self._worker.busy):
+        """Let a child of its own, or the resident worker, do what the bank lacks; not beside a lease."""
+        if self._idler is not None or not self._models or (self._worker and (self._worker.busy or self._worker.idling)):
+            return
+        if self._resident:
+            if self._worker is not None and self._worker_model is not None:
+                self._worker.send_idle(request)
             return
         model = self._models[next(reversed(self._models))]
 
         def prepare() -> Run:
-            from prompttuner.bank.idle import idle_work
-
             os.nice(IDLE_NICE)
-
-            def run(request: dict[str, Any]) -> dict[str, Any]:
-                return {"computed": idle_work(Path(request["bank_dir"]), model, lambda: False, request["model"])}
-
-            return run
+            return lambda request, _: _idle_work(request, model, lambda: False)
 
         self._idler = fork_worker(prepare, request, self._inherited())
         self._selector.register(self._idler.channel, selectors.EVENT_READ)
 
     def _stop_idle_work(self) -> None:
-        """End and reap the idle child, done or not: entries and index are replaced atomically, so a kill is safe."""
+        """End and reap the idle child, done or not: all that it writes is replaced atomically, so a kill is safe.
+
+        The resident worker, which holds the model, is not killed: it sees the lease and leaves after its present step.
+        """
         if self._idler is not None:
             self._selector.unregister(self._idler.channel)
             self._idler.kill()
@@ -253,18 +257,19 @@ class Zygote:
 
     def _hear_worker(self, worker: Worker) -> None:
         try:
-            told = worker.receive()
+            lines = worker.receive()
         except (EOFError, OSError):
-            told = None
             self._forget_worker(worker)
             return
-        if told is None:
-            return
-        worker.busy = False
-        if not worker.resident:
-            self._forget_worker(worker, told=told)
-        else:
-            self._end(told)
+        for told in lines:
+            if "idle_work" in told:
+                worker.idling = False
+                continue
+            worker.busy = False
+            if not worker.resident:
+                self._forget_worker(worker, told=told)
+            else:
+                self._end(told)
 
     def _forget_worker(self, worker: Worker, *, kill: bool = False, told: dict[str, Any] | None = None) -> None:
         """Reap a worker whose channel closed or whose lease ended, and say so if it had a lease."""
@@ -296,6 +301,23 @@ class Zygote:
                 self._hear_worker(worker)
         if self._worker is not None:
             self._forget_worker(worker, kill=True)
+
+
+def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """In a worker: work for the bank until it is done or has to stop; a failure costs nothing but that work."""
+    from prompttuner.bank.idle import idle_work
+
+    try:
+        done = idle_work(Path(request["bank_dir"]), model, should_stop, request["model"])
+    except Exception:
+        traceback.print_exc()
+        return {"idle_work": "failed"}
+    finally:
+        if model.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()  # the lease shall find the memory that it left
+    return {"idle_work": "done", "features": done.features, "trials": done.trials}
 
 
 def _memory_available() -> int:
@@ -341,6 +363,7 @@ def main(fd: int) -> None:
     # Progress bars would start a thread that watches them.
     import_module("tqdm").tqdm.monitor_interval = 0
     transformers.utils.logging.disable_progress_bar()
+    import prompttuner.bank.idle
     import prompttuner.bank.lookup
     import prompttuner.tuning.lease
     import prompttuner.tuning.model  # noqa: F401

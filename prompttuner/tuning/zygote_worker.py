@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,9 +21,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal
 
 
 class Run(Protocol):
-    """What a worker does with a lease request: returns the ``lease_ended`` event less its name."""
+    """What a worker does with a request: of a lease it returns the ``lease_ended`` event less its name.
 
-    def __call__(self, request: dict[str, Any]) -> dict[str, Any]: ...
+    ``waiting`` tells whether another request has come, for work that gives way to a lease.
+    """
+
+    def __call__(self, request: dict[str, Any], waiting: Callable[[], bool]) -> dict[str, Any]: ...
 
 
 class Worker:
@@ -33,25 +37,31 @@ class Worker:
         self.channel = channel
         self.resident = resident
         self.busy = not resident
+        """It has a lease."""
+        self.idling = False
+        """A resident worker that was given idle work and has not said yet that it ended."""
         self._pending = b""
 
     def send(self, request: dict[str, Any]) -> None:
-        """Give a resident worker its next lease."""
+        """Give a resident worker its next lease; it leaves idle work for it."""
         self.busy = True
+        self._send(request)
+
+    def send_idle(self, request: dict[str, Any]) -> None:
+        """Give a resident worker something to do until its next lease."""
+        self.idling = True
+        self._send(request)
+
+    def _send(self, request: dict[str, Any]) -> None:
         self.channel.sendall((json.dumps(request) + "\n").encode())
 
-    def receive(self) -> dict[str, Any] | None:
-        """The end of a lease as the worker tells it, if a whole line has come; reads once, may raise EOFError."""
+    def receive(self) -> list[dict[str, Any]]:
+        """What the worker tells of ended leases and idle work, whole lines only; reads once, may raise EOFError."""
         chunk = self.channel.recv(65536)
         if not chunk:
             raise EOFError
-        self._pending += chunk
-        line, newline, rest = self._pending.partition(b"\n")
-        if not newline:
-            return None
-        self._pending = rest
-        value: dict[str, Any] = json.loads(line)
-        return value
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
 
     def signal(self, number: int) -> None:
         """Send a signal to the worker alone (its own children are its affair)."""
@@ -118,9 +128,32 @@ def _become_child(parent: int, inherited: list[int]) -> None:
 
 
 def _serve(run: Run, request: dict[str, Any] | None, channel: socket.socket) -> None:
+    requests = _Requests(channel)
     if request is not None:
-        channel.sendall((json.dumps(run(request)) + "\n").encode())
+        channel.sendall((json.dumps(run(request, requests.waiting)) + "\n").encode())
         return
-    with channel.makefile("rb") as lines:
-        for line in lines:
-            channel.sendall((json.dumps(run(json.loads(line))) + "\n").encode())
+    while (told := requests.next()) is not None:
+        channel.sendall((json.dumps(run(told, requests.waiting)) + "\n").encode())
+
+
+class _Requests:
+    """Lines of a socket, with a way to see whether one is waiting."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._pending = b""
+
+    def next(self) -> dict[str, Any] | None:
+        """The next request; None when the other end has closed."""
+        while b"\n" not in self._pending:
+            chunk = self._channel.recv(65536)
+            if not chunk:
+                return None
+            self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        value: dict[str, Any] = json.loads(line)
+        return value
+
+    def waiting(self) -> bool:
+        """Whether something has come (or the other end has closed)."""
+        return bool(self._pending or select.select([self._channel], [], [], 0)[0])

@@ -31,20 +31,20 @@ def shelf(tmp_path: Path, loaded: LoadedModel) -> Shelf:
 
 
 def test_all_features_are_computed_and_clustered(shelf: Shelf, loaded: LoadedModel) -> None:
-    assert idle_work(shelf.bank.root, loaded, lambda: False) == 20
+    assert idle_work(shelf.bank.root, loaded, lambda: False).features == 20
     index = load_index(shelf)
     assert index.known.all() and (index.clusters.assign >= 0).all()
-    assert idle_work(shelf.bank.root, loaded, lambda: False) == 0
+    assert idle_work(shelf.bank.root, loaded, lambda: False).features == 0
 
 
 def test_a_lease_ends_it_after_one_piece_and_nothing_is_lost(shelf: Shelf, loaded: LoadedModel) -> None:
     asked = iter([False, True])
-    assert idle_work(shelf.bank.root, loaded, lambda: next(asked)) == PIECE
+    assert idle_work(shelf.bank.root, loaded, lambda: next(asked, True)).features == PIECE
     assert load_index(shelf).known.sum() == PIECE
-    assert idle_work(shelf.bank.root, loaded, lambda: False) == 20 - PIECE
+    assert idle_work(shelf.bank.root, loaded, lambda: False).features == 20 - PIECE
 
 
 def test_bad_entries_and_missing_banks_are_no_trouble(shelf: Shelf, loaded: LoadedModel, tmp_path: Path) -> None:
     (shelf.entries / shelf.ids()[0] / "prompt.safetensors").write_bytes(b"x")
-    assert idle_work(shelf.bank.root, loaded, lambda: False) == 19
-    assert idle_work(tmp_path / "nowhere", loaded, lambda: False) == 0
+    assert idle_work(shelf.bank.root, loaded, lambda: False).features == 19
+    assert idle_work(tmp_path / "nowhere", loaded, lambda: False).features == 0

@@ -11,7 +11,8 @@ import pytest
 from cli_calls import Cli
 from safetensors.numpy import load_file, save_file
 
-from prompttuner.bank import Shelf
+from prompttuner.bank import Bank, Shelf
+from prompttuner.bank.trial_log import Trial
 
 LINE = '{"input": "a b", "target": "b a"}\n'
 
@@ -107,6 +108,16 @@ def test_list_takes_descriptions_from_the_database_and_what_there_is_from_the_fo
     assert listed[kept] == next(row for row in without if row["id"] == kept)
     (home / "state.db").write_bytes(b"not a database" * 100)
     assert len(json.loads(cli("bank", "list", "--json").out)) == 2, "a broken database does not hide the bank"
+
+
+def test_trials_are_shown(cli: Cli, home: Path) -> None:
+    entry, other = add(cli, "--text", "sort"), add(cli, "--text", "reverse")
+    (shelf,) = Bank.open(home / "bank").shelves()
+    Trial(entry, "j1", 2, {other: [2.0]}, {other: 0.25, "vocab": 1.5}, complete=True).save(shelf)
+    assert json.loads(cli("bank", "stats", "--json").out)[0]["tried"] == 1
+    shown = cli("bank", "show", entry[:8]).out
+    assert other[:12] in shown and "0.25" in shown and "vocab" in shown
+    assert json.loads(cli("bank", "show", entry[:8], "--json").out)["trial"]["best"] == other
 
 
 def test_text_that_is_no_text_is_refused(cli: Cli) -> None:
