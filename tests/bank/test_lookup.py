@@ -54,7 +54,7 @@ def spec(**changes: object) -> dict[str, object]:
     return base | changes
 
 
-def look(loaded: LoadedModel, data: TuningData, shelf: Shelf, budget: float = 120.0, **changes: object) -> Found:
+def look(loaded: LoadedModel, data: TuningData, shelf: Shelf, budget: float = 3600.0, **changes: object) -> Found:
     return find_initial_prompt(spec(**changes), loaded, data, [shelf.bank.root], budget, 0)
 
 
@@ -66,7 +66,7 @@ def test_the_race_of_a_few_steps_finds_the_related_task(loaded: LoadedModel, dat
 @pytest.mark.parametrize("strategy", ["racing", "brute-force"])
 def test_every_strategy_beats_the_vocabulary(loaded: LoadedModel, data: TuningData, bank: Shelf, strategy: str) -> None:
     found = find_initial_prompt(
-        spec(), loaded, data, [bank.bank.root], 120.0, 0, settings=LookupSettings(strategy, race=None)
+        spec(), loaded, data, [bank.bank.root], 3600.0, 0, settings=LookupSettings(strategy, race=None)
     )
     assert found.prompt is not None and bank.read(found.report["chosen"]).task in {*RELATED, "sort+next"}
     assert found.source == f"bank:{found.report['chosen'][:12]}"
@@ -111,7 +111,7 @@ def test_the_own_text_competes(loaded: LoadedModel, data: TuningData, bank: Shel
 
 def test_an_empty_bank_means_the_vocabulary(loaded: LoadedModel, data: TuningData, tmp_path: Path) -> None:
     for folder in (tmp_path / "nowhere", Bank.create(tmp_path / "b").root):
-        found = find_initial_prompt(spec(), loaded, data, [folder], 60.0, 0)
+        found = find_initial_prompt(spec(), loaded, data, [folder], 3600.0, 0)
         assert found.prompt is None and found.source == "vocab" and "no prompt" in found.report["why"]
 
 
@@ -143,7 +143,7 @@ def test_hostile_entries_and_banks_are_named_and_passed_over(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "bank.json").write_text("[]")
-    found = find_initial_prompt(spec(), loaded, data, [broken, bank.bank.root], 120.0, 0)
+    found = find_initial_prompt(spec(), loaded, data, [broken, bank.bank.root], 3600.0, 0)
     assert found.prompt is not None
     notes = "\n".join(found.report["notes"])
     assert bad[:12] in notes and wide[:12] in notes and "broken" in notes
@@ -157,7 +157,7 @@ def test_a_better_vocabulary_start_beats_a_useless_bank(loaded: LoadedModel, dat
     shelf = Bank.create(tmp_path / "b").shelf(str(smallmodel.path()))
     shelf.add(Entry("soft", "small", task="useless"), starts[int(losses.argmax())].numpy())
     found = find_initial_prompt(
-        spec(seed=best), loaded, data, [shelf.bank.root], 60.0, 0, settings=LookupSettings(samples=64, race=None)
+        spec(seed=best), loaded, data, [shelf.bank.root], 3600.0, 0, settings=LookupSettings(samples=64, race=None)
     )
     assert found.prompt is None and "vocabulary" in found.report["why"]
 
@@ -168,5 +168,5 @@ def test_two_banks_count_as_one(loaded: LoadedModel, data: TuningData, bank: She
     other.add(copied)
     own = tasks.phrasings(tasks.HELD_OUT[TARGET])[1]
     best = other.add(Entry("text", "small", text=own, task=TARGET))
-    found = find_initial_prompt(spec(), loaded, data, [bank.bank.root, other.bank.root], 120.0, 0)
+    found = find_initial_prompt(spec(), loaded, data, [bank.bank.root, other.bank.root], 3600.0, 0)
     assert found.report["chosen"] == best and found.report["entries"] == 22

@@ -176,6 +176,11 @@ def test_the_traceback_of_a_fault_is_kept_in_a_private_file(
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+def listen_to_ctrl_c() -> None:
+    """A shell starts its background jobs deaf to it, a test run among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_a_running_controller_exits_130(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "from prompttuner.cli import main; main()", "run"],
@@ -183,15 +188,16 @@ def test_ctrl_c_in_a_running_controller_exits_130(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=listen_to_ctrl_c,
     )
     owner = tmp_path / "home" / "spool" / "owner.json"
-    end = time.monotonic() + 60
-    while not owner.exists() and time.monotonic() < end:
+    end = time.monotonic() + 120
+    while not owner.exists():
+        assert process.poll() is None and time.monotonic() < end, "the controller did not start"
         time.sleep(0.1)
-    time.sleep(0.5)
     second = fresh("from prompttuner.cli import main; main()", "tick", PROMPTTUNER_HOME=str(tmp_path / "home"))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert second.returncode == 5
@@ -207,7 +213,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
         env={**os.environ, "PROMPTTUNER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.stdout.strip() in {"0", "1"}
@@ -222,7 +228,7 @@ def test_output_to_a_full_disk_is_a_message(tmp_path: Path) -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert done.returncode == 6

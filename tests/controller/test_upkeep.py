@@ -11,8 +11,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
 from lab import Lab
 
+from prompttuner.controller import notify
 from prompttuner.controller.metrics import Metrics
 from prompttuner.db import events, jobs
 from prompttuner.states import JobState
@@ -25,7 +27,10 @@ def with_settings(lab: Lab, **changes: Any) -> None:
     lab.ctx.settings = lab.settings
 
 
-def test_a_missed_deadline_is_told_once_by_command_and_webhook(lab: Lab, tmp_path: Path) -> None:
+def test_a_missed_deadline_is_told_once_by_command_and_webhook(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "HOOK_S", 120.0)
     posted: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,7 +91,7 @@ def test_figures_are_served_on_loopback_only(lab: Lab) -> None:
     assert host == "127.0.0.1"
     lab.ctx.metrics = metrics
     lab.tick()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
         assert b"prompttuner_tick_seconds" in answer.read()
     server.shutdown()
 

@@ -411,7 +411,13 @@ def kill_backend(store: Store, session: Any) -> None:
     pid = session.connection().exec_driver_sql("SELECT pg_backend_pid()").scalar()
     with store.engine.execution_options(**{WRITE: True}).begin() as other:
         other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-    time.sleep(0.2)
+
+    def gone() -> bool:
+        with store.engine.execution_options(**{WRITE: True}).begin() as other:
+            query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            return other.execute(query, {"pid": pid}).scalar() == 0
+
+    wait_until(gone)
 
 
 def waits(store: Store) -> list[str]:

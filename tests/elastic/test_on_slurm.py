@@ -20,7 +20,7 @@ from prompttuner.tuning.model import load_model
 from prompttuner.tuning.solo import run_solo
 
 STEPS = 120
-SETTINGS = ElasticSettings(loss_timeout_s=8, grace_s=3, poll_s=0.05)
+SETTINGS = ElasticSettings(loss_timeout_s=30, grace_s=4, join_timeout_s=120, poll_s=0.05)
 
 
 class AllocatedJob(Job):
@@ -80,10 +80,11 @@ def test_members_in_allocations_grow_lose_a_node_shrink_and_end_with_the_same_pr
         job.wait_step(3, ["b", "c", "d"])
         assert job.plan is not None and job.plan.by in {"b", "c", "d"}, "no controller was needed"
         job.assign(["d"])
+        job.release()
         wait_for(lambda: job.over("d"), "the end of the job", 240)
     finally:
         (job.dir / "over").write_text("")
-        slurm.restart_node(nodes["a"])
+        slurm.return_node(nodes["a"])
     _, done, folder = job.result()
     assert done["step"] == STEPS
     reference = load_file(tmp_path / "alone" / "result" / "adapter_model.safetensors")["prompt_embeddings"]

@@ -29,8 +29,8 @@ def batch_of(step: int) -> list[int]:
     return list(range(step * 8, step * 8 + 8))
 
 
-def start(folder: Path, jobs: list[Job], **paced: Any) -> Job:
-    job = Job(folder, paced_spec(**paced))
+def start(folder: Path, jobs: list[Job], quick: int | None = 6, **paced: Any) -> Job:
+    job = Job(folder, paced_spec(**paced), quick=quick)
     jobs.append(job)
     return job
 
@@ -63,11 +63,12 @@ def test_a_job_resized_1_2_4_3_1_ends_with_the_prompt_of_an_undisturbed_one(
 ) -> None:
     spec = make_job_spec(max_iterations=60)
     alone = run_solo(spec, tmp_path / "alone", loaded=small)
-    job = Job(tmp_path / "job", spec, model=small, settings=replace(FAST, way=way))
+    job = Job(tmp_path / "job", spec, model=small, settings=replace(FAST, way=way), quick=4)
     jobs.append(job)
     for members in (["a"], ["a", "b"], ["a", "b", "c", "d"], ["a", "c", "d"], ["d"]):
         job.assign(members)
         job.wait_step(3, members)
+    job.release()
     assert outcome(job.wait_end("d")) == "done"
     _, done, folder = job.result()
     assert done["step"] == 60 and done["outcome"] == "exhausted"
@@ -88,7 +89,7 @@ def test_after_losses_the_prompt_is_still_the_same(
 ) -> None:
     spec = make_job_spec(max_iterations=60)
     alone = run_solo(spec, tmp_path / "alone", loaded=small)
-    job = Job(tmp_path / "job", spec, model=small)
+    job = Job(tmp_path / "job", spec, model=small, quick=6)
     jobs.append(job)
     job.assign(["a", "b", "c"])
     job.wait_step(5, ["a", "b", "c"])
@@ -97,6 +98,7 @@ def test_after_losses_the_prompt_is_still_the_same(
     job.signal("c")
     job.wait_step(3, ["b"])
     job.assign(["d", "b"])  # the newcomer becomes rank 0
+    job.release()
     assert outcome(job.wait_end("d")) == "done" and outcome(job.wait_end("b")) == "done"
     _, _, folder = job.result()
     assert torch.allclose(adapter(folder), adapter(tmp_path / "alone"), atol=1e-4, rtol=0)
@@ -110,13 +112,15 @@ def test_the_last_member_killed_costs_at_most_one_checkpoint_interval(
 ) -> None:
     spec = make_job_spec(max_iterations=40)
     alone = run_solo(spec, tmp_path / "alone", loaded=small)
-    job = Job(tmp_path / "job", spec, model=small, settings=ElasticSettings(**{**SHORT, "checkpoint_steps": 5}))
+    settings = ElasticSettings(**{**SHORT, "checkpoint_steps": 5})
+    job = Job(tmp_path / "job", spec, model=small, settings=settings, quick=14)
     jobs.append(job)
     job.assign(["a"])
     job.wait_step(13, ["a"])
     job.signal("a")
     assert job.wait_end("a") == -signal.SIGKILL
     job.assign(["b"])
+    job.release()
     assert outcome(job.wait_end("b")) == "done"
     _, _, folder = job.result()
     assert torch.equal(adapter(folder), adapter(tmp_path / "alone")), "a resume is bit for bit"
@@ -127,13 +131,14 @@ SHORT: dict[str, Any] = {"loss_timeout_s": 4, "grace_s": 1.5, "join_timeout_s": 
 
 
 def test_a_frozen_member_is_lost_within_the_bound_and_harmless_when_it_wakes(tmp_path: Path, jobs: list[Job]) -> None:
-    job = start(tmp_path / "job", jobs, iterations=2000)
+    job = Job(tmp_path / "job", paced_spec(iterations=100_000), settings=replace(FAST, loss_timeout_s=6))
+    jobs.append(job)
     job.assign(["a", "b"])
     job.wait_step(5, ["a", "b"])
     job.signal("a", signal.SIGSTOP)
     begin = time.monotonic()
     job.wait_step(1, ["b"])
-    assert time.monotonic() - begin < 30, "the bound is loss_timeout_s 4 + grace_s 1.5, on a busy machine"
+    assert time.monotonic() - begin < 90, "the bound is loss_timeout_s 6 + grace_s 3, on a busy machine"
     job.signal("a", signal.SIGCONT)
     assert outcome(job.wait_end("a")) == "left"
 
@@ -149,6 +154,7 @@ def test_asked_to_leave_rank_0_hands_over_and_the_others_plan_without_it(tmp_pat
     assert outcome(job.wait_end("a")) == "terminated"
     job.wait_step(2, ["b", "c"])
     assert job.plan is not None and job.plan.by in {"b", "c"}
+    job.release()
     for agent in ("b", "c"):
         assert outcome(job.wait_end(agent)) == "done"
     assert check_journal(job, 400, batch_of) == {}
@@ -162,6 +168,7 @@ def test_when_all_members_are_replaced_the_new_ones_begin_where_the_old_ones_sto
     job.wait_step(5, ["a", "b"])
     job.assign(["c", "d"])
     job.wait_step(2, ["c", "d"])
+    job.release()
     assert outcome(job.wait_end("a")) == outcome(job.wait_end("b")) == "left"
     assert outcome(job.wait_end("c")) == outcome(job.wait_end("d")) == "done"
     assert check_journal(job, 400, batch_of) == {}
@@ -175,6 +182,7 @@ def test_no_members_means_pause_at_a_checkpoint(tmp_path: Path, jobs: list[Job])
     assert outcome(job.wait_end("a")) == outcome(job.wait_end("b")) == "left"
     assert not list(job.dir.glob("g*/*/done.json"))
     job.assign(["c"])
+    job.release()
     assert outcome(job.wait_end("c")) == "done"
     assert check_journal(job, 300, batch_of) == {}
 
@@ -194,7 +202,7 @@ def test_a_cancelled_job_keeps_its_best_prompt(
 
 
 def test_newcomers_who_never_come_do_not_stop_anybody(tmp_path: Path, jobs: list[Job]) -> None:
-    job = Job(tmp_path / "job", paced_spec(iterations=2000), settings=ElasticSettings(**SHORT))
+    job = Job(tmp_path / "job", paced_spec(iterations=100_000), settings=ElasticSettings(**SHORT))
     jobs.append(job)
     job.assign(["a"])
     job.wait_step(3, ["a"])
@@ -218,6 +226,7 @@ def test_a_job_that_ends_while_a_change_is_planned_has_its_result_in_the_newest_
     plan = job.plan
     assert plan is not None
     assert propose(job.dir, plan.after(["ghost", "b"], by="controller"))
+    job.release()
     assert outcome(job.wait_end("a")) == outcome(job.wait_end("b")) == "done"
     done = json.loads((member_dir(job.dir, 2, "b") / "done.json").read_text())
     assert done["step"] == 60 and (member_dir(job.dir, 2, "b") / "result" / "result.json").exists()
@@ -241,7 +250,7 @@ def test_more_members_than_samples_are_given_back_with_a_reason(tmp_path: Path, 
 
 
 def test_a_worker_that_keeps_dying_at_one_step_is_given_up(tmp_path: Path, jobs: list[Job]) -> None:
-    job = start(tmp_path / "job", jobs, iterations=2000, step_s=0.2)
+    job = start(tmp_path / "job", jobs, iterations=2000, step_s=0.2, quick=None)
     for _ in range(3):
         job.assign(["a"])
         job.wait_step(1, ["a"])
@@ -283,7 +292,7 @@ def test_members_that_can_not_reach_each_other_leave_the_job_to_one_of_them(
         return connect(store, rank, world, **options)
 
     monkeypatch.setattr(member, "open_group", firewalled)
-    job = start(tmp_path / "job", jobs, iterations=20)
+    job = start(tmp_path / "job", jobs, iterations=20, quick=None)
     job.assign(["a", "b"])
     ends = sorted(outcome(job.wait_end(agent)) for agent in ("a", "b"))
     assert ends == ["done", "left"]
@@ -305,7 +314,7 @@ def test_a_lookup_in_an_empty_bank_is_told_and_tuning_begins_from_the_vocabulary
 
 
 def test_a_paced_worker_says_that_it_is_one(tmp_path: Path, jobs: list[Job]) -> None:
-    job = start(tmp_path / "job", jobs, iterations=30, looked_up=20, lookup_s=0.2)
+    job = start(tmp_path / "job", jobs, iterations=30, looked_up=20, lookup_s=0.2, quick=None)
     job.assign(["a"], lookup_s=1.0)
     assert outcome(job.wait_end("a")) == "done"
     _, done, folder = job.result()

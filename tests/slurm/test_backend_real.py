@@ -34,7 +34,7 @@ class Harness:
         defaults: dict[str, object] = {"pool": "m", "gpus": 1, "gpu_type": None, "walltime_s": 600}
         return AllocationRequest(uuid=name, folder=folder, **{**defaults, **fields})  # type: ignore[arg-type]
 
-    def wait(self, name: str, number: str | None, *states: Native, timeout: float = 60) -> Seen:
+    def wait(self, name: str, number: str | None, *states: Native, timeout: float = 180) -> Seen:
         deadline = time.monotonic() + timeout
         while True:
             seen = self.backend.observe([(name, number)])[name]
@@ -51,14 +51,15 @@ def harness(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_runs_with_its_gpu_and_ends(harness: Harness, slurm: Cluster) -> None:
-    request = harness.request(sleep=2)
+    request = harness.request()
     number = harness.backend.submit(request)
     seen = harness.wait(request.uuid, number, Native.RUNNING)
     assert seen.native_id == number
     assert seen.node in slurm.shape.node_names
     assert seen.ends_at is not None and seen.start_at is not None
     assert abs(seen.ends_at - seen.start_at - 600) < 2
-    assert abs(seen.start_at - time.time()) < 60, "times are UTC whatever the zone"
+    assert abs(seen.start_at - time.time()) < 600, "times are UTC whatever the zone"
+    (request.folder / "finish").touch()
     assert harness.wait(request.uuid, number, Native.ENDED).native_state == "COMPLETED"
     shown = slurm.run("scontrol", "show", "job", number)
     assert f"Comment={request.uuid}" in shown
@@ -101,8 +102,9 @@ def test_cancelled_one_that_ignores_term_is_completing_until_its_processes_are_g
     request = harness.request(ignore_term=True)
     number = harness.backend.submit(request)
     harness.wait(request.uuid, number, Native.RUNNING)
-    deadline = time.monotonic() + 30
-    while not (request.folder / "started").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 180
+    while not (request.folder / "started").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     harness.backend.cancel([number])
     assert harness.wait(request.uuid, number, Native.COMPLETING, Native.ENDED).state is Native.COMPLETING
@@ -128,7 +130,7 @@ def test_refusal_is_told_from_a_lost_answer(harness: Harness, slurm: Cluster, tm
 def test_controller_away_means_unknown_and_back_means_known(harness: Harness, slurm: Cluster, tmp_path: Path) -> None:
     quick = Harness(tmp_path / "quick", call_timeout_s=2)
     request = quick.request()
-    number = quick.backend.submit(request)
+    number = harness.backend.submit(request)
     slurm.stop_slurmctld()
     try:
         seen = quick.backend.observe([(request.uuid, number)])[request.uuid]
@@ -138,7 +140,7 @@ def test_controller_away_means_unknown_and_back_means_known(harness: Harness, sl
         assert (seen.state, seen.native_state, seen.reason) == (Native.ENDED, EXITED, "idle")
     finally:
         slurm.start_slurmctld()
-    quick.wait(request.uuid, number, Native.RUNNING)
+    harness.wait(request.uuid, number, Native.RUNNING)
 
 
 def test_preempted_is_ended_and_not_requeued(harness: Harness, slurm: Cluster) -> None:
@@ -159,8 +161,7 @@ def test_lost_node_is_ended(harness: Harness, slurm: Cluster) -> None:
     try:
         assert harness.wait(request.uuid, number, Native.ENDED).native_state == "NODE_FAIL"
     finally:
-        slurm.restart_node(node)
-        slurm.set_node(node, "resume")
+        slurm.return_node(node)
 
 
 def test_surrounding_job_does_not_leak(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

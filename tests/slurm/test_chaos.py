@@ -26,10 +26,14 @@ JOBS = int(os.environ.get("PROMPTTUNER_CHAOS_JOBS", "12"))
 FAULTS = int(os.environ.get("PROMPTTUNER_CHAOS_FAULTS", "15"))
 SEED = int(os.environ.get("PROMPTTUNER_CHAOS_SEED", "1"))
 
-pytestmark = [pytest.mark.slurm, pytest.mark.postgres, pytest.mark.timeout(900 + 120 * FAULTS)]
+PATIENCE_S = 300 + 60 * FAULTS
+"""For all faults; CI machines are slow and noisy."""
 
-ITERATIONS = 200 + FAULTS
-"""Long enough that the last fault still finds a job."""
+pytestmark = [pytest.mark.slurm, pytest.mark.postgres, pytest.mark.timeout(1500 + PATIENCE_S)]
+
+ITERATIONS, REAL_ITERATIONS = 200, 60
+LEAST_JOBS = 4
+"""So many are there to be hit until the last fault; more are submitted if need be."""
 STEP_S = 0.1
 GAP_S = (1.0, 4.0)
 """Between two faults."""
@@ -97,8 +101,7 @@ class Chaos:
         busy = node in self.user.cluster.run("squeue", "-h", "-t", "RUNNING", "-o", "%N", check=False)
         self.user.cluster.kill_node(node)
         self.user.cluster.set_node(node, "down")
-        self.user.cluster.restart_node(node)
-        self.user.cluster.set_node(node, "resume")
+        self.user.cluster.return_node(node)
         return busy
 
     def postgres(self) -> bool:
@@ -127,17 +130,20 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
     )  # fmt: skip
     user.start()
     try:
-        jobs = [user.submit_paced(f"paced{index}", ITERATIONS, STEP_S) for index in range(JOBS - 2)]
-        jobs += [user.submit(f"real{index}", 60) for index in range(2)]
+        jobs = [user.submit(f"real{index}", REAL_ITERATIONS) for index in range(2)]
+        jobs += [user.submit_paced(f"paced{index}", ITERATIONS, STEP_S) for index in range(JOBS - 2)]
         user.until(lambda: any(user.state(job)["state"] == "running" for job in jobs), "the first job runs")
         chaos = Chaos(user, own_postgres, jobs)
-        while sum(chaos.hits.values()) < FAULTS and not all(user.state(job)["state"] in JOB_ENDED for job in jobs):
+        until = time.monotonic() + PATIENCE_S
+        while sum(chaos.hits.values()) < FAULTS:
+            assert time.monotonic() < until, f"{chaos.hits}, {chaos.missed} misses\n{user.report()}"
+            if sum(user.state(job)["state"] not in JOB_ENDED for job in jobs) < LEAST_JOBS:
+                jobs.append(user.submit_paced(f"paced{len(jobs)}", ITERATIONS, STEP_S))
             time.sleep(chaos.random.uniform(*GAP_S))
             chaos.strike()
         ended = user.wait(*jobs)
-        assert sum(chaos.hits.values()) >= FAULTS, f"the jobs were done after {chaos.hits}"
-        assert [job["state"] for job in ended] == ["done"] * (JOBS - 2) + ["exhausted"] * 2, user.events()[-40:]
-        assert [job["step"] for job in ended] == [ITERATIONS] * (JOBS - 2) + [60] * 2
+        assert [job["state"] for job in ended] == ["exhausted"] * 2 + ["done"] * (len(jobs) - 2), user.events()[-40:]
+        assert [job["step"] for job in ended] == [REAL_ITERATIONS] * 2 + [ITERATIONS] * (len(jobs) - 2)
         assert all((user.settings.spool_dir / "jobs" / job / "result" / "result.json").is_file() for job in jobs)
         user.until(lambda: not user.queue(), "no allocation is left after the idle limit")
         starts = [sum(event["event"] == "start" for event in events) for events in user.journals().values()]

@@ -154,8 +154,7 @@ def test_lost_node_costs_at_most_a_checkpoint_and_its_zombie_spoils_nothing(
         check_no_double_admission(user)
     finally:
         user.cluster._kill_jobs(node)
-        user.cluster.restart_node(node)
-        user.cluster.set_node(node, "resume")
+        user.cluster.return_node(node)
 
 
 def test_walltime_end_is_no_failure(make_user: MakeUser) -> None:

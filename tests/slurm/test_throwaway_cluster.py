@@ -17,7 +17,7 @@ import slurm_cluster
 from slurm_cluster import Cluster
 from slurm_fixtures import as_ordinary_user
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SCRIPT = Path(slurm_cluster.__file__)
 
 
@@ -25,7 +25,7 @@ def _batch(cluster: Cluster, body: str, *options: str) -> str:
     return cluster.run("sbatch", "--parsable", "--output=/dev/null", *options, "--wrap", body).strip()
 
 
-def _until(condition, timeout: float = 60.0) -> bool:
+def _until(condition, timeout: float = 180.0) -> bool:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if condition():
@@ -35,10 +35,13 @@ def _until(condition, timeout: float = 60.0) -> bool:
 
 
 def test_jobs_get_their_own_gpus_and_are_accounted(slurm: Cluster, tmp_path: Path) -> None:
-    bodies = [f"echo $CUDA_VISIBLE_DEVICES $SLURMD_NODENAME > {tmp_path}/{index}; sleep 2" for index in range(2)]
+    told = [tmp_path / str(index) for index in range(2)]
+    wait = f"until [ -e {tmp_path}/over ]; do sleep 0.1; done"
+    bodies = [f"echo $CUDA_VISIBLE_DEVICES $SLURMD_NODENAME > {path}; {wait}" for path in told]
     jobs = [_batch(slurm, body, "--gpus-per-node=1", "--nodelist=n1") for body in bodies]
-    assert _until(lambda: all((tmp_path / str(index)).exists() for index in range(2)))
-    assert sorted((tmp_path / str(index)).read_text().split() for index in range(2)) == [["0", "n1"], ["1", "n1"]]
+    assert _until(lambda: all(path.exists() and path.read_text().endswith("\n") for path in told))
+    assert sorted(path.read_text().split() for path in told) == [["0", "n1"], ["1", "n1"]]
+    (tmp_path / "over").touch()
 
     def accounted() -> bool:
         rows = slurm.run("sacct", "-nXP", "-S", "now-1day", "-j", ",".join(jobs), "-o", "state").split()
@@ -80,15 +83,15 @@ def test_ordinary_user_starts_and_uses_it_through_the_command() -> None:
     command = [*as_ordinary_user(user), sys.executable, str(SCRIPT)]
     env = {**os.environ, "HOME": str(prefix), "USER": user, "LOGNAME": user, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        subprocess.run([*command, "start", str(prefix), "--nodes", "1"], check=True, env=env, timeout=120)
+        subprocess.run([*command, "start", str(prefix), "--nodes", "1"], check=True, env=env, timeout=400)
         done = subprocess.run(
             [*as_ordinary_user(user), "srun", "--gpus-per-node=1", "id", "-un"],
             env={**env, "SLURM_CONF": f"{prefix}/slurm.conf"}, cwd=prefix, check=True,
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=180,
         )  # fmt: skip
         assert done.stdout.strip() == user
     finally:
-        subprocess.run([*command, "stop", str(prefix)], check=True, env=env, timeout=60)
+        subprocess.run([*command, "stop", str(prefix)], check=True, env=env, timeout=180)
     assert not prefix.exists() or not any(prefix.iterdir())
     assert not slurm_cluster._marked(prefix)
     shutil.rmtree(prefix, ignore_errors=True)

@@ -1,5 +1,7 @@
 """An agent reduced to what elastic tests need: loads the model once, then runs a lease whenever a plan names it.
 
+Its generations go slowly after a few steps, until ``lingering.release``.
+
 python lease_holder.py JOB_DIR AGENT
 """
 
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from lingering import linger
 
 from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.lease import read_spec, run_lease
@@ -20,6 +23,7 @@ from prompttuner.tuning.model import load_model
 
 def main(job_dir: Path, agent: str) -> None:
     torch.set_num_threads(1)
+    linger(job_dir, quick=5)
     model = load_model(read_spec(job_dir)["model"])
     (job_dir / f"ready-{agent}").write_text(str(time.time()))
     seen = 0

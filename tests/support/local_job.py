@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lingering import linger, release
 
 from prompttuner.files import write_json
 from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.lease import LeaseEnd, run_lease
 from prompttuner.tuning.membership import Membership, member_dir, propose, read_membership
 
-FAST = ElasticSettings(loss_timeout_s=4, grace_s=1.5, join_timeout_s=20, poll_s=0.02)
-PATIENCE_S = 90.0
+FAST = ElasticSettings(loss_timeout_s=10, grace_s=3, join_timeout_s=90, poll_s=0.02)
+"""Patient with members whom a busy machine keeps waiting."""
+PATIENCE_S = 180.0
 
 
 def paced_spec(**paced: Any) -> dict[str, Any]:
@@ -45,12 +47,20 @@ class Job:
     """A job folder and the lease processes that work on it, one an agent at most."""
 
     def __init__(
-        self, folder: Path, spec: dict[str, Any], *, settings: ElasticSettings = FAST, model: Any = None
+        self,
+        folder: Path,
+        spec: dict[str, Any],
+        *,
+        settings: ElasticSettings = FAST,
+        model: Any = None,
+        quick: int | None = None,
     ) -> None:
+        """``quick``: linger after so many steps of each generation, until ``release``; None: never."""
         folder.mkdir(parents=True, exist_ok=True)
         self.dir = folder
         self.settings = settings
         self.model = model
+        self.quick = quick
         self.pids: dict[str, int] = {}
         self.ends: dict[str, LeaseEnd | int] = {}
         write_json(folder / "spec.json", spec)
@@ -79,6 +89,10 @@ class Job:
                 self.lease(agent, plan.generation)
         return plan
 
+    def release(self) -> None:
+        """No change is to come: let the job run to its end."""
+        release(self.dir)
+
     # -- the agents' part --------------------------------------------------------------------------------------
 
     def lease(self, agent: str, generation: int) -> int:
@@ -90,6 +104,8 @@ class Job:
             try:
                 os.setpgid(0, 0)
                 torch.set_num_threads(1)
+                if self.quick is not None:
+                    linger(self.dir, self.quick)
                 end = run_lease(
                     self.dir,
                     agent=agent,

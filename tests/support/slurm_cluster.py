@@ -37,7 +37,7 @@ __all__ = ["Cluster", "ClusterError", "missing_programs", "running_cluster"]
 MARK = "PROMPTTUNER_TEST_CLUSTER"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "sbatch")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db")
-START_LIMIT_S = 60.0
+START_LIMIT_S = 180.0
 
 
 class ClusterError(RuntimeError):
@@ -129,7 +129,7 @@ class Cluster:
         path = kept.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
         return {**kept, "PATH": path, "SLURM_CONF": str(self.prefix / "slurm.conf")}
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> str:
         """Output of a client command on this cluster."""
         done = subprocess.run(
             command,
@@ -167,8 +167,22 @@ class Cluster:
         self._start_daemon(name, ["slurmd", "-D", "-N", name, "-f", str(self.prefix / "slurm.conf")])
 
     def set_node(self, name: str, state: str, reason: str = "test") -> None:
-        """``down``, ``drain``, ``resume``: acts at once."""
+        """``down``, ``drain``: acts at once."""
         self.run("scontrol", "update", f"nodename={name}", f"state={state}", f"reason={reason}")
+
+    def return_node(self, name: str) -> None:
+        """Start a node's slurmd again and wait until the node is in service.
+
+        A node that registers returns by itself, and ``resume`` is an error then: whichever comes first.
+        """
+        self.restart_node(name)
+
+        def in_service() -> bool:
+            self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+            state = self.run("sinfo", "-h", "-N", "-n", name, "-o", "%T", check=False).split()[:1]
+            return bool(state) and state[0] in {"idle", "mixed", "allocated", "completing"}
+
+        self._until(in_service, name)
 
     def stop_slurmctld(self) -> None:
         """Take the controller away (SIGTERM, so that it saves its state)."""

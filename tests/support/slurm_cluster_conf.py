@@ -21,7 +21,7 @@ class ClusterShape:
     accounting: bool = True
     grace_s: int = 0
     """Seconds between the preemption signal and the kill, in the partition ``spare``."""
-    node_timeout_s: int = 10
+    node_timeout_s: int = 60
 
     @property
     def node_names(self) -> list[str]:
@@ -39,7 +39,7 @@ SlurmdUser={shape.user}
 SlurmctldPort={shape.ports["slurmctld"]}
 AuthType=auth/munge
 CryptoType=crypto/munge
-AuthInfo=socket={prefix}/run/munge.socket,cred_expire=5
+AuthInfo=socket={prefix}/run/munge.socket
 StateSaveLocation={prefix}/state
 SlurmdSpoolDir={prefix}/slurmd/%n
 SlurmctldPidFile={prefix}/run/slurmctld.own.pid
@@ -65,7 +65,7 @@ PriorityType=priority/basic
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-KillWait=2
+KillWait=8
 CompleteWait=0
 EpilogMsgTime=0
 InactiveLimit=0

@@ -11,11 +11,16 @@ __all__ = ["main"]
 
 
 def main(settings_path: str) -> str:
-    """Sleep ``sleep`` seconds; ``ignore_term`` does not listen to SIGTERM; a file ``started`` says that it runs."""
+    """Sleep ``sleep`` seconds, or less if a file ``finish`` appears beside the settings.
+
+    ``ignore_term`` does not listen to SIGTERM; a file ``started`` says that it runs.
+    """
     path = Path(settings_path)
     orders = json.loads(path.read_text())
     handler = signal.SIG_IGN if orders.get("ignore_term") else signal.SIG_DFL
     signal.signal(signal.SIGTERM, handler)
     (path.parent / "started").write_text("yes")
-    time.sleep(orders.get("sleep", 0))
+    until = time.monotonic() + orders.get("sleep", 0)
+    while time.monotonic() < until and not (path.parent / "finish").exists():
+        time.sleep(0.05)
     return "slept"

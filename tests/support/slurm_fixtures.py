@@ -54,8 +54,9 @@ def _use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]
     clear(cluster)
 
 
-def clear(cluster: Cluster, timeout: float = 60) -> None:
+def clear(cluster: Cluster, timeout: float = 180) -> None:
     """Cancel all jobs and wait until every node is idle again."""
+    cluster.run("scancel", "--full", "--signal=KILL", "-u", cluster.shape.user, check=False)
     cluster.run("scancel", "-u", cluster.shape.user, check=False)
     deadline = time.monotonic() + timeout
     while cluster.run("squeue", "-h", "-o", "%i %T").strip() and time.monotonic() < deadline:

@@ -1,0 +1,45 @@
+"""Jobs that wait for the test: a generation goes slowly once it has done a few steps, so that none ends too early.
+
+A test plans changes while a job runs. Were the job as quick as it can, it could end (or pass the step that the test
+looks for) while the test's own process is kept waiting by a busy machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from prompttuner.tuning.plan_watch import PlanWatch
+
+__all__ = ["linger", "release"]
+
+STEP_S = 1.0
+"""A step that is lingered over takes so long, unless a change of plan is ready before."""
+POLL_S = 0.01
+
+
+def linger(job_dir: Path, quick: int) -> None:
+    """In this process: after ``quick`` steps of a generation its rank 0 lingers, until ``release`` is called."""
+    ready = PlanWatch.change_is_ready
+    steps: Counter[PlanWatch] = Counter()
+
+    def change_is_ready(watch: PlanWatch) -> bool:
+        steps[watch] += 1
+        until = time.monotonic() + STEP_S if steps[watch] > quick else 0.0
+        while not ready(watch):
+            if time.monotonic() >= until or _released(job_dir):
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    PlanWatch.change_is_ready = change_is_ready  # type: ignore[method-assign]
+
+
+def release(job_dir: Path) -> None:
+    """Let the job run as quickly as it can, to its end."""
+    (job_dir / "hurry").write_text("")
+
+
+def _released(job_dir: Path) -> bool:
+    return (job_dir / "hurry").exists()
