@@ -35,14 +35,20 @@ def submit(
     note: Annotated[str | None, _option("What the task is, in words.", DATA)] = None,
     name: Annotated[str | None, _option("A name of your own.", DATA)] = None,
     target: Annotated[str | None, _option("loss<=x, exact_match>=x or rougeL>=x.", TUNING)] = None,
-    max_iterations: Annotated[int | None, _option("Give up after so many.", TUNING)] = None,
-    prompt_length: Annotated[int | None, _option("Virtual tokens.", TUNING)] = None,
+    max_iterations: Annotated[
+        int | None, _option("Give up after so many.", TUNING, "--max-iterations", "--iterations")
+    ] = None,
+    prompt_length: Annotated[int | None, _option("Virtual tokens.", TUNING, "--prompt-length", "--length")] = None,
     learning_rate: Annotated[float | None, _option("Of AdamW.", TUNING, "--learning-rate", "--lr")] = None,
-    batch_size: Annotated[int | None, _option("Samples of an iteration, over all GPUs.", TUNING)] = None,
+    batch_size: Annotated[
+        int | None, _option("Samples of an iteration, over all GPUs.", TUNING, "--batch-size", "--batch", "--bs")
+    ] = None,
     eval_every: Annotated[int | None, _option("Iterations between evaluations.", TUNING)] = None,
     eval_samples: Annotated[int | None, _option("Evaluate on the first n only.", TUNING)] = None,
     seed: Annotated[int | None, _option("Of sample order and random prompts.", TUNING)] = None,
-    initial_prompt: Annotated[str | None, _option("auto, random, vocab, text:..., a file.", TUNING)] = None,
+    initial_prompt: Annotated[
+        str | None, _option("auto, random, vocab, text:..., a file.", TUNING, "--initial-prompt", "--init")
+    ] = None,
     bucketing: Annotated[bool | None, _option("Batches of similar length.", TUNING)] = None,
     dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.", TUNING)] = None,
     trust_remote_code: Annotated[list[str] | None, _option("Model whose own code may run.", TUNING)] = None,

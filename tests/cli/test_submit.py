@@ -11,6 +11,7 @@ from cli_calls import Cli, QuietBackend
 
 from prompttuner.cli import ask
 from prompttuner.errors import NotOwner
+from prompttuner.spec.job import ALIASES
 
 JOB_ID = re.compile(r"j[a-z2-7]{9}")
 
@@ -28,6 +29,13 @@ def test_a_spec_file_becomes_a_job_at_once(cli: Cli, spec: Path, home: Path, bac
     assert (job["name"], job["state"], job["slo"], job["target"]) == ("mine", "queued", "open", "loss<=0.5")
     assert len(backend.asked) == 1
     assert inbox(home) == []
+
+
+@pytest.mark.parametrize("alias", sorted(ALIASES))
+def test_every_short_name_of_a_field_is_a_flag_too(cli: Cli, spec: Path, alias: str) -> None:
+    value: object = {"lr": 0.25, "init": "vocab"}.get(alias, 7)
+    done = cli("submit", spec, f"--{alias}", value, "--json")
+    assert cli("show", done.json[0]["job"], "--json").json["spec"][ALIASES[alias]] == value
 
 
 def test_flags_alone_are_enough_and_win_over_the_file(cli: Cli, spec: Path) -> None:

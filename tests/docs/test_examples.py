@@ -14,16 +14,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 TIMEOUT_S = 600
+NEEDS = frozenset({"slurm", "postgres"})
+"""What a page may ask for: a cluster (its commands then run with ``SLURM_CONF``), an empty database (``$DATABASE``)."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block that is marked: ``console test``, ``python test`` or ``LANGUAGE file=NAME``."""
+    """One marked fenced block: ``console test [slurm] [postgres]``, ``python test`` or ``LANGUAGE file=NAME``."""
 
     kind: str
     body: str
     line: int
     file: str = ""
+    needs: frozenset[str] = frozenset()
 
 
 def blocks(text: str) -> list[Block]:
@@ -35,13 +38,27 @@ def blocks(text: str) -> list[Block]:
         if names:
             found.append(Block("file", match["body"], line, names[0]))
         elif "test" in marks:
-            found.append(Block(language, match["body"], line))
+            found.append(Block(language, match["body"], line, needs=NEEDS & set(marks)))
     return found
 
 
 def pages() -> list[Path]:
     everything = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [page for page in everything if page.exists() and blocks(page.read_text())]
+
+
+FIXTURES = {"slurm": "slurm", "postgres": "postgres_url"}
+
+
+def needs(page: Path) -> list[str]:
+    return sorted({need for block in blocks(page.read_text()) for need in block.needs})
+
+
+def pages_with_examples() -> list[object]:
+    return [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[getattr(pytest.mark, need) for need in needs(page)])
+        for page in pages()
+    ]
 
 
 def sessions(body: str) -> list[tuple[str, str]]:
@@ -78,14 +95,16 @@ def test_the_first_job_is_among_the_pages() -> None:
 
 
 @pytest.mark.timeout(TIMEOUT_S + 300)
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", pages_with_examples())
+def test_examples_of_a_page_run_in_order(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    given = {need: request.getfixturevalue(FIXTURES[need]) for need in needs(page)}
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PROMPTTUNER_")},
         "PROMPTTUNER_HOME": str(tmp_path / "home"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PROMPTTUNER_IDLE_LIMIT_S": "60",
         "OMP_NUM_THREADS": "1",
+        **({"DATABASE": given["postgres"]} if "postgres" in given else {}),
     }
     work = tmp_path / "work"
     work.mkdir()
@@ -115,6 +134,12 @@ def end_agents(home: Path, work: Path, env: dict[str, str]) -> None:
     """Agents that a page has started would stay warm for minutes."""
     if (home / "state.db").exists():
         run(["prompttuner", "run", "--until-done", "-q"], work, env, "ending the page's agents")
+
+
+def test_every_page_is_found_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    listed = set(re.findall(r"\]\(([^)#\s]+\.md)", index))
+    assert listed >= {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"index.md"}
 
 
 def test_links_between_pages_lead_somewhere() -> None:
