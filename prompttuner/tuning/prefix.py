@@ -63,9 +63,12 @@ class PrefixModel:
         return logits.squeeze(0)
 
     def loss_sum(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> torch.Tensor:
-        """Sum of the negative log likelihoods (nats) of all target tokens, computed in float32; one forward pass."""
+        """Sum of the negative log likelihoods (nats) of all target tokens, computed in float32 (in float64 where the
+        model is); one forward pass."""
         batch = collate(samples, self._pad, self.loaded.device)
-        return functional.cross_entropy(self.target_logits(prompt, batch).float(), batch.targets, reduction="sum")
+        logits = self.target_logits(prompt, batch)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return functional.cross_entropy(wide, batch.targets, reduction="sum")
 
     def add_gradient(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> float:
         """Add the gradient of the samples' summed loss to ``prompt.grad`` and return that sum.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from prompttuner.errors import DataError, PromptTunerError, SpecError, StateError
+from prompttuner.tuning.initial import initial_prompt
+from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.state import pack, unpack
-from prompttuner.tuning.tuner import Tuner
+from prompttuner.tuning.tuner import Tuner, read_data
 
 
 class Threads:
@@ -156,13 +160,39 @@ def test_generated_metrics_do_not_depend_on_the_number_of_members(
     assert single.metric > 0.5  # the model follows this instruction
 
 
-def test_more_members_than_samples_is_still_exact(make_spec: Callable, make_tuner: Callable) -> None:
-    spec = make_spec(batch_size=2, max_iterations=100)
+def differences(make_tuner: Callable, spec: dict[str, Any], steps: int = 2) -> list[float]:
+    """How far the loss of each step is from a single member's when two of three members share its samples."""
     alone, three = make_tuner(spec), [make_tuner(spec) for _ in range(3)]
-    [expected] = run_together([alone], 2)
-    outcomes = run_together(three, 2)
-    assert outcomes[2][0].ids == []
-    assert [row.loss for row in outcomes[0]] == pytest.approx([row.loss for row in expected], abs=1e-5)
+    [expected] = run_together([alone], steps)
+    outcomes = run_together(three, steps)
+    assert outcomes[2][0].ids == [], "the third has none"
+    return [abs(one.loss - other.loss) for one, other in zip(outcomes[0], expected, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_more_members_than_samples_is_still_exact(make_spec: Callable, make_tuner: Callable, seed: int) -> None:
+    """Measured over six seeds at losses of 3 to 10: up to 5.9e-7 in the first step, which is float32 rounding of two
+    samples in one pass or in two; up to 2.8e-6 in the second, since AdamW's first update divides each component of
+    the gradient by its own size, rounding of those near zero included (the prompt differs by up to 4.9e-7)."""
+    first, second = differences(make_tuner, make_spec(batch_size=2, max_iterations=100, seed=seed))
+    assert first <= 2e-6
+    assert second <= 1e-5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_float64_nothing_but_the_rounding_of_the_prompt_is_left(
+    make_spec: Callable, small: LoadedModel, seed: int
+) -> None:
+    """The same with a float64 model: whatever is not rounding would stay. Measured: 3.6e-15 in the first step; up to
+    5.2e-7 in the second, since the prompt itself stays float32."""
+
+    def make(spec: dict[str, Any]) -> Tuner:
+        loaded = replace(small, model=copy.deepcopy(small.model).to(torch.float64))
+        return Tuner(loaded, spec, read_data(spec), initial_prompt(spec, loaded))
+
+    first, second = differences(make, make_spec(batch_size=2, max_iterations=100, seed=seed))
+    assert first <= 1e-12
+    assert second <= 2e-6
 
 
 def test_failed_step_changes_nothing(make_spec: Callable, make_tuner: Callable) -> None:
