@@ -110,9 +110,8 @@ class Runner:
     def run(self, batches: Sequence[Sequence[Encoded]]) -> None:
         """One step on each batch."""
         for samples in batches:
-            self._prompt.grad = torch.zeros_like(self._prompt)
-            self._model.add_gradient(self._prompt, samples)
-            self._prompt.grad /= sum(len(sample.target) for sample in samples)
+            _, gradient = self._model.gradient(self._prompt, samples)
+            self._prompt.grad = (gradient / sum(len(sample.target) for sample in samples)).to(torch.float32)
             torch.nn.utils.clip_grad_norm_([self._prompt], MAX_GRADIENT_NORM, foreach=False)
             self._optimiser.step()
 

@@ -60,9 +60,9 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, overhead: int) -> lis
     return groups
 
 
-def collate(samples: Sequence[Encoded], pad: int, device: torch.device) -> Collated:
-    """Bring samples together into one right-padded batch."""
-    width = max(sample.length for sample in samples)
+def collate(samples: Sequence[Encoded], pad: int, device: torch.device, width: int | None = None) -> Collated:
+    """Bring samples together into one batch, padded on the right to ``width`` (None: to the longest)."""
+    width = max(sample.length for sample in samples) if width is None else width
     ids = torch.full((len(samples), width), pad, dtype=torch.int64)
     rows: list[int] = []
     columns: list[int] = []

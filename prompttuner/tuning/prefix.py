@@ -45,16 +45,21 @@ class PrefixModel:
             )
         tokenizer = loaded.tokenizer
         self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
+        self._limit = self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
         self._overhead = OVERHEAD.get(loaded.device.type, OVERHEAD["cuda"])
 
     def target_logits(self, prompt: torch.Tensor, batch: Collated) -> torch.Tensor:
-        """Logits at the positions that predict the target tokens, [tokens, vocabulary], in the model's own type."""
+        """Logits at the positions that predict the target tokens, [tokens, vocabulary], in the model's own type.
+
+        Args:
+            prompt: [length, hidden] for all samples, or [samples, length, hidden].
+            batch: the samples.
+        """
         count, width = batch.ids.shape
         given = self._embed(batch.ids)
-        soft = prompt.to(given.dtype).unsqueeze(0).expand(count, -1, -1)
-        total = prompt.shape[0] + width
-        flat = batch.rows * total + prompt.shape[0] + batch.columns
+        length = prompt.shape[-2]
+        soft = prompt.to(given.dtype).expand(count, -1, -1)
+        flat = batch.rows * (length + width) + length + batch.columns
         with self._head_at(flat):
             output = self._model(inputs_embeds=torch.cat([soft, given], dim=1), use_cache=False)
         logits: torch.Tensor = output.logits
@@ -62,45 +67,73 @@ class PrefixModel:
             raise ModelError(f"model {self.loaded.name!r} does not apply its head to hidden states as causal LMs do")
         return logits.squeeze(0)
 
-    def loss_sum(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> torch.Tensor:
-        """Sum of the negative log likelihoods (nats) of all target tokens, computed in float32 (in float64 where the
-        model is); one forward pass."""
-        batch = collate(samples, self._pad, self.loaded.device)
+    def widths(self, length: int, samples: Sequence[Encoded]) -> list[int]:
+        """To how many tokens each sample of a step is padded behind a prompt of ``length``, by `micro_batches`.
+
+        Given the samples of all members, this is the same everywhere: how a sample is padded, and with it the last bits
+        of its result, does not depend on whose it is.
+        """
+        lengths = [sample.length + length for sample in samples]
+        found = [0] * len(samples)
+        for group in micro_batches(lengths, self._limit, self._overhead):
+            for index in group:
+                found[index] = max(samples[other].length for other in group)
+        return found
+
+    def token_losses(self, prompt: torch.Tensor, samples: Sequence[Encoded], width: int | None = None) -> torch.Tensor:
+        """Negative log likelihood (nats) of each target token, [tokens], computed in float32 (in float64 where the
+        model is); one forward pass. ``prompt`` as in `target_logits`, ``width`` as in `collate`."""
+        batch = collate(samples, self._pad, self.loaded.device, width)
         logits = self.target_logits(prompt, batch)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return functional.cross_entropy(wide, batch.targets, reduction="sum")
+        return functional.cross_entropy(wide, batch.targets, reduction="none")
 
-    def add_gradient(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> float:
-        """Add the gradient of the samples' summed loss to ``prompt.grad`` and return that sum.
+    def gradient(
+        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None
+    ) -> tuple[float, torch.Tensor]:
+        """The samples' summed loss, and its gradient by ``prompt``, float64 [length, hidden].
+
+        Each sample has a copy of the prompt of its own, and their gradients are summed in float64. On a CPU a sample's
+        gradient does not depend on what else is in its batch, only on its padding; so with the `widths` of the whole
+        step the sum, rounded to float32, is the same however the samples are dealt out to members.
+
+        Args:
+            prompt: [length, hidden].
+            samples: those of this member.
+            widths: of each of them; None: as these samples alone would be padded.
 
         Raises:
             ModelError: the memory of the GPU does not suffice for a single sample.
         """
         total = 0.0
-        queue = self._split(prompt, samples)
+        gradient = torch.zeros(prompt.shape, dtype=torch.float64, device=prompt.device)
+        queue = self._split(prompt, samples, widths)
         while queue:
-            group = queue.pop(0)
-            kept = None if prompt.grad is None else prompt.grad.clone()
+            width, group = queue.pop(0)
+            each = prompt.detach().expand(len(group), -1, -1).clone().requires_grad_()
             try:
-                loss = self.loss_sum(prompt, group)
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.item()
+                losses = self.token_losses(each, group, width)
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+                assert each.grad is not None
+                loss, part = losses.sum(dtype=torch.float64).item(), each.grad.sum(0, dtype=torch.float64)
             except torch.cuda.OutOfMemoryError as error:
-                prompt.grad = kept
-                queue = self._smaller(prompt, group, error) + queue
-        return total
+                queue = self._smaller(prompt, width, group, error) + queue
+                continue
+            total += loss
+            gradient += part
+        return total, gradient
 
     @torch.no_grad()
-    def losses(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> float:
-        """The samples' summed loss, without gradients."""
+    def losses(self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None) -> float:
+        """The samples' summed loss, without gradients; arguments as in `gradient`."""
         total = 0.0
-        queue = self._split(prompt, samples)
+        queue = self._split(prompt, samples, widths)
         while queue:
-            group = queue.pop(0)
+            width, group = queue.pop(0)
             try:
-                total += self.loss_sum(prompt, group).item()
+                total += self.token_losses(prompt, group, width).sum(dtype=torch.float64).item()
             except torch.cuda.OutOfMemoryError as error:
-                queue = self._smaller(prompt, group, error) + queue
+                queue = self._smaller(prompt, width, group, error) + queue
         return total
 
     @torch.no_grad()
@@ -161,12 +194,23 @@ class PrefixModel:
         finally:
             handle.remove()
 
-    def _split(self, prompt: torch.Tensor, samples: Sequence[Encoded]) -> list[list[Encoded]]:
-        lengths = [sample.length + prompt.shape[0] for sample in samples]
-        groups = micro_batches(lengths, self._max_tokens, self._overhead)
-        return [[samples[index] for index in group] for group in groups]
+    def _split(
+        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None
+    ) -> list[tuple[int, list[Encoded]]]:
+        """Micro-batches and their widths, the widest first (so that a lack of memory shows at once)."""
+        by_width: dict[int, list[Encoded]] = {}
+        for sample, width in zip(samples, widths or self.widths(prompt.shape[0], samples), strict=True):
+            by_width.setdefault(width, []).append(sample)
+        groups = []
+        for width in sorted(by_width, reverse=True):
+            size = max(1, self._max_tokens // (width + prompt.shape[0]))
+            group = by_width[width]
+            groups += [(width, group[start : start + size]) for start in range(0, len(group), size)]
+        return groups
 
-    def _smaller(self, prompt: torch.Tensor, group: list[Encoded], error: Exception) -> list[list[Encoded]]:
+    def _smaller(
+        self, prompt: torch.Tensor, width: int, group: list[Encoded], error: Exception
+    ) -> list[tuple[int, list[Encoded]]]:
         """Halve a micro-batch that did not fit, and all later ones."""
         if len(group) == 1:
             raise ModelError(
@@ -175,6 +219,6 @@ class PrefixModel:
             ) from None
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-        longest = max(sample.length for sample in group) + prompt.shape[0]
-        self._max_tokens = min(self._max_tokens, longest * (len(group) // 2))
-        return [group[: len(group) // 2], group[len(group) // 2 :]]
+        half = len(group) // 2
+        self._max_tokens = min(self._max_tokens, (width + prompt.shape[0]) * half)
+        return [(width, group[:half]), (width, group[half:])]

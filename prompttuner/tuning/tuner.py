@@ -112,6 +112,7 @@ class Tuner:
         lengths = [sample.length for sample in self._train] if spec.get("bucketing") else None
         self._order = SampleOrder(len(self._train), spec["batch_size"], spec["seed"], lengths)
         self._prefix = PrefixModel(loaded)
+        self._eval_widths = self._prefix.widths(length, self._eval)
         self._prompt = torch.nn.Parameter(initial.tensor.to(loaded.device, torch.float32).clone())
         self._optimiser = torch.optim.AdamW([self._prompt], lr=spec["learning_rate"], weight_decay=0.0, foreach=False)
         self._progress = Progress(self.target)
@@ -196,14 +197,16 @@ class Tuner:
         """
         members = collective or Solo()
         started = time.monotonic()
-        ids = self._order.batch(self._step)[members.rank :: members.world]
+        batch = self._order.batch(self._step)
+        widths = self._prefix.widths(self._prompt.shape[0], [self._train[index] for index in batch])
+        mine = slice(members.rank, None, members.world)
+        ids = batch[mine]
         samples = [self._train[index] for index in ids]
-        self._prompt.grad = torch.zeros_like(self._prompt)
-        loss_sum = self._prefix.add_gradient(self._prompt, samples) if samples else 0.0
+        loss_sum, gradient = self._prefix.gradient(self._prompt, samples, widths[mine])
         tokens = sum(len(sample.target) for sample in samples)
         flat = torch.cat(
             [
-                self._prompt.grad.reshape(-1).to(torch.float64),
+                gradient.reshape(-1),
                 torch.tensor([loss_sum, tokens, len(samples), *flags], dtype=torch.float64, device=self._prompt.device),
             ]
         )
@@ -211,12 +214,11 @@ class Tuner:
         size = self._prompt.numel()
         total_loss, total_tokens, total_samples, *summed = flat[size:].tolist()
         if not math.isfinite(total_loss):
-            self._prompt.grad = None
             raise PromptTunerError(
                 f"the loss is {total_loss} in iteration {self._step + 1}: tuning has diverged; lower learning_rate "
                 f"(now {self.spec['learning_rate']:g}), or take dtype float32"
             )
-        self._prompt.grad.copy_((flat[:size] / total_tokens).view_as(self._prompt))
+        self._prompt.grad = (flat[:size] / total_tokens).view_as(self._prompt).to(torch.float32)
         torch.nn.utils.clip_grad_norm_([self._prompt], MAX_GRADIENT_NORM, foreach=False)
         self._optimiser.step()
         self._prompt.grad = None
@@ -230,8 +232,10 @@ class Tuner:
     def evaluate(self, collective: Collective | None = None) -> Evaluation:
         """Score the evaluation set, each member its share; records the result, and whether the target is reached."""
         members = collective or Solo()
-        shard = self._eval[members.rank :: members.world]
-        sums = torch.tensor(self._scores(shard), dtype=torch.float64, device=self._prompt.device)
+        mine = slice(members.rank, None, members.world)
+        sums = torch.tensor(
+            self._scores(self._eval[mine], self._eval_widths[mine]), dtype=torch.float64, device=self._prompt.device
+        )
         members.all_reduce_(sums)
         loss_sum, tokens, metric_sum, samples = sums.tolist()
         loss = loss_sum / tokens
@@ -286,7 +290,7 @@ class Tuner:
         self._train_s = float(meta["train_s"])
         self.initial = InitialPrompt(self.initial.tensor, meta["origin"], list(meta["warnings"]))
 
-    def _scores(self, samples: Sequence[Encoded]) -> list[float]:
+    def _scores(self, samples: Sequence[Encoded], widths: Sequence[int]) -> list[float]:
         """Sums over samples: loss, target tokens, metric, number."""
         if not samples:
             return [0.0, 0.0, 0.0, 0.0]
@@ -297,4 +301,4 @@ class Tuner:
             answers = self._prefix.answers(prompt, samples, self.max_new_tokens)
             score = GENERATED[self.target["metric"]]
             metric = sum(score(answer, sample.text) for answer, sample in zip(answers, samples, strict=True))
-        return [self._prefix.losses(prompt, samples), tokens, metric, len(samples)]
+        return [self._prefix.losses(prompt, samples, widths), tokens, metric, len(samples)]

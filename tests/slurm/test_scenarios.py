@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -42,8 +43,8 @@ def make_user(slurm: Cluster, tmp_path: Path) -> Iterator[MakeUser]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(slurm_session: Cluster, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The prompt that the LONG job ends with when nothing goes wrong."""
+def reference(slurm_session: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, float]:
+    """Prompt and loss that the LONG job ends with when nothing goes wrong."""
     saved = dict(os.environ)
     os.environ.update(slurm_session.env)
     user = SlurmUser(slurm_session, tmp_path_factory.mktemp("undisturbed"), idle_limit_s=10)
@@ -51,11 +52,17 @@ def undisturbed(slurm_session: Cluster, tmp_path_factory: pytest.TempPathFactory
     try:
         job = user.submit("undisturbed", LONG)
         assert user.wait(job)[0]["state"] == "exhausted"
-        return user.result(job)
+        return user.result(job), user.loss(job)
     finally:
         user.stop()
         os.environ.clear()
         os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(reference: tuple[bytes, float]) -> bytes:
+    """The prompt that the LONG job ends with when nothing goes wrong."""
+    return reference[0]
 
 
 def same_prompt(one: bytes, other: bytes) -> bool:
@@ -179,6 +186,28 @@ def test_without_placeholders_allocations_end_with_their_jobs(make_user: MakeUse
     jobs = [user.submit("first"), user.submit("second")]
     assert [job["state"] for job in user.wait(*jobs)] == ["exhausted"] * 2
     user.until(lambda: not user.queue(), "no allocation waits for the idle limit of five minutes")
+    check_no_double_admission(user)
+
+
+def test_scaled_by_hand_while_it_runs_the_prompt_stays_the_same(
+    make_user: MakeUser, reference: tuple[bytes, float]
+) -> None:
+    """2 -> 1 -> 2 GPUs by `scale`. Both agents are there from the start, so no change waits for a cold one."""
+    user = make_user()
+    job = user.submit("scaled", LONG, min_gpus=2, max_gpus=2)
+    for before, after in ((2, 1), (1, 2)):
+        user.until(lambda n=before: user.step(job, members=n) > 0, f"{job} makes steps with {before} members")
+        user.cli("scale", job, str(after))
+    user.until(lambda: user.step(job, members=2) > user.step(job, members=1), "steps with two members again")
+    (ended,) = user.wait(job)
+    assert (ended["state"], ended["step"]) == ("exhausted", LONG)
+    shown = json.loads(user.cli("show", job, "--json"))
+    assert [members for _, members in shown["history"]] == [2, 1, 2, 0]
+    assert "GPUs over time" in user.cli("show", job)
+    one, other = (load(prompt)["prompt_embeddings"] for prompt in (user.result(job), reference[0]))
+    assert np.allclose(one, other, atol=1e-5, rtol=0), f"the prompt differs by {np.abs(one - other).max()}"
+    assert user.loss(job) == pytest.approx(reference[1], abs=1e-5)
+    assert len(user.accounted()) == 2, "the agent that was given back waited, and came again"
     check_no_double_admission(user)
 
 

@@ -73,6 +73,13 @@ class SlurmUser:
                 self._controller.wait()
             self._controller = None
 
+    def cli(self, *words: str) -> str:
+        """Standard output of a command as the user types it; it must succeed."""
+        command = [sys.executable, "-c", "from prompttuner.cli import main; main()", f"--home={self.home}", *self.flags]
+        done = subprocess.run([*command, *words], env=self.cluster.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
     # -- jobs -------------------------------------------------------------------------------------------------
 
     def another_model(self) -> Path:
@@ -86,9 +93,9 @@ class SlurmUser:
         """A job that ends after exactly so many iterations: its target is out of reach."""
         train, evaluation = tasks.write_dataset("reverse+upper", self.home / "data", train=128, evaluation=16)
         spec = JobSpec(
-            name=name, model=str(model), train=train, eval=evaluation, target="loss<=0.000001", max_gpus=1,
-            initial_prompt="text:reverse , upper case", batch_size=8, max_iterations=iterations, eval_every=20,
-            **fields,
+            **{"name": name, "model": str(model), "train": train, "eval": evaluation, "target": "loss<=0.000001",
+               "max_gpus": 1, "initial_prompt": "text:reverse , upper case", "batch_size": 8,
+               "max_iterations": iterations, "eval_every": 20, **fields}
         )  # fmt: skip
         return submit(spec, settings=self.settings)
 
@@ -120,11 +127,13 @@ class SlurmUser:
     def wait_step(self, job: str, step: int) -> None:
         """Until a running job has come so far (its progress files are read, so that nobody has to tick)."""
 
-        def far_enough() -> bool:
-            files = (self.settings.spool_dir / "jobs" / job).glob("g*/*/progress.json")
-            return any(_read(path).get("step", 0) >= step for path in files)
+        self.until(lambda: self.step(job) >= step, f"{job} at step {step}")
 
-        self.until(far_enough, f"{job} at step {step}")
+    def step(self, job: str, members: int | None = None) -> int:
+        """The newest step that a member of the job has told (where that many were members)."""
+        files = (self.settings.spool_dir / "jobs" / job).glob("g*/*/progress.json")
+        told = [told for path in files if (told := _read(path)) and members in {None, told.get("members")}]
+        return max((progress.get("step", 0) for progress in told), default=0)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -137,6 +146,10 @@ class SlurmUser:
     def result(self, job: str) -> bytes:
         """The tuned prompt, promoted."""
         return (self.settings.spool_dir / "jobs" / job / "result" / "adapter_model.safetensors").read_bytes()
+
+    def loss(self, job: str) -> float:
+        """Loss of the tuned prompt on the evaluation data."""
+        return float(_read(self.settings.spool_dir / "jobs" / job / "result" / "result.json")["loss"])
 
     def queue(self) -> list[str]:
         """Names of our allocations that Slurm still holds."""

@@ -17,18 +17,18 @@ from prompttuner.tuning.tuner import Tuner
 
 def starve(engine: PrefixModel, monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """Let passes over more than ``most`` samples fail as a GPU without memory does, after half of the work is done."""
-    whole = engine.loss_sum
+    whole = engine.token_losses
     sizes: list[int] = []
 
-    def loss_sum(prompt: torch.Tensor, samples: Sequence[Encoded]) -> torch.Tensor:
+    def token_losses(prompt: torch.Tensor, samples: Sequence[Encoded], width: int | None) -> torch.Tensor:
         sizes.append(len(samples))
-        loss = whole(prompt, samples)
+        losses = whole(prompt, samples, width)
         if len(samples) > most:
-            loss.backward()  # a gradient that must not count
+            losses.sum().backward()  # a gradient that must not count
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return loss
+        return losses
 
-    monkeypatch.setattr(engine, "loss_sum", loss_sum)
+    monkeypatch.setattr(engine, "token_losses", token_losses)
     return sizes
 
 

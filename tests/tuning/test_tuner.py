@@ -169,30 +169,27 @@ def differences(make_tuner: Callable, spec: dict[str, Any], steps: int = 2) -> l
     return [abs(one.loss - other.loss) for one, other in zip(outcomes[0], expected, strict=True)]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_more_members_than_samples_is_still_exact(make_spec: Callable, make_tuner: Callable, seed: int) -> None:
-    """Measured over six seeds at losses of 3 to 10: up to 5.9e-7 in the first step, which is float32 rounding of two
-    samples in one pass or in two; up to 2.8e-6 in the second, since AdamW's first update divides each component of
-    the gradient by its own size, rounding of those near zero included (the prompt differs by up to 4.9e-7)."""
-    first, second = differences(make_tuner, make_spec(batch_size=2, max_iterations=100, seed=seed))
-    assert first <= 2e-6
+def test_more_members_than_samples_is_still_exact(make_spec: Callable, make_tuner: Callable) -> None:
+    """Where matrix kernels do not depend on the size of a batch (as on the CPUs that this was written on), all
+    differences are 0. Elsewhere a sample's loss is rounded in its own way: at losses of 3 to 10 some 6e-7, and in the
+    second step some 3e-6, since AdamW's first update magnifies the rounding of small components of the gradient."""
+    first, second = differences(make_tuner, make_spec(batch_size=2, max_iterations=100))
+    assert first <= 1e-6
     assert second <= 1e-5
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_in_float64_nothing_but_the_rounding_of_the_prompt_is_left(
-    make_spec: Callable, small: LoadedModel, seed: int
+def test_in_float64_members_differ_by_nothing_but_the_rounding_of_the_prompt(
+    make_spec: Callable, small: LoadedModel
 ) -> None:
-    """The same with a float64 model: whatever is not rounding would stay. Measured: 3.6e-15 in the first step; up to
-    5.2e-7 in the second, since the prompt itself stays float32."""
+    """With a float64 model rounding is out of the way on any machine; the prompt itself stays float32."""
 
     def make(spec: dict[str, Any]) -> Tuner:
         loaded = replace(small, model=copy.deepcopy(small.model).to(torch.float64))
         return Tuner(loaded, spec, read_data(spec), initial_prompt(spec, loaded))
 
-    first, second = differences(make, make_spec(batch_size=2, max_iterations=100, seed=seed))
+    first, second = differences(make, make_spec(batch_size=2, max_iterations=100))
     assert first <= 1e-12
-    assert second <= 2e-6
+    assert second <= 1e-6
 
 
 def test_failed_step_changes_nothing(make_spec: Callable, make_tuner: Callable) -> None:
