@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from prompttuner import profiles
-from prompttuner.controller.paced import stated_remaining, stated_speedup, stated_step_s
+from prompttuner.controller.paced import stated_bank, stated_remaining, stated_speedup, stated_step_s
 from prompttuner.controller.pools import Pool, pool_of
 from prompttuner.controller.predict import Remaining, remaining_iterations, sample_quantiles
 from prompttuner.controller.snapshot import BankOutlook
@@ -60,11 +60,12 @@ def outlook_of(
     pools = _pools(ctx, jobs, specs, allocations)
     history = _history(ctx, tuple(pool.key for pool in pools))
     paced = _paced_speedups(jobs, specs)
+    banked = {job.pool for job in jobs if stated_bank(specs[job.id])}
     return Outlook(
         pools,
         {pool.key: _profile(pool, history.speeds, history.startups, paced.get(pool.key)) for pool in pools},
         {job.id: _remaining(job, specs[job.id], history.itas) for job in jobs},
-        {pool.key: BANK_FACTOR for pool in pools if ctx.bank.holds(pool.model)},
+        {pool.key: BANK_FACTOR for pool in pools if pool.key in banked or ctx.bank.holds(pool.model)},
         history.arrivals,
         stated_step_s(specs),
     )

@@ -10,7 +10,7 @@ from prompttuner.controller.predict import Remaining
 if TYPE_CHECKING:
     from prompttuner.db.models import Job
 
-__all__ = ["stated_remaining", "stated_speedup", "stated_step_s"]
+__all__ = ["stated_bank", "stated_remaining", "stated_speedup", "stated_step_s"]
 
 SOURCE = "stated by its paced spec"
 
@@ -24,6 +24,12 @@ def stated_remaining(job: Job, spec: Mapping[str, Any]) -> Remaining | None:
     needed = paced.get("looked_up", paced["iterations"]) if looked_up else paced["iterations"]
     left = max(float(needed) - job.step, 0.0)
     return Remaining(left, left, SOURCE)
+
+
+def stated_bank(spec: Mapping[str, Any]) -> bool:
+    """Whether a lookup shortens this paced job, as if a Prompt Bank held prompts for its LLM."""
+    paced = spec.get("paced") or {}
+    return bool(paced) and paced.get("looked_up", paced["iterations"]) < paced["iterations"]
 
 
 def stated_step_s(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -26,10 +26,11 @@ from prompttuner.policy.snapshot import PoolProfile
 from prompttuner.spec import make_spec, resolve
 from prompttuner.spec.when import iso
 from prompttuner.trace.job import TraceJob
+from prompttuner.tuning.paced_model import write_paced_model
 
 __all__ = ["Entry", "Replay", "Submitted", "schedule", "wait_and_submit"]
 
-FORMAT = 1
+FORMAT = 2
 ROOM = 1.25
 """A paced job may take this many times its true iterations before it counts as exhausted."""
 
@@ -106,6 +107,8 @@ def _paced(job: TraceJob, profile: PoolProfile, accelerate: float) -> dict[str, 
             "looked_up": max(1, round(iterations * job.bank_factor)),
             "lookup_s": profile.lookup_s,
             "llm": job.llm,
+            "start_s": profile.start_s,
+            "switch_s": profile.switch_s,
         },
     }
 
@@ -182,10 +185,17 @@ class Replay:
             spec["deadline_at"] = now + entry.slo_s
             spec["deadline_iso"] = iso(now + entry.slo_s)
         if paced is not None:
-            # its own name makes it a pool of its own, as its LLM would
-            spec["model_name"] = str(paced["llm"])
-            spec["paced"] = {key: value for key, value in paced.items() if key != "llm"}
+            # a model of its own makes it a pool of its own, as its LLM would
+            paced = dict(paced)
+            spec["model_name"] = str(paced.pop("llm"))
+            spec["model"] = str(self._model(spec["model_name"], paced.pop("start_s"), paced.pop("switch_s")))
+            spec["paced"] = paced
         return spec
+
+    def _model(self, llm: str, start_s: float, switch_s: float) -> Path:
+        """The folder that stands in for an LLM, whose loads take these times; written once."""
+        folder = (self.folder / "models" / re.sub(r"[^\w.-]", "_", llm)).absolute()
+        return folder if (folder / "paced.json").exists() else write_paced_model(folder, start_s, switch_s)
 
     def _data(self) -> tuple[Path, Path]:
         """Data that paced workers name and never read; written once."""

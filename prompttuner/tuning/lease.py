@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prompttuner.errors import ConfigError, SpoolError, StateError
+from prompttuner.errors import ConfigError, ModelError, SpoolError, StateError
 from prompttuner.files import read_json
 from prompttuner.spec import check_data
 from prompttuner.tuning.elastic_settings import ElasticSettings
@@ -16,6 +16,7 @@ from prompttuner.tuning.member import LeaseEnd, Member
 from prompttuner.tuning.member_files import MemberFiles
 from prompttuner.tuning.membership import Membership
 from prompttuner.tuning.paced import PacedTask, is_paced
+from prompttuner.tuning.paced_model import PacedModel
 from prompttuner.tuning.plan_watch import plan_for
 from prompttuner.tuning.rendezvous import PlanRendezvous
 from prompttuner.tuning.restart import run_under_torchelastic
@@ -51,7 +52,7 @@ def run_lease(
     agent: str,
     generation: int,
     address: str,
-    model: LoadedModel,
+    model: LoadedModel | PacedModel,
     settings: ElasticSettings,
 ) -> LeaseEnd:
     """Work for a job until it ends or goes on without this agent; never raises.
@@ -75,7 +76,11 @@ def run_lease(
 
 
 def _run(
-    rendezvous: PlanRendezvous, generation: int, model: LoadedModel, settings: ElasticSettings, signals: Signals
+    rendezvous: PlanRendezvous,
+    generation: int,
+    model: LoadedModel | PacedModel,
+    settings: ElasticSettings,
+    signals: Signals,
 ) -> LeaseEnd:
     job_dir, agent = rendezvous.job_dir, rendezvous.agent
     plan = plan_for(job_dir, generation, PLAN_WAIT_S)
@@ -105,10 +110,14 @@ def _run(
 class TaskMaker:
     """Makes a lease's task: from a checkpoint, from another member's state, or anew."""
 
-    def __init__(self, job_dir: Path, spec: dict[str, Any], model: LoadedModel, settings: ElasticSettings) -> None:
+    def __init__(
+        self, job_dir: Path, spec: dict[str, Any], model: LoadedModel | PacedModel, settings: ElasticSettings
+    ) -> None:
+        if isinstance(model, PacedModel) and not is_paced(spec):
+            raise ModelError(f"{model.name} is a paced model, which has no weights: only replayed jobs can use it")
         self._job_dir = job_dir
         self._spec = spec
-        self._model = model
+        self._model: Any = model
         self._settings = settings
 
     def make(self, plan: Membership, files: MemberFiles, begun: Task | None = None) -> Task:
@@ -135,7 +144,7 @@ class TaskMaker:
         return TunerTask
 
 
-def choose_backend(settings: ElasticSettings, model: LoadedModel) -> str:
+def choose_backend(settings: ElasticSettings, model: LoadedModel | PacedModel) -> str:
     """``gloo``, or ``nccl`` where it is asked for and this worker has its own GPU.
 
     Raises:

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -27,6 +28,7 @@ from prompttuner.tuning.zygote_worker import SIGNALS, Run, Worker, fork_worker
 
 if TYPE_CHECKING:
     from prompttuner.tuning.model import LoadedModel
+    from prompttuner.tuning.paced_model import PacedModel
 
 __all__ = ["main"]
 
@@ -50,7 +52,7 @@ class Zygote:
         self._settings = settings
         self._cuda = cuda
         self._resident = cuda is not None or settings.resident
-        self._models: dict[ModelKey, LoadedModel] = {}
+        self._models: dict[ModelKey, LoadedModel | PacedModel] = {}
         self._budget = _memory_available() * HOST_SHARE
         self._worker: Worker | None = None
         self._idler: Worker | None = None
@@ -112,8 +114,10 @@ class Zygote:
 
     def _load(self, request: dict[str, Any]) -> None:
         key = (request["model"], request.get("dtype", "auto"), bool(request.get("trust_remote_code", False)))
+        first = not self._models
         try:
             seconds = self._make_resident(key)
+            seconds += self._pace_load(self._models[key], first)
         except (PromptTunerError, OSError, RuntimeError, ValueError, ImportError, MemoryError) as error:
             traceback.print_exc()
             self._send({"ev": "load_failed", "model": key[0], "error": str(error) or type(error).__name__})
@@ -135,15 +139,13 @@ class Zygote:
 
     def _make_resident(self, key: ModelKey) -> float:
         """Load a model unless it is there already, dropping the least recently used ones for room; seconds it took."""
-        from prompttuner.tuning.model import load_model
+        from prompttuner.tuning.paced_model import read_paced_model
 
         begin = time.monotonic()
         if key in self._models:
             self._models[key] = self._models.pop(key)
         else:
-            model = load_model(
-                key[0], self._cuda or "auto" if key[1] == "auto" else key[1], (key[0],) if key[2] else ()
-            )
+            model = read_paced_model(key[0]) or self._load_weights(key)
             room = self._budget - model.bytes
             while self._models and sum(held.bytes for held in self._models.values()) > room:
                 del self._models[next(iter(self._models))]
@@ -154,6 +156,29 @@ class Zygote:
         if self._resident and self._worker_model != key:
             self._drop_resident()
             self._start_resident(key)
+        return time.monotonic() - begin
+
+    def _load_weights(self, key: ModelKey) -> LoadedModel:
+        """What a model needs is imported with the first one: an agent of paced jobs never does."""
+        import transformers
+
+        # Progress bars would start a thread that watches them.
+        import_module("tqdm").tqdm.monitor_interval = 0
+        transformers.utils.logging.disable_progress_bar()
+        import prompttuner.bank.idle
+        import prompttuner.bank.lookup  # noqa: F401 - workers need both; imported once, here
+        from prompttuner.tuning.model import load_model
+
+        return load_model(key[0], self._cuda or "auto" if key[1] == "auto" else key[1], (key[0],) if key[2] else ())
+
+    def _pace_load(self, model: LoadedModel | PacedModel, first: bool) -> float:
+        """Sleep where a paced model would be loaded, until the agent asks for something (then for the end)."""
+        from prompttuner.tuning.paced_model import PacedModel
+
+        if not isinstance(model, PacedModel):
+            return 0.0
+        begin = time.monotonic()
+        select.select([self._channel], [], [], model.load_left_s(first))
         return time.monotonic() - begin
 
     # -- workers -----------------------------------------------------------------------------------------------
@@ -192,11 +217,15 @@ class Zygote:
         """Let a child of its own, or the resident worker, do what the bank lacks; not beside a lease."""
         if self._idler is not None or not self._models or (self._worker and (self._worker.busy or self._worker.idling)):
             return
+        from prompttuner.tuning.paced_model import PacedModel
+
+        model = self._models[next(reversed(self._models))]
+        if isinstance(model, PacedModel):
+            return  # nothing to compute with
         if self._resident:
             if self._worker is not None and self._worker_model is not None:
                 self._worker.send_idle(request)
             return
-        model = self._models[next(reversed(self._models))]
 
         def prepare() -> Run:
             os.nice(IDLE_NICE)
@@ -358,15 +387,9 @@ def main(fd: int) -> None:
 
     torch.set_num_threads(1)
     import torch.distributed
-    import transformers
 
-    # Progress bars would start a thread that watches them.
-    import_module("tqdm").tqdm.monitor_interval = 0
-    transformers.utils.logging.disable_progress_bar()
-    import prompttuner.bank.idle
-    import prompttuner.bank.lookup
     import prompttuner.tuning.lease
-    import prompttuner.tuning.model  # noqa: F401
+    import prompttuner.tuning.paced_model  # noqa: F401
 
     with socket.socket(fileno=fd) as channel:
         Zygote(channel, settings, _probe_cuda()).serve()
