@@ -6,12 +6,13 @@ import json
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,6 +25,7 @@ from slurm_site import SlurmUser  # noqa: E402
 
 from prompttuner import policy as policies  # noqa: E402
 from prompttuner.controller.replay import Replay, schedule, wait_and_submit  # noqa: E402
+from prompttuner.controller.run import INBOX_LOOK_S  # noqa: E402
 from prompttuner.db import Store  # noqa: E402
 from prompttuner.db import profiles as profile_rows  # noqa: E402
 from prompttuner.db.models import Allocation, Job, Lease  # noqa: E402
@@ -32,21 +34,28 @@ from prompttuner.policy.snapshot import PoolProfile  # noqa: E402
 from prompttuner.report.live import from_database  # noqa: E402
 from prompttuner.sim import SimOptions, SimResult, simulate  # noqa: E402
 from prompttuner.trace.job import TraceJob  # noqa: E402
+from prompttuner.tuning.member import NOTE_S  # noqa: E402
+from prompttuner.tuning.member_files import BEAT_S  # noqa: E402
 from prompttuner.tuning.membership import member_dir  # noqa: E402
 
-__all__ = ["LiveRun", "Site", "Verdict", "alone_s", "plain", "profiles_with", "run_live", "simulated"]
+__all__ = ["LiveRun", "Samples", "Site", "Verdict", "alone_s", "plain", "profiles_with", "run_live", "simulated"]
 
 POLICY = "prompttuner"
 LEAD_S = 3.0
 """From the controller's start to the trace's begin."""
-KINDS = ("queue", "start", "warm", "resize", "switch")
+OWN = ("start", "switch")
+"""Kinds that differ by LLM; the others are the site's."""
+
+Samples: TypeAlias = dict[tuple[str, str], list[float]]
+"""Seconds by (LLM, kind); kinds are queue, start, warm, resize and switch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """What live run and simulation have in common."""
 
-    gpus: int = 6
+    gpus: int = 16
+    nodes: int = 4
     tick_s: float = 1.0
     poll_s: float = 0.2
     idle_limit_s: float = 60.0
@@ -67,9 +76,8 @@ class LiveRun:
     """By the trace's job ids."""
     cost: dict[str, float]
     """GPU-seconds ``busy``, ``start-up``, ``warm-idle`` of allocations held until the last job ended."""
-    measured: dict[str, float]
-    """Seconds of ``KINDS``, those that occurred; see :func:`_measure`."""
-    samples: dict[str, int]
+    measured: Samples
+    """See :func:`_measure`."""
     resizes: int
     allocations: int
     startups: list[dict[str, Any]]
@@ -105,6 +113,7 @@ def run_live(
     finally:
         user.stop()
         cluster.run("scancel", "-u", cluster.shape.user, check=False)
+        user.until(lambda: not user.queue(), "Slurm has ended all allocations")
     with Store.open(user.settings.database_url, read_only=True) as store, store.read() as session:
         return _read(session, replay, user.settings.spool_dir, site, max(late))
 
@@ -130,54 +139,62 @@ def _read(session: Session, replay: Replay, spool: Path, site: Site, latest_s: f
         )
         for entry in replay.entries
     }
-    seen, pools = _measure(session, jobs.values(), spool, site), sorted({job.pool for job in jobs.values()})
-    measured = {kind: fmean(values) for kind, values in seen.items() if values}
+    measured = _measure(session, jobs.values(), spool, site)
     startups = [dict(row._mapping) for row in profile_rows.load_startups(session)]
+    startups = [{key: value for key, value in row.items() if key != "updated_at"} for row in startups]
     held = {(row["pool"], row["kind"]) for row in startups}
-    models = {job.pool: job.model for job in jobs.values()}
-    startups += [
-        {"pool": pool, "model": models[pool], "kind": kind, "seconds": seconds, "samples": len(seen[kind]),
-         "origin": "benchmarks/fidelity.py"}
-        for pool in pools for kind, seconds in measured.items() if (pool, kind) not in held
-    ]  # fmt: skip
+    for pool, model in sorted({(job.pool, job.model) for job in jobs.values()}):
+        for kind, seconds in _means(measured, PurePath(model).name).items():
+            if (pool, kind) not in held:
+                startups.append(
+                    {"pool": pool, "model": model, "kind": kind, "seconds": seconds, "samples": 1,
+                     "origin": "benchmarks/fidelity.py"}
+                )  # fmt: skip
     allocations = list(session.scalars(select(Allocation).where(Allocation.started_at.is_not(None))))
-    samples = {kind: len(values) for kind, values in seen.items()}
-    rows = [{key: value for key, value in row.items() if key != "updated_at"} for row in startups]
-    return LiveRun(verdicts, data.cost(), measured, samples, len(seen["resize"]), len(allocations), rows, latest_s)
+    resizes = sum(len(values) for (_, kind), values in measured.items() if kind == "resize")
+    return LiveRun(verdicts, data.cost(), measured, resizes, len(allocations), startups, latest_s)
 
 
 # -- what things took ---------------------------------------------------------------------------------------------
 
 
-def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> dict[str, list[float]]:
-    """Seconds of each start-up and pause that happened.
+def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> Samples:
+    """Seconds of each start-up and pause that happened, by LLM and kind, as the simulator counts them.
 
-    ``queue`` and ``start`` from the allocations' rows, ``switch`` from the controller's own profile. ``warm`` is what a
-    job takes beyond its steps: from lease to first step less the spool delay, and from the last step to its end in the
-    database. ``resize``: from the end of rank 0's last step in one generation to its first in the next.
+    ``queue`` and ``start`` together are from the submission (less the spool delay) to the agent's word that its LLM is
+    loaded; Slurm's start parts them. ``switch`` is the controller's own profile. ``warm``: from a lease to its job's
+    first step less the spool delay, and from the last step to the result in the spool. ``resize``: from the end of
+    rank 0's last step in one generation to its first in the next.
     """
-    out: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    out: Samples = defaultdict(list)
     for allocation in session.scalars(select(Allocation).where(Allocation.started_at.is_not(None))):
-        started = allocation.started_at or 0.0
-        if allocation.submitted_at is not None:
-            out["queue"].append(max(0.0, started - allocation.submitted_at))
-        if allocation.warm_at is not None:
-            out["start"].append(allocation.warm_at - started)
+        llm, loaded = _first_load(spool / "agents" / allocation.uuid)
+        queue = (allocation.started_at or 0.0) - (allocation.submitted_at or 0.0) - site.poll_s
+        out[llm, "queue"].append(queue)
+        if loaded is not None:
+            out[llm, "start"].append(loaded - (allocation.started_at or 0.0))
     for row in profile_rows.load_startups(session):
         if row.kind == "switch" and row.origin == "controller":
-            out["switch"] += [row.seconds] * row.samples
-    begins, ends = [], []
+            out[PurePath(row.model).name, "switch"] += [row.seconds] * row.samples
     for job in jobs:
         stints = _stints(session, job, spool)
         if not stints or job.started_at is None or job.finished_at is None:
             continue
-        begins.append(stints[0].first_at - stints[0].granted_at - site.poll_s)
-        ends.append(job.finished_at - stints[-1].end_at)
+        llm = PurePath(job.model).name
+        begin = stints[0].first_at - stints[0].granted_at - site.poll_s
+        out[llm, "warm"].append(max(0.0, begin + stints[-1].done_at - stints[-1].end_at))
         for one, after in pairwise(stints):
             if one.ended_at == after.granted_at:  # not paused in between
-                out["resize"].append(max(0.0, after.first_at - one.end_at))
-    out["warm"] = [max(0.0, fmean(begins) + fmean(ends))] * len(begins) if begins else []
+                out[llm, "resize"].append(max(0.0, after.first_at - one.end_at))
     return out
+
+
+def _first_load(folder: Path) -> tuple[str, float | None]:
+    """The LLM that an agent was started for, and when it was loaded (None: it was ended before)."""
+    llm = PurePath(json.loads((folder / "settings.json").read_text())["model"]).name
+    path = folder / "journal.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return llm, next((line["at"] for line in lines if line["event"] == "load"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +206,8 @@ class _Stint:
     first_at: float
     end_at: float
     """When its last step was done."""
+    done_at: float
+    """When its result was written; ``end_at`` if it was not."""
 
 
 def _stints(session: Session, job: Job, spool: Path) -> list[_Stint]:
@@ -202,17 +221,31 @@ def _stints(session: Session, job: Job, spool: Path) -> list[_Stint]:
         if steps:
             gain = paced["speedup"][min(steps[-1]["world"], len(paced["speedup"])) - 1]
             end_at = steps[-1]["at"] + paced["step_s"] / gain
-            out.append(_Stint(lease.granted_at, lease.ended_at, steps[0]["at"], end_at))
+            done = path.with_name("done.json")
+            done_at = max(end_at, done.stat().st_mtime) if done.exists() else end_at
+            out.append(_Stint(lease.granted_at, lease.ended_at, steps[0]["at"], end_at, done_at))
     return out
 
 
 # -- the simulation -----------------------------------------------------------------------------------------------
 
 
-def profiles_with(measured: Mapping[str, float], given: Mapping[str, PoolProfile]) -> dict[str, PoolProfile]:
+def _means(samples: Samples, llm: str) -> dict[str, float]:
+    """Mean seconds by kind, as far as there are samples: of this LLM where LLMs differ, else of all."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for (name, kind), values in samples.items():
+        if kind not in OWN or name == llm:
+            found[kind] += values
+    return {kind: max(0.0, fmean(values)) for kind, values in found.items()}
+
+
+def profiles_with(samples: Samples, given: Mapping[str, PoolProfile]) -> dict[str, PoolProfile]:
     """The given profiles with the measured start-up times; what did not occur stays as given."""
-    times: dict[str, Any] = {f"{kind}_s": seconds for kind, seconds in measured.items()}
-    return {name: replace(profile, **times, origin="benchmarks/fidelity.py") for name, profile in given.items()}
+    out = {}
+    for llm, profile in given.items():
+        times: dict[str, Any] = {f"{kind}_s": seconds for kind, seconds in _means(samples, llm).items()}
+        out[llm] = replace(profile, **times, origin="benchmarks/fidelity.py")
+    return out
 
 
 def simulated(
@@ -226,7 +259,8 @@ def simulated(
     """The same jobs on the simulated site: live tick, spool delay and limits, no Prompt Bank, iterations known."""
     options = SimOptions(
         gpus=site.gpus, tick_s=site.tick_s, spool_s=site.poll_s, idle_limit_s=site.idle_limit_s,
-        walltime_s=site.walltime_s, bank=False, start_sigma=start_sigma, seed=seed,
+        walltime_s=site.walltime_s, bank=False, start_sigma=start_sigma, seed=seed, look_s=INBOX_LOOK_S / 2,
+        stale_s=(BEAT_S + NOTE_S) / 2, seen_ends=True,
     )  # fmt: skip
     whole = [replace(job, iters=float(max(1, round(job.iters)))) for job in trace]  # as the replay rounds them
     return simulate(whole, profiles, policies.get(POLICY), options)

@@ -20,6 +20,12 @@ class SimOptions:
     """Period of the control loop: decisions fall on its grid."""
     spool_s: float = 0.5
     """From an order to the agent's acting on it."""
+    look_s: float = math.inf
+    """A new job is seen after this, if that is sooner than the next tick, as a daemon looks for requests."""
+    stale_s: float = 0.0
+    """Age of what the controller knows of a running job's steps."""
+    seen_ends: bool = False
+    """A job ends when a tick sees it, as in a live database, not when its last step is done."""
     idle_limit_s: float = 600.0
     """An agent without a job ends itself after this."""
     walltime_s: float = math.inf
@@ -46,7 +52,7 @@ class SimOptions:
         for wrong, what in (
             (self.gpus < 1, "gpus must be 1 or more"),
             (not self.tick_s > 0, "tick_s must be above 0"),
-            (self.spool_s < 0, "spool_s must be 0 or more"),
+            (min(self.spool_s, self.look_s, self.stale_s) < 0, "spool_s, look_s and stale_s must be 0 or more"),
             (not self.idle_limit_s > 0, "idle_limit_s must be above 0"),
             (not 0 < self.bank_mid <= self.bank_hi <= 1, "0 < bank_mid <= bank_hi <= 1 must hold"),
             (min(self.predict_sigma, self.start_sigma, self.losses_per_gpu_hour) < 0, "spreads must be 0 or more"),

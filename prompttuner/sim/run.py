@@ -21,7 +21,7 @@ def simulate(
     """Run the trace to the end of its last job. Deterministic: equal arguments give equal results.
 
     Decisions are taken on the grid of ``tick_s`` after anything happened (or when the policy asked to be woken) and
-    take effect ``spool_s`` later.
+    take effect ``spool_s`` later. With ``look_s`` a new job is decided on between two ticks, and the grid begins anew.
 
     Raises:
         SpecError: an empty trace, or an LLM without a profile.
@@ -46,6 +46,11 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
     tick, events, upcoming = options.tick_s, world.events, 0
     tick_at = wake = math.inf
     decided = -1.0
+    origin = 0.0
+
+    def on_grid(at: float) -> float:
+        return origin + math.ceil((at - origin) / tick) * tick
+
     while upcoming < len(queue) or world.jobs.n:
         arrival = queue[upcoming].submit_s if upcoming < len(queue) else math.inf
         event = events[0][0] if events else math.inf
@@ -59,20 +64,24 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
             world.advance(arrival)
             world.arrive(queue[upcoming])
             upcoming += 1
+            if arrival + options.look_s < min(tick_at, on_grid(arrival)):
+                origin = tick_at = arrival + options.look_s
         else:
             world.advance(tick_at)
             wake = _decide(world, policy)
             decided, tick_at = world.now, math.inf
         if world.dirty:
-            grid = math.ceil(world.now / tick) * tick
+            grid = on_grid(world.now)
             tick_at = min(tick_at, grid if grid > decided else grid + tick)
         elif wake < math.inf:
-            tick_at = min(tick_at, math.ceil(max(wake, world.now + 1e-9) / tick) * tick)
+            tick_at = min(tick_at, on_grid(max(wake, world.now + 1e-9)))
+    world.see_ends(on_grid(world.now))
 
 
 def _decide(world: Site, policy: Policy) -> float:
     """One tick; returns when the policy wants the next."""
     plan = policy.plan(world.observe())
+    world.see_ends(world.now)
     world.dirty = False
     for action in plan.actions:
         world.apply(action)

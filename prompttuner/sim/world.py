@@ -54,6 +54,8 @@ class World:
         self.result = SimResult(policy, options.gpus, [])
         self.rng = np.random.default_rng([options.seed, 0x51])
         self.dirty = False
+        self.unseen: list[SimJob] = []
+        """Jobs that have ended, where the next tick is to see it."""
         self._arrived = [0] * len(names)
         sizes = np.bincount([self.pool_of[job.llm] for job in trace], minlength=len(names))
         self._times = [np.zeros(size) for size in sizes]
@@ -82,6 +84,8 @@ class World:
         self.jobs_at = self.now
         mid, high = table["iters_mid"][:n], table["iters_hi"][:n]
         sigma = self.options.predict_sigma
+        if self.options.stale_s:
+            left = np.minimum(left + rate * self.options.stale_s, table["total"][:n])
         if sigma:
             # what is left to guess shrinks with what has been seen of the loss curve
             unseen = left / table["total"][:n]
@@ -204,7 +208,15 @@ class World:
 
     def _on_done(self, job: SimJob) -> None:
         job.outcome.end_s = self.now
+        if self.options.seen_ends:
+            self.unseen.append(job)
         self.end_job(job)
+
+    def see_ends(self, at: float) -> None:
+        """A tick sees which jobs have ended."""
+        for job in self.unseen:
+            job.outcome.end_s = at
+        self.unseen.clear()
 
     def _on_up(self, job: SimJob) -> None:
         """All members are there: look up, or tune."""
