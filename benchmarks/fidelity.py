@@ -231,9 +231,7 @@ def show(out: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few short jobs, within a minute")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", help="of the traces; default: the first that qualifies"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the traces; default: the first that qualifies")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     if missing := missing_programs():

@@ -169,10 +169,11 @@ def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> 
     out: Samples = defaultdict(list)
     for allocation in session.scalars(select(Allocation).where(Allocation.started_at.is_not(None))):
         llm, loaded = _first_load(spool / "agents" / allocation.uuid)
-        queue = (allocation.started_at or 0.0) - (allocation.submitted_at or 0.0) - site.poll_s
+        submitted = (allocation.submitted_at or 0.0) + site.poll_s
+        queue = max(0.0, (allocation.started_at or 0.0) - submitted)  # Slurm tells whole seconds, rounded down
         out[llm, "queue"].append(queue)
         if loaded is not None:
-            out[llm, "start"].append(loaded - (allocation.started_at or 0.0))
+            out[llm, "start"].append(loaded - submitted - queue)
     for row in profile_rows.load_startups(session):
         if row.kind == "switch" and row.origin == "controller":
             out[PurePath(row.model).name, "switch"] += [row.seconds] * row.samples

@@ -59,6 +59,8 @@ class Zygote:
         """Works for the bank while there is no lease; killed when one comes."""
         self._worker_model: ModelKey | None = None
         self._pending = b""
+        self._more_waits = False
+        """The agent has asked for more than what is being done."""
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ)
 
@@ -89,9 +91,10 @@ class Zygote:
         if not chunk:
             return False
         *lines, self._pending = (self._pending + chunk).split(b"\n")
-        for line in lines:
+        for left, line in zip(range(len(lines) - 1, -1, -1), lines, strict=True):
             request = json.loads(line)
             op = request["op"]
+            self._more_waits = left > 0
             if op == "load":
                 self._load(request)
             elif op == "lease":
@@ -175,7 +178,7 @@ class Zygote:
         """Sleep where a paced model would be loaded, until the agent asks for something (then for the end)."""
         from prompttuner.tuning.paced_model import PacedModel
 
-        if not isinstance(model, PacedModel):
+        if not isinstance(model, PacedModel) or self._more_waits:
             return 0.0
         begin = time.monotonic()
         select.select([self._channel], [], [], model.load_left_s(first))

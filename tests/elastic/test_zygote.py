@@ -17,6 +17,7 @@ from prompttuner.errors import ModelError
 from prompttuner.files import write_json
 from prompttuner.tuning.elastic_settings import ElasticSettings
 from prompttuner.tuning.membership import Membership, member_dir, propose, read_progress
+from prompttuner.tuning.paced_model import read_paced_model, write_paced_model
 from prompttuner.tuning.zygote_client import Zygote
 
 PATIENCE_S = 200.0
@@ -277,3 +278,54 @@ def test_a_lease_in_the_middle_of_a_trial_waits_for_one_step_at_most(
     finally:
         listener.zygote.exit()
         print((tmp_path / "log.txt").read_text())
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Listener]:
+    zygote = Zygote.start(tmp_path / "log.txt", ElasticSettings(poll_s=0.02).to_env())
+    try:
+        listener = Listener(zygote)
+        listener.next("ready")
+        yield listener
+    finally:
+        zygote.exit()
+
+
+def test_a_paced_model_takes_its_time_and_no_weights_and_serves_paced_jobs_only(
+    fresh: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    first = str(write_paced_model(tmp_path / "first", start_s=0.0, switch_s=60.0))
+    other = str(write_paced_model(tmp_path / "other", start_s=60.0, switch_s=0.5))
+    fresh.zygote.load(first)
+    assert fresh.next("loaded")["seconds"] < 30  # the agent (this test) began long ago: nothing is left to sleep
+    fresh.zygote.load(other)
+    assert fresh.next("loaded")["seconds"] >= 0.5
+    assert "tokenizers" not in Path(f"/proc/{fresh.zygote.pid}/maps").read_text(), "transformers was imported"
+    paced = {"step_s": 0.001, "speedup": [1.0], "iterations": 5}
+    spec = {"model": other, "batch_size": 4, "max_iterations": 10, "paced": paced}
+    fresh.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "127.0.0.1")
+    assert fresh.next("lease_ended")["outcome"] == "done"
+    fresh.zygote.lease(new_job(tmp_path / "real", {**make_job_spec(), "model": other}), "a", 1, "127.0.0.1")
+    ended = fresh.next("lease_ended")
+    assert ended["outcome"] == "failed" and "paced model" in ended["error"]
+
+
+@pytest.mark.parametrize("head_start_s", [0.0, 0.5])
+def test_a_paced_load_is_cut_short_by_the_end(tmp_path: Path, head_start_s: float) -> None:
+    zygote = Zygote.start(tmp_path / "log.txt", ElasticSettings().to_env())
+    Listener(zygote).next("ready")
+    zygote.load(str(write_paced_model(tmp_path / "slow", start_s=1e9, switch_s=1.0)))
+    time.sleep(head_start_s)  # the end comes with the load, or in the middle of it
+    zygote.exit(timeout_s=PATIENCE_S)
+    assert zygote._process.returncode == 0, "it ended by itself"
+
+
+def test_a_spoilt_paced_model_is_told(tmp_path: Path) -> None:
+    folder = write_paced_model(tmp_path / "model", 1.5, 2.5)
+    found = read_paced_model(str(folder))
+    assert found is not None and (found.start_s, found.switch_s) == (1.5, 2.5)
+    assert read_paced_model(str(tmp_path)) is None and read_paced_model("small") is None
+    for bad in ({"start_s": "soon", "switch_s": 1}, {"start_s": 1}, {"start_s": -1, "switch_s": 1}):
+        write_json(folder / "paced.json", bad)
+        with pytest.raises(ModelError, match=r"paced\.json"):
+            read_paced_model(str(folder))

@@ -1,6 +1,7 @@
 """The simulated site: times and costs by hand, determinism, losses, and what it refuses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,38 @@ def test_times_and_costs_of_one_job():
     assert result.idle_s == pytest.approx(0.5)
     assert result.cost_s == pytest.approx(result.busy_s + result.startup_s + result.idle_s)
     assert one.gpu_s == pytest.approx(result.busy_s)
+
+
+def test_a_daemon_sees_a_new_job_between_ticks_and_its_end_with_the_next():
+    site = replace(SITE, bank=False, look_s=0.1, seen_ends=True)
+    (one,) = run(get("edf"), job(submit=0.3, iters=20), site=site).jobs
+    # seen at 0.4, where the grid begins anew: asked, acted on at 0.9, warm at 12.9; tick 13.4, spool 0.5, warm 1
+    assert one.start_s == pytest.approx(13.9)
+    assert one.end_s == pytest.approx(35.4)  # done at 34.9, seen at the tick after it
+
+
+def test_stale_progress_makes_more_look_left_but_never_more_than_there_was():
+    seen = []
+
+    def watch(snapshot):
+        if snapshot.jobs.n and snapshot.jobs.phase[0] == JobPhase.RUNNING:
+            seen.append(float(snapshot.jobs.iters_mid[0]))
+        if snapshot.jobs.n and snapshot.jobs.phase[0] == JobPhase.WAITING:
+            warm = [
+                a
+                for a, phase in zip(snapshot.agents.id, snapshot.agents.phase, strict=True)
+                if phase == AgentPhase.WARM
+            ]
+            if warm:
+                yield Assign("a", (warm[0],), "now")
+            elif not snapshot.agents.n:
+                yield Request(0, "one")
+
+    run(Scripted(watch), job(iters=5), site=replace(SITE, bank=False))
+    exact, seen[:] = list(seen), []
+    run(Scripted(watch), job(iters=5), site=replace(SITE, bank=False, stale_s=2.0))
+    assert len(exact) == len(seen) >= 3
+    assert seen == pytest.approx([min(left + 2.0, 5.0) for left in exact])
 
 
 def test_without_a_bank_there_is_no_lookup():

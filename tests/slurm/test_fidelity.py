@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,24 @@ JOBS = [
 """Six seconds each; two seconds are too few for every fourth, 200 enough for the others."""
 
 
+START_S = {"gpt2-base": 3.0, "gpt2-large": 5.0}
+
+
 def test_simulation_agrees_with_the_live_run(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import fidelity
     import fidelity_runs
 
-    site, given = fidelity_runs.Site(gpus=4), stated(["gpt2-base", "gpt2-large"])
+    given = {llm: replace(one, start_s=START_S[llm], switch_s=0.5) for llm, one in stated(list(START_S)).items()}
+    site = fidelity_runs.Site(gpus=4)
     live = fidelity_runs.run_live(slurm, tmp_path / "home", JOBS, given, site)
     assert all(math.isfinite(verdict.end_s) for verdict in live.verdicts.values()), "every job reached its target"
     sim = fidelity_runs.simulated(JOBS, fidelity_runs.profiles_with(live.measured, given), site)
     out = fidelity.compare(JOBS, live, sim)
     assert out["late_live"] >= 2 and out["agreement"] >= 0.75, out
     assert 0.5 < out["gpu_s_ratio"] < 2, out
-    assert live.samples["start"] == live.allocations >= 1 and live.measured["warm"] > 0
+    starts = {llm: seconds for (llm, kind), seconds in live.measured.items() if kind == "start"}
+    assert 1 <= sum(len(seconds) for seconds in starts.values()) <= live.allocations
+    for llm, seconds in starts.items():  # a paced model is never there sooner; submissions are timed to a tick's begin
+        assert min(seconds) >= START_S[llm] - 1.0
+    assert all(seconds > 0 for (_, kind), each in live.measured.items() if kind == "warm" for seconds in each)
