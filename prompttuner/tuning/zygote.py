@@ -196,7 +196,7 @@ class Zygote:
 
         for loaded in [k for k in self._models if k != key]:
             del self._models[loaded]  # the child's reference only
-        model = self._models[key]
+        model: Any = self._models[key]
         if self._cuda is not None:
             model = model.to("cuda")
         settings = replace(self._settings, way="in_place") if self._resident else self._settings
