@@ -121,7 +121,7 @@ class Site(RuleBasedStateMachine):
         if kind == "cancel" and reply["ok"]:
             self.known[job] = None
 
-    @rule(which=st.integers(0, 9), how=st.sampled_from(["preempt", "kill", "node", "worker", "scancel"]))
+    @rule(which=st.integers(0, 9), how=st.sampled_from(["preempt", "grace", "kill", "node", "worker", "scancel"]))
     def something_dies(self, which: int, how: str) -> None:
         running = self.lab.site.running()
         if not running:
@@ -130,6 +130,8 @@ class Site(RuleBasedStateMachine):
         victim = running[which % len(running)]
         if how == "preempt":
             self.lab.site.preempt(victim)
+        elif how == "grace":
+            self.lab.site.preempt(victim, grace=True)
         elif how == "kill":
             self.lab.site.kill(victim)
         elif how == "node":

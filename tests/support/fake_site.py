@@ -1,23 +1,24 @@
-"""A fake site: Slurm, nodes and workers in virtual time, around the *real* agent, spool, store and controller.
+"""A fake site in virtual time: the *real* agent, spool, store and controller on a fake Slurm with fake workers.
 
-Fakes only what cannot be had quickly: the resource manager, the zygote's worker (it "tunes" by counting steps), time.
-The contract tests in tests/slurm run the same scenarios on a real Slurm, so that this fake stays faithful.
+Fakes only what cannot be had quickly: the resource manager (fake_slurm.py), the zygote's worker (it "tunes" by counting
+steps), time.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompttuner.errors import BackendError
+from fake_slurm import FakeAllocation, FakeSlurm
+
 from prompttuner.files import create_json, make_private_dir, read_json, write_json
 from prompttuner.slurm.agent.agent import Agent
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.spool import AgentSettings
 from prompttuner.tuning.membership import member_dir, read_membership
+
+__all__ = ["FakeSite"]
 
 CHECKPOINT_STEPS = 10
 
@@ -132,161 +133,59 @@ def _ended(outcome: str, generation: int) -> dict[str, Any]:
     return {"ev": "lease_ended", "outcome": outcome, "generation": generation}
 
 
-@dataclass
-class FakeAllocation:
-    native_id: str
-    request: AllocationRequest
-    state: Native = Native.PENDING
-    word: str = "PENDING"
-    agent: Agent | None = None
-    zygote: FakeZygote | None = None
-    cancelled: bool = False
-    silent: bool = False
-    """Its node is lost: the agent is gone, Slurm has not noticed yet."""
+class FakeAgent:
+    """The real agent in virtual time, with a fake zygote."""
+
+    def __init__(self, site: FakeSite, allocation: FakeAllocation, settings: AgentSettings) -> None:
+        self.zygote = FakeZygote(site)
+        self._site = site
+
+        def again(*_: object) -> FakeZygote:
+            self.zygote = FakeZygote(site)
+            return self.zygote
+
+        settings.interface = "lo"
+        self._agent = Agent(allocation.request.folder, settings, allocation.native_id, again, lambda: site.time)
+        self._agent._zygote = self.zygote
+        self._agent._zygote_starts = 1
+
+    def step(self, seconds: float) -> bool:
+        self.zygote.advance(seconds)
+        self._agent.step()
+        if self._agent._end is None:
+            return False
+        self._agent.close()
+        reason, detail = self._agent._end
+        write_json(self._agent.folder / "exit.json", {"reason": reason, "detail": detail, "at": self._site.time})
+        return True
+
+    def sigterm(self) -> None:
+        self._agent.told_to_end = "SIGTERM"
 
 
-@dataclass
-class FakeSite:
-    """Implements ``Backend``. ``step(seconds)`` lets everything on the site happen."""
+class FakeSite(FakeSlurm):
+    """A fake Slurm whose allocations run agents.
 
-    root: Path
-    gpus: int = 4
-    rate: float = 5.0
-    """Steps a second of one member."""
-    import_s: float = 2.0
-    load_s: float = 2.0
-    seed: int = 0
-    name: str = "fake"
-    time: float = 1_000_000.0
-    allocations: dict[str, FakeAllocation] = field(default_factory=dict)
-    """By native id."""
-    refuse: int = 0
-    """So many of the next submissions are refused."""
-    lose_answers: int = 0
-    """So many of the next submissions are accepted, but the answer is lost."""
-    lose_submissions: int = 0
-    """So many of the next submissions fail with an unknown outcome, and nothing was started."""
-    away: bool = False
-    """No Slurm command answers."""
-    submitted: list[str] = field(default_factory=list)
-    """Every uuid that was ever accepted."""
-    admitted: list[str] = field(default_factory=list)
-    """Every uuid whose agent took its claim."""
+    Args:
+        root: holds ``home/spool`` of the one user.
+        gpus: of the whole site.
+        rate: steps a second of one member.
+        import_s, load_s: of a zygote.
+    """
 
-    def __post_init__(self) -> None:
-        self._next = 100
-        self.random = random.Random(self.seed)
+    def __init__(
+        self, root: Path, gpus: int = 4, rate: float = 5.0, import_s: float = 2.0, load_s: float = 2.0, seed: int = 0
+    ) -> None:
+        super().__init__(root / "home" / "spool" / "agents", self._start_agent, gpus)
+        self.rate, self.import_s, self.load_s = rate, import_s, load_s
+        self.random = random.Random(seed)
+        self.admitted: list[str] = []
+        """Every uuid whose agent took its claim."""
 
-    # -- Backend ----------------------------------------------------------------------------------------------
-
-    def submit(self, request: AllocationRequest) -> str:
-        if self.away:
-            raise SubmitUnknown("sbatch: time-out")
-        if self.refuse:
-            self.refuse -= 1
-            raise SubmitRefused("sbatch: QOSMaxSubmitJobPerUserLimit")
-        if self.lose_submissions:
-            self.lose_submissions -= 1
-            raise SubmitUnknown("sbatch: socket timed out")
-        native = self._accept(request)
-        if self.lose_answers:
-            self.lose_answers -= 1
-            raise SubmitUnknown("sbatch: socket timed out on send/recv")
-        return native
-
-    def _accept(self, request: AllocationRequest) -> str:
-        self._next += 1
-        native = str(self._next)
-        self.allocations[native] = FakeAllocation(native, request)
-        self.submitted.append(request.uuid)
-        return native
-
-    def cancel(self, native_ids: Sequence[str]) -> None:
-        if self.away:
-            raise BackendError("scancel: time-out")
-        for native in native_ids:
-            allocation = self.allocations.get(native)
-            if allocation is not None and allocation.state != Native.ENDED:
-                if allocation.agent is not None and not allocation.silent:
-                    allocation.agent.told_to_end = "SIGTERM"
-                    allocation.cancelled = True
-                else:
-                    self._end(allocation, "CANCELLED")
-
-    def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
-        if self.away:
-            raise BackendError("squeue: time-out")
-        by_name = {a.request.uuid: a for a in self.allocations.values()}
-        found = {}
-        for uuid, native in known:
-            allocation = self.allocations.get(native or "") or by_name.get(uuid)
-            if allocation is None:
-                found[uuid] = Seen(Native.UNKNOWN)
-            else:
-                found[uuid] = Seen(allocation.state, allocation.native_id, allocation.word, node="n1")
-        return found
-
-    # -- what happens on the site --------------------------------------------------------------------------------
-
-    def step(self, seconds: float = 1.0) -> None:
-        """Let virtual time pass: start queued allocations while GPUs are free, let agents and workers work."""
-        self.time += seconds
-        for allocation in list(self.allocations.values()):
-            if allocation.state == Native.PENDING and self.busy_gpus < self.gpus:
-                self._start(allocation)
-            agent = allocation.agent
-            if agent is None or allocation.silent or allocation.state == Native.ENDED:
-                continue
-            assert allocation.zygote is not None
-            allocation.zygote.advance(seconds)
-            agent.step()
-            if agent._end is not None:
-                agent.close()
-                reason, detail = agent._end
-                write_json(agent.folder / "exit.json", {"reason": reason, "detail": detail, "at": self.time})
-                self._end(allocation, "CANCELLED by 1000" if allocation.cancelled else "COMPLETED")
-
-    @property
-    def busy_gpus(self) -> int:
-        return sum(a.request.gpus for a in self.allocations.values() if a.state == Native.RUNNING)
-
-    def _start(self, allocation: FakeAllocation) -> None:
+    def _start_agent(self, allocation: FakeAllocation) -> FakeAgent | None:
         folder = allocation.request.folder
-        allocation.state, allocation.word = Native.RUNNING, "RUNNING"
         value = read_json(folder / "settings.json")
         if value is None or not create_json(folder / "instance.json", {"native_id": allocation.native_id, "pid": 1}):
-            self._end(allocation, "COMPLETED")  # a doubled sbatch: this copy leaves without a word
-            return
+            return None  # a doubled sbatch: this copy leaves without a word
         self.admitted.append(allocation.request.uuid)
-
-        def zygote(*_: object) -> FakeZygote:
-            allocation.zygote = FakeZygote(self)
-            return allocation.zygote
-
-        settings = AgentSettings.from_json(value)
-        settings.interface = "lo"
-        allocation.agent = Agent(folder, settings, allocation.native_id, zygote, lambda: self.time)
-        allocation.zygote = FakeZygote(self)
-        allocation.agent._zygote = allocation.zygote
-        allocation.agent._zygote_starts = 1
-
-    def _end(self, allocation: FakeAllocation, word: str) -> None:
-        allocation.state, allocation.word = Native.ENDED, word
-        allocation.agent = allocation.zygote = None
-
-    # -- faults ---------------------------------------------------------------------------------------------------
-
-    def running(self) -> list[FakeAllocation]:
-        return [a for a in self.allocations.values() if a.state == Native.RUNNING and a.agent is not None]
-
-    def kill(self, allocation: FakeAllocation, word: str = "FAILED") -> None:
-        """SIGKILL of the whole allocation: no farewell."""
-        self._end(allocation, word)
-
-    def preempt(self, allocation: FakeAllocation) -> None:
-        self._end(allocation, "PREEMPTED")
-
-    def lose_node(self, allocation: FakeAllocation) -> Callable[[], None]:
-        """The node vanishes; call the result when Slurm notices."""
-        allocation.silent = True
-        return lambda: self._end(allocation, "NODE_FAIL")
+        return FakeAgent(self, allocation, AgentSettings.from_json(value))

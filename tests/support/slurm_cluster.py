@@ -199,6 +199,16 @@ class Cluster:
         self.stop_slurmctld()
         self.start_slurmctld()
 
+    def stop_accounting(self) -> None:
+        """Take slurmdbd away; slurmctld keeps what it has to say until it is back."""
+        self._signal("slurmdbd", signal.SIGTERM)
+        self._wait_gone("slurmdbd")
+
+    def start_accounting(self) -> None:
+        """Bring slurmdbd back."""
+        self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
+        self._until(lambda: _listens(self.shape.ports["slurmdbd"]), "slurmdbd")
+
     def processes(self) -> list[int]:
         """Ids of all living processes of this cluster, those of its jobs included."""
         return sorted({*_marked(self.prefix), *_job_pids(self.prefix)})
@@ -236,8 +246,7 @@ class Cluster:
             ],
         )  # fmt: skip
         self._until(lambda: _listens(self.shape.ports["mariadb"]), "mariadb")
-        self._start_daemon("slurmdbd", ["slurmdbd", "-D"])
-        self._until(lambda: _listens(self.shape.ports["slurmdbd"]), "slurmdbd")
+        self.start_accounting()
         for words in (["cluster", "throwaway"], ["account", "research", "cluster=throwaway"],
                       ["user", self.shape.user, "account=research"]):  # fmt: skip
             self.run("sacctmgr", "-i", "add", *words, check=False)
