@@ -2,6 +2,7 @@
 
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
 from postgres import own_postgres, postgres_server, postgres_url
+from property_tests import load_profile
 from slurm_fixtures import bare_slurm, slurm, slurm_session
 
 __all__ = [
@@ -14,3 +15,5 @@ __all__ = [
     "slurm",
     "slurm_session",
 ]
+
+load_profile()
