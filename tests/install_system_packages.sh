@@ -7,6 +7,7 @@ set -euo pipefail
 wanted=(
     slurmctld:slurm-wlm
     slurmctld:slurm-wlm-basic-plugins
+    slurmd:slurmd
     sbatch:slurm-client
     slurmdbd:slurmdbd
     munged:munge
@@ -45,5 +46,9 @@ fi
 mkdir -p /etc/postgresql-common
 [ -e /etc/postgresql-common/createcluster.conf ] ||
     echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# A mirror may stumble, another installation may be at work. Where it fails for good the tests say what they lack (and
+# fail in CI, which skips none).
+patient=(-qq -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
+apt-get "${patient[@]}" update || echo "apt-get update failed: trying with the lists at hand"
+apt-get "${patient[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+    echo "could not install ${missing[*]}: tests that need them are skipped"
