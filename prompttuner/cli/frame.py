@@ -99,7 +99,7 @@ def _unexpected(error: Exception) -> int:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             where = f" ({error.filename})" if error.filename else ""
             return fail(f"no space left on the disk{where}: free some, then do it again; nothing is lost", DISK)
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
+        if error.errno is not None:  # rights, a read-only or broken file system, a loop of links, too many open files
             return fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
     if os.environ.get("PROMPTTUNER_DEBUG"):
         traceback.print_exc()

@@ -13,7 +13,7 @@ from prompttuner.cli import context
 from prompttuner.cli.output import JsonFlag, print_json, print_pairs
 from prompttuner.cli.state import one_job
 from prompttuner.cli.views import job_view
-from prompttuner.errors import NotFound, SpecError, StateError
+from prompttuner.errors import NotFound, PromptTunerError, SpecError, StateError
 from prompttuner.files import read_json
 from prompttuner.states import JOB_ENDED
 
@@ -81,5 +81,7 @@ def _copy(folder: Path, to: Path) -> None:
     try:
         shutil.copytree(folder, scratch)
         scratch.rename(to)
+    except shutil.Error as error:  # one line a file; the first says why
+        raise PromptTunerError(f"the result could not be copied to {to}: {error.args[0][0][2]}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

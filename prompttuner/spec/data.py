@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from prompttuner.errors import DataError
+from prompttuner.spec.text import is_file, is_folder, is_text, shorten
 
 __all__ = ["Sample", "count_samples", "iter_samples", "read_samples"]
 
@@ -26,17 +28,10 @@ def iter_samples(path: Path | str) -> Iterator[Sample]:
         DataError: missing or unreadable file, or a line that is no sample; the message names file and line.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as handle:
-            for number, raw in enumerate(handle, start=1):
-                if raw.strip():
-                    yield _sample(raw, path, number)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, not a JSONL file") from None
-    except PermissionError:
-        raise DataError(f"{path}: may not be read (permission denied)") from None
+    with _opened(path) as handle:
+        for number, raw in enumerate(handle, start=1):
+            if raw.strip():
+                yield _sample(raw, path, number)
 
 
 def read_samples(path: Path | str, limit: int | None = None) -> list[Sample]:
@@ -67,6 +62,24 @@ def count_samples(path: Path | str) -> int:
     return count
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        # A pipe would be empty when it is read again (hashed now, read by the workers later), and may never end.
+        if path.exists() and not is_file(path) and not is_folder(path):
+            raise DataError(f"{path}: is no ordinary file; write the data into one, since it is read more than once")
+        with path.open("rb") as handle:
+            yield handle
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a JSONL file") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read (permission denied)") from None
+    except OSError as error:
+        raise DataError(f"{shorten(path)}: cannot be read: {error.strerror}") from None
+
+
 def _sample(raw: bytes, path: Path, number: int) -> Sample:
     where = f"{path}, line {number}"
     try:
@@ -79,6 +92,8 @@ def _sample(raw: bytes, path: Path, number: int) -> Sample:
         raise DataError(f"{where}: broken JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise DataError(f"{where}: broken JSON: nested too deeply") from None
+    except ValueError:  # an integer beyond what Python converts
+        raise DataError(f"{where}: broken JSON: a number of too many digits") from None
     if not isinstance(value, dict):
         raise DataError(f'{where}: must be an object like {{"input": "...", "target": "..."}}')
     for key in ("input", "target"):
@@ -86,6 +101,8 @@ def _sample(raw: bytes, path: Path, number: int) -> Sample:
             raise DataError(f"{where}: has no {key!r} (its keys are: {', '.join(sorted(value)) or 'none'})")
         if not isinstance(value[key], str):
             raise DataError(f"{where}: {key!r} must be text, not {type(value[key]).__name__}")
+        if not is_text(value[key]):
+            raise DataError(f"{where}: {key!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
     if not value["target"]:
         raise DataError(f"{where}: 'target' is empty: there is nothing to learn from this line")
     return Sample(value["input"], value["target"])

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from prompttuner.spec.target import TargetField
 from prompttuner.spec.template import DEFAULT_TEMPLATE, check_template
+from prompttuner.spec.text import is_text
 from prompttuner.spec.when import parse_deadline
 
 __all__ = ["ALIASES", "DEFAULT_MAX_GPUS", "DEFAULT_PROMPT_LENGTH", "JobSpec", "nearest_key"]
@@ -94,6 +95,9 @@ class JobSpec(BaseModel):
                 raise ValueError(f"unknown key {key!r}" + (f"; did you mean {near!r}?" if near else _listing(known)))
             if name in renamed:
                 raise ValueError(f"{name!r} is given twice ({key!r} means the same)")
+            parts = value if isinstance(value, list | tuple) else [value]
+            if not all(is_text(part) for part in parts if isinstance(part, str)):
+                raise ValueError(f"{name!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
             renamed[name] = value
         if "max_gpus" not in renamed:
             batch, least = _as_int(renamed.get("batch_size"), 16), _as_int(renamed.get("min_gpus"), 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prompttuner.errors import ModelError
+from prompttuner.spec.text import expand, is_file, is_folder, shorten
 
 __all__ = ["SMALL", "check_model_folder", "locate_model"]
 
@@ -27,14 +28,15 @@ def locate_model(model: str, base: Path) -> str:
     """
     if model == SMALL:
         return str(import_module("prompttuner.smallmodel").path())
-    folder = (base / Path(model).expanduser()).absolute()
-    if folder.is_dir():
+    folder = (base / expand(model)).absolute()
+    if is_folder(folder):
         return str(folder.resolve())
-    if folder.exists():
+    if is_file(folder):
         raise ModelError(f"model {model!r} is a file; give the folder that holds config.json and the weights")
     if model.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(model) or ".." in model:
         raise ModelError(
-            f"model {model!r}: no such folder ({folder}), and not a hub id such as 'gpt2' or 'facebook/opt-125m'"
+            f"model {shorten(model)!r}: no such folder ({shorten(folder)}), and not a hub id such as 'gpt2' or "
+            "'facebook/opt-125m'"
         )
     return model
 
@@ -82,8 +84,10 @@ def _read_object(path: Path, why: str) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"model folder {path.parent} has no {path.name}: {why}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is broken: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} is broken: not a JSON object")
     return value

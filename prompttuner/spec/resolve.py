@@ -11,6 +11,7 @@ from prompttuner.files import sha256_file
 from prompttuner.spec.data import count_samples
 from prompttuner.spec.job import DEFAULT_PROMPT_LENGTH, JobSpec
 from prompttuner.spec.models import check_model_folder, locate_model
+from prompttuner.spec.text import expand
 from prompttuner.spec.when import iso, parse_deadline
 
 __all__ = ["SPEC_VERSION", "check_data", "resolve"]
@@ -58,7 +59,7 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
         submitted_iso=iso(now),
     )
     for key, path in (("train", spec.train), ("eval", spec.eval)):
-        real = path.expanduser().absolute()
+        real = expand(path).absolute()
         values[key] = str(real)
         values[f"{key}_count"] = count_samples(real)
         values[f"{key}_sha256"] = sha256_file(real)
@@ -87,11 +88,12 @@ def check_data(spec: dict[str, Any]) -> None:
 def _initial_prompt(text: str) -> tuple[str, str | None]:
     if text.startswith("text:") or not text.endswith(".safetensors"):
         return text, None
-    path = Path(text).expanduser().absolute()
+    path = expand(text).absolute()
     try:
         with path.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(size)) if 0 < size <= MAX_HEADER else None
+            raw = handle.read(size) if 0 < size <= MAX_HEADER else b""
+            header = json.loads(raw) if len(raw) == size else None
     except FileNotFoundError:
         raise DataError(f"initial_prompt {path}: no such file") from None
     except OSError as error:
@@ -100,4 +102,6 @@ def _initial_prompt(text: str) -> tuple[str, str | None]:
         header = None
     if not isinstance(header, dict):
         raise DataError(f"initial_prompt {path}: not a safetensors file")
+    if not header.keys() - {"__metadata__"}:
+        raise DataError(f"initial_prompt {path}: holds no tensor")
     return str(path), sha256_file(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -147,6 +148,7 @@ def raising(error: BaseException) -> object:
         (KeyboardInterrupt(), 130, "nothing is lost"),
         (OSError(28, "No space left on device", "/x"), 6, "no space left on the disk (/x)"),
         (PermissionError(13, "Permission denied", "/x"), 1, "/x: Permission denied"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "/x"), 1, "/x: Too many levels"),
         (ZeroDivisionError("oops"), 70, "a fault in prompttuner itself: ZeroDivisionError: oops"),
     ],
 )

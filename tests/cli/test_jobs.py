@@ -173,6 +173,11 @@ def test_a_result_is_shown_and_copied(cli: Cli, held: str, home: Path) -> None:
     assert cli("result", held, "--to", "copy").code == 0
     assert sorted(path.name for path in Path("copy").iterdir()) == ["adapter_config.json", "result.json"]
     assert cli("result", held, "--to", "copy").code == 2
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_config.json").symlink_to("nothing")  # a file that cannot be copied
+    broken = cli("result", held, "--to", "other")
+    assert (broken.code, "could not be copied to other" in broken.err, Path("other").exists()) == (1, True, False)
+    assert [path.name for path in Path().glob(".other*")] == []
     assert cli("show", held, "--json").json["slo"] == "met"
     assert "met, " in cli("status").out
 

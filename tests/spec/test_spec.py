@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,8 @@ def test_a_short_duration_reads_back_what_was_formatted(minutes: int, seconds: i
         (b'["a", "b"]\n', "line 1: must be an object"),
         (LINE.encode() + b'{"input": "\xff", "target": "x"}\n', "line 2: not UTF-8"),
         (b"[" * 100_000 + b"\n", "line 1: broken JSON"),
+        (LINE.encode() + b'{"n": ' + b"9" * 5000 + b"}\n", "line 2: broken JSON: a number of too many digits"),
+        (LINE.encode() + b'{"input": "a", "target": "\\ud800"}\n', "line 2: 'target' holds half of a surrogate pair"),
     ],
 )
 def test_broken_data_is_an_error_with_file_and_line(values: dict[str, object], content: bytes, says: str) -> None:
@@ -171,6 +174,14 @@ def test_missing_data_and_folders_are_errors(values: dict[str, object], tmp_path
         resolve(make_spec({**values, "eval": str(tmp_path / "gone.jsonl")}), NOW)
     with pytest.raises(DataError, match="is a folder"):
         resolve(make_spec({**values, "eval": str(tmp_path)}), NOW)
+
+
+def test_data_that_is_no_ordinary_file_is_an_error_at_once(values: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    for name, says in (("loop", "cannot be read"), ("pipe", "no ordinary file"), ("x" * 300, "cannot be read")):
+        with pytest.raises(DataError, match=says):
+            resolve(make_spec({**values, "train": str(tmp_path / name)}), NOW)
 
 
 def test_data_that_changes_after_submit_is_an_error(values: dict[str, object]) -> None:
@@ -212,7 +223,7 @@ def test_remote_code_is_refused_unless_allowed_by_name(values: dict[str, object]
 
 def test_hub_ids_pass_and_paths_that_do_not_exist_fail(values: dict[str, object]) -> None:
     assert resolve(make_spec({**values, "model": "facebook/opt-125m"}), NOW)["model"] == "facebook/opt-125m"
-    for wrong in ("./nowhere", "/nowhere/x", "a/b/c", "bad name"):
+    for wrong in ("./nowhere", "/nowhere/x", "a/b/c", "bad name", "x" * 300):
         with pytest.raises(ModelError, match="no such folder"):
             resolve(make_spec({**values, "model": wrong}), NOW)
 
@@ -232,6 +243,12 @@ def test_hub_ids_pass_and_paths_that_do_not_exist_fail(values: dict[str, object]
         ({"setup": ["a\nb"]}, "single line"),
         ({"name": "a\nb"}, "may hold"),
         ({"seed": -1}, "seed"),
+        ({"template": "{input} {target}\ud800"}, "surrogate"),
+        ({"setup": ["\ud800"]}, "surrogate"),
+        ({"train": "a\0b"}, "NUL"),
+        ({"eval": Path("\udcff.jsonl")}, "no UTF-8"),
+        ({"model": "~no-such-user/model"}, "no such user"),
+        ({"name": "x" * 5000}, r"at most 100 characters.*\(5002 characters\)"),
     ],
 )
 def test_values_that_cannot_be_right_are_refused(values: dict[str, object], extra: dict, says: str) -> None:
@@ -251,7 +268,13 @@ def test_initial_prompt_file_must_be_safetensors_and_is_hashed(values: dict[str,
     path.write_bytes(b"garbage that is no header")
     with pytest.raises(DataError, match="not a safetensors file"):
         resolve(make_spec({**values, "initial_prompt": str(path)}), NOW)
+    path.write_bytes((9).to_bytes(8, "little") + b"{}")  # cut off within its header
+    with pytest.raises(DataError, match="not a safetensors file"):
+        resolve(make_spec({**values, "initial_prompt": str(path)}), NOW)
     path.write_bytes((2).to_bytes(8, "little") + b"{}")
+    with pytest.raises(DataError, match="holds no tensor"):
+        resolve(make_spec({**values, "initial_prompt": str(path)}), NOW)
+    path.write_bytes((12).to_bytes(8, "little") + b'{"prompt":0}')
     spec = resolve(make_spec({**values, "initial_prompt": str(path)}), NOW)
     assert spec["prompt_length"] is None
     assert len(spec["initial_prompt_sha256"]) == 64
@@ -271,6 +294,10 @@ def test_toml_and_json_files_mean_the_same_and_paths_are_beside_the_file(
     assert toml.model == values["model"]
     assert str(toml.train) == values["train"]
     assert load_spec(tmp_path / "job.toml", {"learning_rate": 0.2}).learning_rate == 0.2
+    (tmp_path / "auto").mkdir()  # a folder of that name is not what `auto` means
+    assert load_spec(tmp_path / "job.toml", {}).initial_prompt == "auto"
+    (tmp_path / "job.toml").write_text((tmp_path / "job.toml").read_text() + 'initial_prompt = "auto"\n')
+    assert load_spec(tmp_path / "job.toml", {}).initial_prompt == "auto"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +307,9 @@ def test_toml_and_json_files_mean_the_same_and_paths_are_beside_the_file(
         ("job.json", "{", "broken JSON"),
         ("job.json", "[]", "one object"),
         ("job.toml", "model = 'small'", "train: is required"),
+        ("job.toml", "lr = 1\nlearning_rate = 2", "'learning_rate' is given twice"),
+        ("job.json", '{"seed": ' + "9" * 5000 + "}", "cannot be read"),
+        ("job.json", "[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_broken_spec_file_is_an_error(tmp_path: Path, name: str, content: str, says: str) -> None:
