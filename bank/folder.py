@@ -109,6 +109,8 @@ class Shelf:
         self.model = model
         self.root = bank.root / "models" / key
         self.entries = self.root / "entries"
+        self.cache = self.root / "cache"
+        """For what can be made again from the entries."""
 
     @property
     def width(self) -> int | None:
@@ -117,10 +119,16 @@ class Shelf:
         width = about.get("width") if about is not None else None
         return width if type(width) is int else None
 
-    def add(self, entry: Entry, prompt: NDArray[Any] | None = None) -> str:
+    def add(self, entry: Entry, prompt: NDArray[Any] | None = None, *, tuned_here: bool = False) -> str:
         """Store a prompt (a tensor (tokens, width), or ``entry.text``); returns its id.
 
         Adding a prompt that is already there changes nothing. Safe against other writers and against being cut off.
+
+        Args:
+            entry: what is known of it.
+            prompt: the tensor of a soft prompt.
+            tuned_here: the LLM itself was at work, so its width is known for sure; otherwise the first soft prompt that
+                came in decides, and a wrong one would shut out all that are right.
 
         Raises:
             BadEntry: it is refused, the message says why.
@@ -131,12 +139,13 @@ class Shelf:
             entry = replace(entry, kind="text", shape=None)
             tensor = None
         else:
-            tensor = check_prompt(prompt, self.width)
+            tensor = check_prompt(prompt, None if tuned_here else self.width)
             entry = replace(entry, kind="soft", shape=(tensor.shape[0], tensor.shape[1]))
         entry = replace(entry, id=content_id(entry, tensor), owner=entry.owner or getpass.getuser())
         files = encode(entry, tensor)
         try:
-            self.ensure(None if tensor is None else tensor.shape[1])
+            changed = tuned_here and tensor is not None and self.width != tensor.shape[1]
+            self.ensure(None if tensor is None else tensor.shape[1], replace_width=changed)
             self._place(entry.id, files)
         except PermissionError as error:
             raise SpecError(f"cannot write to the bank {self.bank.root}: {error.strerror}; ask its owner") from None
@@ -220,6 +229,8 @@ class Shelf:
         path = self.root / f"outcomes-{_user_slug()}.jsonl"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, self.bank.modes.file)
         try:
+            if os.fstat(fd).st_size == 0:
+                os.fchmod(fd, self.bank.modes.file)
             os.write(fd, line)
         finally:
             os.close(fd)
@@ -241,14 +252,16 @@ class Shelf:
         """Where outcomes are noted, a file a user."""
         return sorted(self.root.glob("outcomes-*.jsonl"))
 
-    def ensure(self, width: int | None = None) -> None:
+    def ensure(self, width: int | None = None, *, replace_width: bool = False) -> None:
         """Make the shelf's folders, and note the LLM's embedding width once it is known."""
         modes = self.bank.modes
-        self.bank.make_folder(self.root, modes.folder)
-        self.bank.make_folder(self.entries, modes.entries)
+        for folder in (self.root, self.entries):
+            self.bank.make_folder(folder, modes.folder)
+        self.bank.make_folder(self.cache, modes.cache)
         about = self.root / "model.json"
-        if not about.exists() or (width is not None and self.width is None):
-            write_json(about, {"model": self.model, "width": width}, modes.file)
+        if not about.exists() or (width is not None and (replace_width or self.width is None)):
+            with contextlib.suppress(PermissionError):  # another user's, in a bank that many may write
+                write_json(about, {"model": self.model, "width": width}, modes.file)
 
     def _place(self, entry_id: str, files: dict[str, bytes]) -> None:
         target = self.entries / entry_id
@@ -259,7 +272,6 @@ class Shelf:
         try:
             for name, data in files.items():
                 write_bytes(scratch / name, data, self.bank.modes.file)
-                (scratch / name).chmod(self.bank.modes.file)
             scratch.chmod(self.bank.modes.entry)
             scratch.rename(target)
         except BaseException as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["DEFAULT_CAPACITY", "Index", "load_index", "refresh"]
 DEFAULT_CAPACITY = 3000
 """Entries of one LLM beyond which the most redundant, least useful ones are dropped."""
 LOCK_WAIT_S = 20.0
+MAX_BYTES = 1 << 30
+"""Of an index file; 30,000 entries of a 7B LLM are a quarter of it."""
 SCHEMA = "1"
 
 
@@ -64,7 +67,8 @@ def load_index(shelf: Shelf) -> Index:
     path = _path(shelf)
     for _ in range(3):
         try:
-            if path.is_symlink():
+            info = path.lstat()
+            if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_BYTES:
                 return Index.empty()
             with safe_open(str(path), framework="numpy") as file:
                 meta = file.metadata() or {}
@@ -225,13 +229,13 @@ def _none(n: int) -> Clusters:
 
 
 def _path(shelf: Shelf) -> Path:
-    return shelf.root / "index.safetensors"
+    return shelf.cache / "index.safetensors"
 
 
 @contextlib.contextmanager
 def _locked(shelf: Shelf) -> Iterator[bool]:
     """Hold the shelf's write lock; False when it cannot be had (busy, or the bank is read-only for this user)."""
-    lock = filelock.FileLock(str(shelf.root / "index.lock"), mode=shelf.bank.modes.lock, timeout=LOCK_WAIT_S)
+    lock = filelock.FileLock(str(shelf.cache / "index.lock"), mode=shelf.bank.modes.lock, timeout=LOCK_WAIT_S)
     try:
         shelf.ensure()
         lock.acquire()

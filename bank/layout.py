@@ -23,7 +23,7 @@ class Sharing(StrEnum):
     PRIVATE = "private"
     GROUP_READ = "group-read"
     GROUP_WRITE = "group-write"
-    """Members of the folder's group may publish; nobody can remove or replace another's entry (sticky folder)."""
+    """Members of the folder's group may publish; nobody can remove or replace what another wrote (sticky folders)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,11 @@ class Modes:
     """File and folder modes of one way of sharing."""
 
     folder: int
-    entries: int
-    """Of the folder that holds the entries."""
+    """Of every folder but those below."""
     entry: int
     """Of one entry's folder: written once, then never changed."""
+    cache: int
+    """Of the folder whose files any writer of the bank may replace."""
     file: int
     lock: int
 
@@ -44,7 +45,7 @@ class Modes:
             return cls(0o700, 0o700, 0o700, 0o600, 0o600)
         if sharing is Sharing.GROUP_READ:
             return cls(0o2750, 0o2750, 0o2750, 0o640, 0o640)
-        return cls(0o2770, 0o3770, 0o2750, 0o640, 0o660)
+        return cls(0o3770, 0o2750, 0o2770, 0o640, 0o660)
 
 
 def model_key(model: str) -> str:

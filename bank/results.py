@@ -77,6 +77,6 @@ def add_result(
         version=version,
         quality=quality,
     )
-    entry_id = shelf.add(entry, prompt)
+    entry_id = shelf.add(entry, prompt, tuned_here=True)
     note_task(shelf, entry_id, spec, job)
     return entry_id

@@ -37,6 +37,7 @@ def write_bytes(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, durable: b
     try:
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(fd, "wb") as handle:
+            os.fchmod(fd, mode)  # a file that a group shall read must not depend on its writer's umask
             handle.write(data)
             handle.flush()
             if durable:

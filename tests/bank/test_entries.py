@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_tensors
 
 from prompttuner.bank import BadEntry, Bank, Entry, Shelf
+from prompttuner.bank.index import refresh
 from prompttuner.bank.layout import Sharing, model_key
 from prompttuner.errors import NotFound, SpecError
 
@@ -187,8 +188,23 @@ def test_modes_follow_the_sharing(tmp_path: Path, sharing: Sharing, folder: int,
     assert stat.S_IMODE(entry.stat().st_mode) & 0o777 == folder
     assert {stat.S_IMODE(p.stat().st_mode) for p in entry.iterdir()} == {file}
     assert Bank.open(tmp_path / "b").sharing is sharing
-    if sharing is Sharing.GROUP_WRITE:
-        assert shelf.entries.stat().st_mode & stat.S_ISVTX
+    refresh(shelf)
+    shelf.add_outcome({"entry": entry.name, "job": "j"})
+    alike = [shelf.bank.root / "bank.json", shelf.root / "model.json", shelf.cache / "index.safetensors"]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (*alike, *shelf.outcome_files())} == {file}
+    sticky = {p: bool(p.stat().st_mode & stat.S_ISVTX) for p in (shelf.bank.root, shelf.root, shelf.entries)}
+    assert set(sticky.values()) == {sharing is Sharing.GROUP_WRITE}
+    assert not shelf.cache.stat().st_mode & stat.S_ISVTX, "its index is everybody's to replace"
+
+
+def test_a_first_prompt_of_the_wrong_width_does_not_shut_out_what_jobs_leave(shelf: Shelf) -> None:
+    wrong = shelf.add(Entry("soft", "org/tiny"), np.ones((2, 64), np.float32))
+    right = np.ones((2, 8), np.float32)
+    with pytest.raises(BadEntry, match="64"):
+        shelf.add(Entry("soft", "org/tiny"), right)
+    shelf.add(Entry("soft", "org/tiny"), right, tuned_here=True)
+    assert shelf.width == 8
+    assert [(name, "width" in reason) for name, reason in shelf.check()] == [(wrong, True)]
 
 
 def test_a_bank_that_cannot_be_written_says_so(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_another_recipe_discards_old_features(shelf: Shelf) -> None:
 @pytest.mark.parametrize("damage", [b"", b"x" * 100, (1 << 50).to_bytes(8, "little") + b"{}"])
 def test_a_damaged_index_reads_as_empty_and_heals(shelf: Shelf, damage: bytes) -> None:
     ids = fill(shelf, blobs(3, 4))
-    (shelf.root / "index.safetensors").write_bytes(damage)
+    (shelf.cache / "index.safetensors").write_bytes(damage)
     assert load_index(shelf).ids == []
     assert sorted(refresh(shelf).ids) == sorted(ids)
 
@@ -126,7 +127,7 @@ def test_a_forged_index_is_not_followed(shelf: Shelf) -> None:
     from safetensors.numpy import load_file, save_file
 
     fill(shelf, blobs(3, 4))
-    path = shelf.root / "index.safetensors"
+    path = shelf.cache / "index.safetensors"
     from safetensors import safe_open
 
     with safe_open(str(path), framework="numpy") as file:
@@ -135,6 +136,18 @@ def test_a_forged_index_is_not_followed(shelf: Shelf) -> None:
     tensors["medoids"] = np.array([10**9], np.int64)
     save_file(tensors, path, meta)
     assert load_index(shelf).ids == []
+
+
+def test_an_index_that_is_a_pipe_or_a_giant_is_not_opened(shelf: Shelf) -> None:
+    ids = fill(shelf, blobs(3, 4))
+    path = shelf.cache / "index.safetensors"
+    with path.open("r+b") as handle:
+        handle.truncate(1 << 40)
+    assert load_index(shelf).ids == []
+    path.unlink()
+    os.mkfifo(path)
+    assert load_index(shelf).ids == []
+    assert sorted(refresh(shelf).ids) == sorted(ids) == sorted(load_index(shelf).ids)
 
 
 def test_readers_never_see_half_an_index(shelf: Shelf) -> None:
