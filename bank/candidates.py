@@ -24,6 +24,8 @@ __all__ = ["Candidates", "gather"]
 
 PIECE = 32
 """Prompts whose missing features are computed between two looks at the clock."""
+MAX_NAMED = 8
+"""Refused entries that are named."""
 MAX_ALONE = 64
 """Entries without features that are looked at as clusters of their own; more would make every lookup brute force."""
 
@@ -35,6 +37,8 @@ class Candidates:
     loaded: LoadedModel
     length: int | None
     """Tokens that the job's prompt must have; None: each keeps its own."""
+    longest: int | None = None
+    """Tokens beyond which a prompt leaves no room for the job's samples; None where the LLM has no limit."""
     names: list[str] = field(default_factory=list)
     """Entry id, or ``own text``, or ``vocab``."""
     shelves: list[Shelf | None] = field(default_factory=list)
@@ -43,6 +47,7 @@ class Candidates:
     """What was left out or refused, and why."""
     _tensors: dict[int, Tensor | None] = field(default_factory=dict)
     _entries: dict[int, Entry] = field(default_factory=dict)
+    _refused: set[int] = field(default_factory=set)
 
     def add_own(self, name: str, tensor: Tensor) -> int:
         """A candidate that is in no bank; it takes part in the last round."""
@@ -56,13 +61,13 @@ class Candidates:
     def entry(self, number: int) -> Entry | None:
         """A candidate's description; None for one that is in no bank, or is refused."""
         shelf = self.shelves[number]
-        if shelf is None:
+        if shelf is None or number in self._refused:
             return None
         if number not in self._entries:
             try:
                 self._entries[number] = shelf.read(self.names[number])
             except PromptTunerError as error:
-                self.notes.append(f"entry {self.names[number][:12]} refused: {error}")
+                self._refuse(number, str(error))
                 return None
         return self._entries[number]
 
@@ -79,12 +84,25 @@ class Candidates:
         if entry is None or shelf is None:
             return None
         if entry.kind == "text":
-            return embed_text(self.loaded, entry.text)
-        try:
-            return from_numpy(shelf.prompt(entry, self.loaded.hidden))
-        except BadEntry as error:
-            self.notes.append(f"entry {entry.id[:12]} refused: {error}")
+            raw = embed_text(self.loaded, entry.text)
+        else:
+            try:
+                raw = from_numpy(shelf.prompt(entry, self.loaded.hidden))
+            except BadEntry as error:
+                self._refuse(number, str(error))
+                return None
+        if self.length is None and self.longest is not None and len(raw) > self.longest:
+            self._refuse(number, f"its {len(raw)} tokens leave no room for this job's samples")
             return None
+        return raw
+
+    def _refuse(self, number: int, why: str) -> None:
+        """Never a candidate again; the first few are named, so that a spoilt bank does not fill the report."""
+        self._refused.add(number)
+        if len(self._refused) <= MAX_NAMED:
+            self.notes.append(f"entry {self.names[number][:12]} refused: {why}")
+        elif len(self._refused) == MAX_NAMED + 1:
+            self.notes.append("more entries refused: 'prompttuner bank check' names all that are damaged")
 
 
 def gather(
@@ -96,15 +114,17 @@ def gather(
     stop: Callable[[], bool],
     recipe: str = DEFAULT_RECIPE,
     without: Collection[str] = (),
+    longest: int | None = None,
 ) -> Candidates:
     """All entries for an LLM in these banks, with features computed for those that lack them while time allows.
 
-    Entries named in ``without`` are treated as if they did not exist.
+    Entries named in ``without`` are treated as if they did not exist; prompts above ``longest`` tokens are refused, for
+    a prompt that keeps its own length.
 
     Newly computed features are written back where the bank may be written. Nothing here raises for a bad bank or entry:
     what cannot be used is named in ``notes``.
     """
-    found = Candidates(loaded, length)
+    found = Candidates(loaded, length, longest)
     medoids: list[int] = []
     members: list[list[int]] = []
     seen: set[str] = set(without)
@@ -113,7 +133,8 @@ def gather(
             shelf = Bank.open(folder).shelf(model)
             _gather_shelf(found, shelf, seen, (medoids, members), stop=stop, recipe=recipe)
         except (PromptTunerError, OSError) as error:
-            found.notes.append(f"bank {folder} not used: {error}")
+            if folder != bank_dirs[0] or (folder / "bank.json").exists():  # a user's first job finds no own bank
+                found.notes.append(f"bank {folder} not used: {error}")
     found.layers = Layers(medoids, members)
     return found
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from prompttuner.bank.candidates import Candidates, gather
 from prompttuner.bank.features import DEFAULT_RECIPE, embed_text
 from prompttuner.bank.race import RaceSettings, race, race_cost
-from prompttuner.bank.samples import pick_samples
+from prompttuner.bank.samples import pick_samples, room_for_prompt
 from prompttuner.bank.scoring import Scorer
 from prompttuner.bank.strategies import DEFAULT_STRATEGY, Choice, choose, full_cost
 from prompttuner.tuning.encoding import Encoded
@@ -105,8 +105,16 @@ class _Lookup:
         if self.budget_s < MIN_BUDGET_S:
             return self._none(f"skipped: the deadline leaves {max(0.0, self.budget_s):.2f} s for a lookup")
         model, length = str(self.spec["model"]), self.spec.get("prompt_length")
+        steps = 0 if self.settings.race is None else sum(self.settings.race.steps)
+        samples, batches = pick_samples(self.spec, self.loaded, data.train, seed, self.settings.samples, steps)
         found = gather(
-            self.loaded, model, bank_dirs, length, stop=lambda: self._over(FEATURE_SHARE), recipe=self.settings.recipe
+            self.loaded,
+            model,
+            bank_dirs,
+            length,
+            stop=lambda: self._over(FEATURE_SHARE),
+            recipe=self.settings.recipe,
+            longest=room_for_prompt(self.loaded, samples, batches),
         )
         own = _own_texts(self.spec)
         self.report |= {"entries": len(found.names), "clusters": len(found.layers.medoids), "notes": found.notes}
@@ -115,8 +123,6 @@ class _Lookup:
         for text in own:
             found.add_own("own text", embed_text(self.loaded, text))
         baseline = found.add_own("vocab", initial_prompt({**self.spec, "initial_prompt": "vocab"}, self.loaded).tensor)
-        steps = 0 if self.settings.race is None else sum(self.settings.race.steps)
-        samples, batches = pick_samples(self.spec, self.loaded, data.train, seed, self.settings.samples, steps)
         scorer = Scorer(self.loaded, samples, found.prompt)
         choice = choose(self.settings.strategy, found.layers, scorer, len(samples), stop=lambda: self._over(0.9))
         self.report |= {

@@ -12,7 +12,7 @@ from prompttuner.tuning.encoding import Encoded, encode
 from prompttuner.tuning.model import LoadedModel
 from prompttuner.tuning.order import SampleOrder
 
-__all__ = ["pick_samples"]
+__all__ = ["pick_samples", "room_for_prompt"]
 
 
 def pick_samples(
@@ -26,3 +26,13 @@ def pick_samples(
     encoded = encode([train[i] for i in needed], spec["template"], loaded.tokenizer, source="training data")
     known = dict(zip(needed, encoded, strict=True))
     return [known[i] for i in picked], [[known[i] for i in batch] for batch in batches]
+
+
+def room_for_prompt(
+    loaded: LoadedModel, samples: Sequence[Encoded], batches: Sequence[Sequence[Encoded]]
+) -> int | None:
+    """Tokens that these samples leave for a prompt (all of the job's data may leave less); None: no known limit."""
+    if loaded.max_positions is None:
+        return None
+    longest = max((sample.length for part in (samples, *batches) for sample in part), default=0)
+    return max(1, loaded.max_positions - longest)

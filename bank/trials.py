@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from prompttuner.bank.candidates import Candidates, gather
 from prompttuner.bank.folder import Shelf
 from prompttuner.bank.race import RaceSettings, Runner
-from prompttuner.bank.samples import pick_samples
+from prompttuner.bank.samples import pick_samples, room_for_prompt
 from prompttuner.bank.scoring import Scorer
 from prompttuner.bank.strategies import DEFAULT_STRATEGY, choose
 from prompttuner.bank.tasks import Task, read_tasks
@@ -90,7 +90,13 @@ class _Running:
         )
         banks = [self.shelf.bank.root]
         found = gather(
-            self.loaded, str(spec["model"]), banks, spec["prompt_length"], stop=self.should_stop, without=without
+            self.loaded,
+            str(spec["model"]),
+            banks,
+            spec["prompt_length"],
+            stop=self.should_stop,
+            without=without,
+            longest=room_for_prompt(self.loaded, samples, batches),
         )
         baseline = found.add_own(VOCAB, initial_prompt(spec, self.loaded).tensor)
         score = self._remembered(found, Scorer(self.loaded, samples, found.prompt))

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from prompttuner.errors import StateError
-from prompttuner.files import write_json
+from prompttuner.errors import DataError, StateError
+from prompttuner.files import read_json, write_json
 from prompttuner.tuning.checkpoint import load_checkpoint, save_checkpoint
 from prompttuner.tuning.collective import Collective
 from prompttuner.tuning.initial import InitialPrompt, initial_prompt
@@ -54,7 +54,13 @@ class TunerTask:
         initial = initial_prompt(spec, model, lookup if plan.lookup_s > 0 else None)
         if found:
             initial.origin = found[0]
-        return cls(Tuner(model, spec, data, initial))
+        try:
+            return cls(Tuner(model, spec, data, initial))
+        except DataError as error:
+            if not found or found[0] == "vocab":
+                raise
+            _take_back(files, f"the prompt that was found leaves no room for the data ({error})")
+            return cls(Tuner(model, spec, data, initial_prompt(spec, model)))
 
     @classmethod
     def resume(
@@ -169,3 +175,9 @@ def _look_up(
     report = {"source": source, **report, "seconds": time.monotonic() - begin, "granted_s": seconds}
     write_json(files.folder / "lookup.json", report)
     return prompt, source
+
+
+def _take_back(files: MemberFiles, why: str) -> None:
+    """Say in lookup.json that tuning begins from the vocabulary after all."""
+    path = files.folder / "lookup.json"
+    write_json(path, {**(read_json(path) or {}), "source": "vocab", "chosen": None, "why": why})

@@ -18,8 +18,11 @@ from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
 from prompttuner.tuning.encoding import encode
 from prompttuner.tuning.initial import initial_prompt
+from prompttuner.tuning.member_files import MemberFiles
+from prompttuner.tuning.membership import Membership
 from prompttuner.tuning.model import LoadedModel, load_model
 from prompttuner.tuning.tuner import TuningData
+from prompttuner.tuning.tuner_task import TunerTask
 
 TARGET = "rotate_left+previous"
 RELATED = ("rotate_left+same", "rotate_left+next")
@@ -149,6 +152,33 @@ def test_hostile_entries_and_banks_are_named_and_passed_over(
     assert bad[:12] in notes and wide[:12] in notes and "broken" in notes
 
 
+def test_prompts_that_leave_no_room_for_the_samples_are_refused(
+    loaded: LoadedModel, data: TuningData, bank: Shelf
+) -> None:
+    text = bank.add(Entry("text", "small", text="sort " * 3000))
+    soft = bank.add(Entry("soft", "small"), np.ones((1000, loaded.hidden), np.float32))
+    found = look(loaded, data, bank)
+    assert found.prompt is not None and len(found.prompt) < 100
+    notes = [note for note in found.report["notes"] if "no room" in note]
+    assert sorted(note.split()[1] for note in notes) == sorted([text[:12], soft[:12]])
+
+
+def test_a_spoilt_bank_does_not_fill_the_report(loaded: LoadedModel, data: TuningData, bank: Shelf) -> None:
+    for number in range(40):
+        (bank.entries / f"{number:040x}").mkdir()
+    found = look(loaded, data, bank)
+    assert found.prompt is not None and len(found.report["notes"]) < 12
+    assert any("bank check" in note for note in found.report["notes"])
+
+
+def test_no_own_bank_yet_is_nothing_to_speak_of(
+    loaded: LoadedModel, data: TuningData, bank: Shelf, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "no-own-bank", bank.bank.root, tmp_path / "no-shared-bank"]
+    found = find_initial_prompt(spec(), loaded, data, folders, 120.0, 0)
+    assert ["no-shared-bank" in note for note in found.report["notes"]] == [True]
+
+
 def test_a_better_vocabulary_start_beats_a_useless_bank(loaded: LoadedModel, data: TuningData, tmp_path: Path) -> None:
     starts = [initial_prompt(spec(initial_prompt="vocab", seed=seed), loaded).tensor for seed in range(6)]
     samples = encode(data.train, "{input} {target}", loaded.tokenizer)
@@ -170,3 +200,29 @@ def test_two_banks_count_as_one(loaded: LoadedModel, data: TuningData, bank: She
     best = other.add(Entry("text", "small", text=own, task=TARGET))
     found = find_initial_prompt(spec(), loaded, data, [bank.bank.root, other.bank.root], 3600.0, 0)
     assert found.report["chosen"] == best and found.report["entries"] == 22
+
+
+def test_a_job_starts_from_the_vocabulary_when_its_longest_sample_leaves_the_found_prompt_no_room(
+    loaded: LoadedModel, data: TuningData, bank: Shelf, tmp_path: Path
+) -> None:
+    """The lookup sees some of the samples only; a job must never fail for what it found."""
+    assert loaded.max_positions is not None
+    lines = [sample._asdict() for sample in data.train]
+    longest = {"input": " ".join(["a"] * (loaded.max_positions - 30)), "target": "b"}
+    for name, rows in (("train", lines), ("eval", [*lines[:8], longest])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = spec(
+        train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "eval.jsonl"), eval_samples=None, max_iterations=1,
+        target={"metric": "loss", "op": "<=", "value": 0.1}, eval_every=1, bucketing=False,
+    )  # fmt: skip
+    for entry_id in bank.ids():
+        bank.remove(entry_id)
+    text = tasks.phrasings(tasks.HELD_OUT[TARGET])[0]
+    entry = bank.add(Entry("text", "small", text=" ".join([text] * 5)))
+    assert look(loaded, data, bank).report["candidates"][0]["name"] == entry
+    files = MemberFiles(tmp_path / "job", 1, "a")
+    task = TunerTask.begin(job, loaded, Membership(1, ("a",), lookup_s=120.0), files, [str(bank.bank.root)])
+    files.close()
+    told = json.loads((files.folder / "lookup.json").read_text())
+    assert told["source"] == "vocab" and told["chosen"] is None and "no room" in told["why"]
+    assert task.progress()["initial_prompt"].startswith("vocab")
