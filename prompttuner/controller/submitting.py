@@ -50,7 +50,7 @@ def limits_now(ctx: Context, allocations: Sequence[Allocation]) -> SiteLimits:
 
 
 def hours_left(ctx: Context, budget: float | None) -> float:
-    """GPU-hours that may still be spent (0 stops growth), by all allocations ever made."""
+    """GPU-hours that all allocations ever made leave of a budget; see policy/budget.py for what that stops."""
     if budget is None:
         return float("inf")
 

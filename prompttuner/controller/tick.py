@@ -27,6 +27,7 @@ from prompttuner.db import allocations as allocation_rows
 from prompttuner.db import jobs as job_rows
 from prompttuner.db.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
+from prompttuner.policy.budget import within_budget
 from prompttuner.policy.plan import Plan
 from prompttuner.slurm.backend import Seen
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
@@ -257,7 +258,8 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         arrivals=outlook.arrivals,
         step_s=outlook.step_s,
     )
-    plan = ctx.policy.plan(build_snapshot(rows.jobs, rows.allocations, given))
+    snapshot = build_snapshot(rows.jobs, rows.allocations, given)
+    plan = within_budget(snapshot, ctx.policy.plan(snapshot), submitting.gpus_per_agent(ctx))
     if not plan.actions and not (_notes_due(ctx) and new_notes(plan, rows.jobs)):
         return Acted([], []), plan, rows
 
