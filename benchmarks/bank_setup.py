@@ -19,6 +19,7 @@ from prompttuner.bank.scoring import Scorer
 from prompttuner.bank.strategies import Layers, choose
 from prompttuner.files import read_json, write_json
 from prompttuner.smallmodel import tasks
+from prompttuner.tuning.initial import fit_length as fit_start
 from prompttuner.tuning.model import LoadedModel
 
 __all__ = ["BankUnderTest", "Cache", "build_bank", "choose_features", "compare_fitting", "compare_versions"]
@@ -159,7 +160,7 @@ def compare_fitting(loaded: LoadedModel) -> dict[str, dict[str, float]]:
     def mean(p: torch.Tensor, n: int) -> torch.Tensor:
         return torch.cat([weight.mean(0).expand(max(0, n - len(p)), -1), p])[-n:]
 
-    ways = {"own length": lambda p, _n: p, "zeros": fit_length, "repeated": repeat, "mean": mean}
+    ways = {"own length": lambda p, _n: p, "zeros": fit_length, "first": fit_start, "repeated": repeat, "mean": mean}
     result: dict[str, dict[str, float]] = {}
     for name, way in ways.items():
         for length in (12, 20):
