@@ -29,7 +29,7 @@ def test_job_has_its_gpu_its_name_and_a_small_private_pickle(
 ) -> None:
     site, _ = make_site(tmp_path, slurm, monkeypatch)
     request, number, seen = site.start()
-    assert seen.start_at is not None and abs(seen.start_at - time.time()) < 60, "times are UTC whatever the zone"
+    assert seen.start_at is not None and abs(seen.start_at - time.time()) < 600, "times are UTC whatever the zone"
     shown = slurm.run("scontrol", "show", "job", number)
     assert f"Comment={request.uuid}" in shown
     assert "Requeue=0" in shown

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lingering import agents_environment
 from safetensors.numpy import load
 from slurm_cluster import Cluster
 from slurm_fixtures import as_ordinary_user
@@ -28,10 +29,13 @@ MakeUser = Callable[..., SlurmUser]
 
 
 @pytest.fixture
-def make_user(slurm: Cluster, tmp_path: Path) -> Iterator[MakeUser]:
+def make_user(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeUser]:
+    """Users; with ``linger`` a job waits at about that step of each generation, until ``hurry``."""
     made: list[SlurmUser] = []
 
-    def make(**settings: Any) -> SlurmUser:
+    def make(linger: int | None = None, **settings: Any) -> SlurmUser:
+        for key, value in (agents_environment(linger) if linger else {}).items():
+            monkeypatch.setenv(key, value)
         user = SlurmUser(slurm, tmp_path / "home", **settings)
         made.append(user)
         user.start()
@@ -118,11 +122,12 @@ def test_jobs_of_two_llms_share_warm_agents_and_nothing_is_left(make_user: MakeU
 
 
 def test_controller_killed_and_slurmctld_restarted_in_the_middle(make_user: MakeUser, undisturbed: bytes) -> None:
-    user = make_user()
+    user = make_user(linger=30)
     job = user.submit("survivor", LONG)
     user.wait_step(job, 20)
     user.kill()
     user.cluster.restart_slurmctld()
+    user.hurry(job)
     spool = user.settings.spool_dir / "jobs" / job
     user.until(lambda: any(spool.glob("g*/*/done.json")), "the job has ended without a controller")
     assert user.state(job)["state"] == "running", "nobody has taken the result yet"
@@ -133,11 +138,12 @@ def test_controller_killed_and_slurmctld_restarted_in_the_middle(make_user: Make
 
 
 def test_preempted_allocation_is_replaced_and_the_job_goes_on(make_user: MakeUser, undisturbed: bytes) -> None:
-    user = make_user(**{"slurm.partition": "spare"})
+    user = make_user(linger=50, **{"slurm.partition": "spare"})
     job = user.submit("preempted", LONG)
     user.wait_step(job, 40)
     node = node_of(user, job)
     user.cluster.run("sbatch", "-p", "gpu", "-w", node, "--gpus-per-node=2", "-o", "/dev/null", "--wrap", "sleep 20")
+    user.hurry(job)
     check_right(user, job, undisturbed)
     states = [states[0] for states in user.accounted().values()]
     assert len(states) == 2
@@ -148,13 +154,14 @@ def test_preempted_allocation_is_replaced_and_the_job_goes_on(make_user: MakeUse
 def test_lost_node_costs_at_most_a_checkpoint_and_its_zombie_spoils_nothing(
     make_user: MakeUser, undisturbed: bytes
 ) -> None:
-    user = make_user()
+    user = make_user(linger=50)
     job = user.submit("moved", LONG)
     user.wait_step(job, 40)
     node = node_of(user, job)
     user.cluster.kill_node(node, jobs=False)  # the network is gone: its processes live on
     try:
         user.cluster.set_node(node, "down")
+        user.hurry(job)
         check_right(user, job, undisturbed)
         states = sorted(states[0] for states in user.accounted().values())
         assert states == ["NODE_FAIL", "RUNNING"]
@@ -193,12 +200,13 @@ def test_scaled_by_hand_while_it_runs_the_prompt_stays_the_same(
     make_user: MakeUser, reference: tuple[bytes, float]
 ) -> None:
     """2 -> 1 -> 2 GPUs by `scale`. Both agents are there from the start, so no change waits for a cold one."""
-    user = make_user()
+    user = make_user(linger=5)
     job = user.submit("scaled", LONG, min_gpus=2, max_gpus=2)
     for before, after in ((2, 1), (1, 2)):
         user.until(lambda n=before: user.step(job, members=n) > 0, f"{job} makes steps with {before} members")
         user.cli("scale", job, str(after))
     user.until(lambda: user.step(job, members=2) > user.step(job, members=1), "steps with two members again")
+    user.hurry(job)
     (ended,) = user.wait(job)
     assert (ended["state"], ended["step"]) == ("exhausted", LONG)
     shown = json.loads(user.cli("show", job, "--json"))

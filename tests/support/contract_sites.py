@@ -282,8 +282,7 @@ class RealContractSite(ContractSite):
         try:
             yield
         finally:
-            self.cluster.restart_node(node)
-            self.cluster.set_node(node, "resume")
+            self.cluster.return_node(node)
 
     def notice(self, node: str) -> None:
         self.cluster.set_node(node, "down")

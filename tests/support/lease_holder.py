@@ -23,7 +23,7 @@ from prompttuner.tuning.model import load_model
 
 def main(job_dir: Path, agent: str) -> None:
     torch.set_num_threads(1)
-    linger(job_dir, quick=5)
+    linger(quick=5)
     model = load_model(read_spec(job_dir)["model"])
     (job_dir / f"ready-{agent}").write_text(str(time.time()))
     seen = 0

@@ -9,18 +9,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prompttuner.tuning.plan_watch import PlanWatch
+if TYPE_CHECKING:
+    from prompttuner.tuning.plan_watch import PlanWatch
 
-__all__ = ["linger", "release"]
+__all__ = ["agents_environment", "linger", "release"]
 
 STEP_S = 1.0
 """A step that is lingered over takes so long, unless a change of plan is ready before."""
 POLL_S = 0.01
 
 
-def linger(job_dir: Path, quick: int) -> None:
+def linger(quick: int) -> None:
     """In this process: after ``quick`` steps of a generation its rank 0 lingers, until ``release`` is called."""
+    from prompttuner.tuning.plan_watch import PlanWatch
+
     ready = PlanWatch.change_is_ready
     steps: Counter[PlanWatch] = Counter()
 
@@ -28,7 +32,7 @@ def linger(job_dir: Path, quick: int) -> None:
         steps[watch] += 1
         until = time.monotonic() + STEP_S if steps[watch] > quick else 0.0
         while not ready(watch):
-            if time.monotonic() >= until or _released(job_dir):
+            if time.monotonic() >= until or _released(watch):
                 return False
             time.sleep(POLL_S)
         return True
@@ -41,5 +45,10 @@ def release(job_dir: Path) -> None:
     (job_dir / "hurry").write_text("")
 
 
-def _released(job_dir: Path) -> bool:
-    return (job_dir / "hurry").exists()
+def agents_environment(quick: int) -> dict[str, str]:
+    """Variables with which a controller's agents, wherever they start, linger too."""
+    return {"PYTHONPATH": str(Path(__file__).parent / "lingering_site"), "PROMPTTUNER_TEST_LINGER": str(quick)}
+
+
+def _released(watch: PlanWatch) -> bool:
+    return (watch._rendezvous.job_dir / "hurry").exists()

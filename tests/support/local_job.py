@@ -105,7 +105,7 @@ class Job:
                 os.setpgid(0, 0)
                 torch.set_num_threads(1)
                 if self.quick is not None:
-                    linger(self.dir, self.quick)
+                    linger(self.quick)
                 end = run_lease(
                     self.dir,
                     agent=agent,

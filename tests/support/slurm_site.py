@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lingering import release
 from slurm_cluster import Cluster
 
 from prompttuner import JobSpec, state, submit
@@ -112,6 +113,10 @@ class SlurmUser:
         job = new_job_id()
         leave(self.settings, {"kind": "submit", "job": job, "spec": spec})
         return job
+
+    def hurry(self, job: str) -> None:
+        """Where agents linger: nothing more is to happen to this job."""
+        release(self.settings.spool_dir / "jobs" / job)
 
     def state(self, job: str) -> dict[str, Any]:
         try:
