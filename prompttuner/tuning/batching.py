@@ -17,7 +17,7 @@ class Collated(NamedTuple):
     from the left, so neither attention mask nor position ids are needed, and attention takes its fastest path."""
 
     ids: torch.Tensor
-    """Token ids, int64 [samples, length]."""
+    """Token ids, int64 [samples, length - 1]: nothing follows the last token of the longest sample."""
     rows: torch.Tensor
     """Sample of each target token, int64 [tokens]."""
     columns: torch.Tensor
@@ -61,14 +61,16 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, overhead: int) -> lis
 
 
 def collate(samples: Sequence[Encoded], pad: int, device: torch.device, width: int | None = None) -> Collated:
-    """Bring samples together into one batch, padded on the right to ``width`` (None: to the longest)."""
+    """Bring samples together into one batch, padded on the right to ``width`` (None: to the longest), less its last
+    column."""
     width = max(sample.length for sample in samples) if width is None else width
-    ids = torch.full((len(samples), width), pad, dtype=torch.int64)
+    inputs = max(1, width - 1)
+    ids = torch.full((len(samples), inputs), pad, dtype=torch.int64)
     rows: list[int] = []
     columns: list[int] = []
     targets: list[int] = []
     for index, sample in enumerate(samples):
-        ids[index, : sample.length] = torch.tensor(sample.prompt + sample.target)
+        ids[index, : sample.length] = torch.tensor([*sample.prompt, *sample.target][:inputs])
         rows += [index] * len(sample.target)
         columns += range(len(sample.prompt) - 1, sample.length - 1)
         targets += sample.target

@@ -106,7 +106,7 @@ def test_logits_equal_those_of_peft(loaded: LoadedModel) -> None:
     prompt = torch.randn((LENGTH, loaded.hidden), generator=torch.Generator().manual_seed(2))
     collated = collate(batch, 0, loaded.device)
     ours = PrefixModel(loaded).target_logits(prompt, collated)
-    ids, mask, _ = peft_labels(batch, collated.ids.shape[1])
+    ids, mask, _ = peft_labels(batch, max(sample.length for sample in batch))
     theirs = peft_model(loaded, prompt)(input_ids=ids, attention_mask=mask).logits
     wanted = theirs[collated.rows, LENGTH + collated.columns]
     assert ours.shape == (sum(len(sample.target) for sample in batch), VOCABULARY)

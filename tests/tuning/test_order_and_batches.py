@@ -79,7 +79,7 @@ def test_micro_batches_cost_least(lengths: list[int], overhead: int) -> None:
 
 def test_collated_columns_point_at_the_token_before_each_target() -> None:
     batch = collate([Encoded([5, 6, 7], [8, 1], ""), Encoded([], [9], "")], 0, torch.device("cpu"))
-    assert batch.ids.tolist() == [[5, 6, 7, 8, 1], [9, 0, 0, 0, 0]]
+    assert batch.ids.tolist() == [[5, 6, 7, 8], [9, 0, 0, 0]]  # nothing follows the last token
     assert batch.rows.tolist() == [0, 0, 1]
     assert batch.columns.tolist() == [2, 3, -1]
     assert batch.targets.tolist() == [8, 1, 9]
