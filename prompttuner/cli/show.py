@@ -12,6 +12,7 @@ from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_tabl
 from prompttuner.cli.state import one_job
 from prompttuner.cli.views import deadline_text, event_view, job_view
 from prompttuner.spec.when import format_duration
+from prompttuner.states import JobState
 
 __all__ = ["app"]
 
@@ -86,7 +87,7 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
     typer.echo(f"{view['id']} is {view['state']}; deadline: {deadline_text(view, now)}.")
     if view["error"]:
         typer.echo(f"Error: {view['error']}")
-    typer.echo(f"Now: {view['note'] or 'nothing has been decided about it yet'}")
+    typer.echo(f"Now: {_now(view)}")
     if prediction["iterations_left"] is not None and view["finished_at"] is None:
         mid, high = prediction["iterations_left"], prediction["iterations_left_p90"]
         typer.echo(
@@ -101,6 +102,12 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
             print_table(CANDIDATE_COLUMNS, rows)
     if events:
         print_table(["at", "what", "why"], [[e["at_iso"], e["kind"], e["cause"]] for e in events], "Latest decisions:")
+
+
+def _now(view: dict[str, Any]) -> str:
+    if view["state"] == JobState.HELD:
+        return f"held; `prompttuner release {view['id']}` lets it go on"
+    return view["note"] or "nothing has been decided about it yet"
 
 
 def history_text(history: list[Any], start: float) -> str:

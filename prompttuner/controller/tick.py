@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import defer
@@ -232,11 +232,21 @@ def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
                 setattr(row, name, done[name])
         row.outcome, row.ita = outcome, done.get("ita")
         row.lookup_done = True
-        words = f"target reached after {done.get('ita')} iterations" if outcome == "reached" else outcome
-        tx.end_job(row, state, words)
+        tx.end_job(row, state, _ending(outcome, done))
 
     ctx.store.transact(ctx.ownership, work)
     return True
+
+
+def _ending(outcome: str, done: Mapping[str, Any]) -> str:
+    """In words, why a job has ended with its own consent."""
+    if outcome == "reached":
+        return f"target reached after {done.get('ita')} iterations"
+    best = done.get("metric")
+    so_far = "" if best is None else f"; its best evaluation, {best:.4g}, is the result"
+    if outcome == "exhausted":
+        return f"max_iterations are used up and the target was not reached{so_far}"
+    return f"{outcome}{so_far}"
 
 
 # -- plan and act -------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, in
         text = "job {} needs {} GPUs; no warm one comes free in time (deadline in {:.0f} s, cold start {:.0f} s)"
         why = Why(text, name, choice.members, left, timeline.cold_at[pool] - now)
         work.actions.append(Request(pool, why, name))
-    text = "waits {:.0f} s for {} GPUs ({} of its pool, {} from other LLMs, {} asked of Slurm); deadline in {:.0f} s"
+    text = "waits {:.0f} s for {} GPUs ({} of its pool, {} from other LLMs, {} newly asked for); deadline in {:.0f} s"
     start = choice.start - now
     work.notes[name] = Why(text, start, choice.members, len(choice.own), choice.moved, choice.cold, left)
     # a job that waits for running ones is looked at again before its patience ends

@@ -54,6 +54,7 @@ def test_show_and_explain_in_words_and_as_json(cli: Cli, held: str) -> None:
     assert "best effort" in shown.out
     explained = cli("explain", held)
     assert f"{held} is held" in explained.out
+    assert f"Now: held; `prompttuner release {held}` lets it go on" in explained.out
     assert cli("explain", held, "--json").json["events"][0]["job"] == held
 
 

@@ -44,6 +44,7 @@ def test_a_job_that_cannot_reach_its_target_is_exhausted_and_keeps_its_best(lab:
     lab.run(60)
     assert lab.job(job_id).state == JobState.EXHAUSTED
     assert (lab.spool.job(job_id) / "result").is_dir()
+    assert lab.job(job_id).note == "max_iterations are used up and the target was not reached"
 
 
 def test_cancel_hold_and_release(lab: Lab) -> None:
