@@ -62,28 +62,30 @@ class Free:
 
     def with_plan(self, plan: Placement, sign: int) -> Free:
         """The function with a plan's GPUs taken out (-1) or given back (+1)."""
-        times, values = self.times, self.values
         changes = [(begin, sign * gpus) for begin, gpus in plan.segments]
         changes.append((plan.end, 0))
+        changes.append((math.inf, 0))
+        # what lies after the plan's end is copied as it is
+        times, values = self.times, self.values
+        n = bisect_right(times, plan.end)
         out_t: list[float] = []
         out_v: list[int] = []
         i, k, own = 0, 0, 0
-        n, m = len(times), len(changes)
         value = values[0]
         last: int | None = None
-        while i < n or k < m:
-            at = times[i] if k >= m or (i < n and times[i] <= changes[k][0]) else changes[k][0]
+        while i < n or k < len(changes) - 1:
+            at = times[i] if i < n and times[i] <= changes[k][0] else changes[k][0]
             if i < n and times[i] == at:
                 value = values[i]
                 i += 1
-            while k < m and changes[k][0] == at:
+            while changes[k][0] == at:
                 own = changes[k][1]
                 k += 1
             if value + own != last:
                 last = value + own
                 out_t.append(at)
                 out_v.append(last)
-        return Free(out_t, out_v)
+        return Free(out_t + times[n:], out_v + values[n:])
 
 
 def align(start: float, time: float, slot: float) -> float:
@@ -115,7 +117,9 @@ def place(job: EfJob, free: Free, now: float, slot: float, first: int = -1) -> P
             return Placement(tuple(head), real_end, end, real_end > job.deadline, math.inf)
         left -= done * job.rates[first]
         begin = until
-    window = _window(free, begin, due)
+    edges, values = _window(free, begin, due)
+    levels = job.levels
+    window = edges, [bisect_right(levels, value) - 1 for value in values]
     found = _share(job, window, left, due)
     if found is None:
         at, left = _until_due(job, window, left, head, max(due, begin))
@@ -248,9 +252,10 @@ def _apply(raised: _Raise) -> Free:
 
 _Segment: TypeAlias = tuple[float, int]
 _Window: TypeAlias = tuple[list[float], list[int]]
+"""Edges of segments, and the index of the largest level that fits into each (-1: none)."""
 
 
-def _window(free: Free, begin: float, due: float) -> _Window:
+def _window(free: Free, begin: float, due: float) -> tuple[list[float], list[int]]:
     """Edges and values of the free GPUs within [begin, due)."""
     if begin >= due:
         return [], []
@@ -263,17 +268,17 @@ def _window(free: Free, begin: float, due: float) -> _Window:
 
 def _share(job: EfJob, window: _Window, left: float, due: float) -> tuple[int, int] | None:
     """(level index, first segment that needs it), or None when no level is enough."""
-    edges, values = window
-    fits = [fit(job.levels, value) for value in values]
+    edges, fits = window
+    rates = job.rates
     for q in range(len(job.levels)):
         end, done = due, 0.0
         for k in range(len(edges) - 1, -1, -1):
-            level = min(q, fits[k])
+            level, edge = fits[k], edges[k]
             if level >= 0:
-                done += ((job.deadline if end == due else end) - edges[k]) * job.rates[level]
+                done += ((job.deadline if end == due else end) - edge) * rates[level if level < q else q]
                 if done >= left:
                     return q, k
-            end = edges[k]
+            end = edge
     return None
 
 
@@ -281,32 +286,37 @@ def _in_time(
     job: EfJob, window: _Window, left: float, head: list[_Segment], found: tuple[int, int], slot: float
 ) -> Placement:
     """The plan of a share: level below it before the segment that needs it, and up to the end of the work."""
-    edges, values = window
+    edges, fits = window
     q, point = found
     segments = list(head)
-    usable = max(k for k, value in enumerate(values) if value >= job.levels[0])
+    levels, rates, deadline = job.levels, job.rates, job.deadline
+    usable = len(fits) - 1
+    while fits[usable] < 0:
+        usable -= 1
     for k, begin in enumerate(edges):
-        level = min(q if k >= point else q - 1, fit(job.levels, values[k]))
-        segments.append((begin, job.levels[level] if level >= 0 else 0))
+        most, level = q if k >= point else q - 1, fits[k]
+        if level > most:
+            level = most
+        segments.append((begin, levels[level] if level >= 0 else 0))
         if level < 0:
             continue
         follow = edges[k + 1] if k + 1 < len(edges) else math.inf
-        done = (min(follow, job.deadline) - begin) * job.rates[level]
+        done = ((follow if follow < deadline else deadline) - begin) * rates[level]
         if k == usable or (k >= point and done >= left):
             seconds = math.ceil(left / job.rates[level])
             end = begin + align(0.0, seconds, slot)
             # at the next edge, where others change size, its plan is looked at again even if it is done before
             late = begin + seconds > job.deadline
             return Placement(tuple(segments), begin + seconds, end, late, _change(segments, follow))
-        left = max(left - done, 1e-9)
+        left = left - done if left - done > 1e-9 else 1e-9
     raise AssertionError("no stretch of time with a GPU, although its share was found there")
 
 
 def _until_due(job: EfJob, window: _Window, left: float, head: list[_Segment], at: float) -> tuple[float, float]:
     """Give a job that will miss all it can use until its deadline; returns (time, work left)."""
-    edges, values = window
+    edges, fits = window
     for k, edge in enumerate(edges):
-        level = fit(job.levels, values[k])
+        level = fits[k]
         head.append((edge, job.levels[level] if level >= 0 else 0))
         if level >= 0:
             until = edges[k + 1] if k + 1 < len(edges) else job.deadline
