@@ -1,6 +1,6 @@
 """All policies against each other and against the limit, on bursty two-hour windows.
 
-python benchmarks/policies.py [--quick] [--json] [--seeds N] [--jobs N] [--out FILE]
+python benchmarks/policies.py [--quick] [--json] [--seeds N] [--jobs N] [--out FILE] [--cache FILE [--check N]]
 
 Definitions, windows and seeds: ``policies_definitions.py``. All cells are computed and written, none picked; the
 figures are pooled over the report windows and seeds. ``--quick``: 32 GPUs, S = U(0.5,1.5), one seed, two windows.
@@ -65,7 +65,8 @@ def _profiles(variant: str) -> dict[str, PoolProfile]:
 def run_cell(cell: Cell) -> dict[str, Any]:
     """Simulate (or bound) one cell; plain figures."""
     window = defs.Window(cell.window, cell.load)
-    jobs = defs.window_jobs(_base()[0], window, cell.gpus, cell.slo, cell.seed)
+    weaker = cell.variant == "weaker"
+    jobs = defs.window_jobs(_base()[0], window, cell.gpus, cell.slo, cell.seed, weaker)
     profiles = _profiles(cell.variant)
     start = time.process_time()
     if cell.policy == "bound":
@@ -76,7 +77,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
             "bound_cost": round(limit.work_gpu_s, 1),
         }
     else:
-        prior = defs.bank_prior()
+        prior = defs.bank_prior(weaker)
         spread = 0.2 if cell.variant == "uncertain" else 0.0
         options = SimOptions(
             gpus=cell.gpus, bank=cell.bank, bank_mid=prior[0], bank_hi=prior[1], predict_sigma=spread,
@@ -95,14 +96,17 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return {**asdict(cell), "jobs": len(jobs), **figures, "cpu_s": round(time.process_time() - start, 2)}
 
 
-def cells_of(windows: Iterable[defs.Window], gpus: int, slo: str, seeds: Iterable[int]) -> list[Cell]:
-    """Every policy with and without the bank, and both bounds."""
+def cells_of(
+    windows: Iterable[defs.Window], gpus: int, slo: str, seeds: Iterable[int], variant: str = ""
+) -> list[Cell]:
+    """Every policy with and without the bank, and both bounds; with the weaker bank, those with the bank."""
     out = []
     policies: dict[str, dict[str, object]] = {defs.OURS: {}, **defs.BASELINES}
     for window in windows:
         for seed in seeds:
-            for bank in (True, False):
+            for bank in (True,) if variant == "weaker" else (True, False):
                 where = {"bank": bank, "gpus": gpus, "slo": slo, "window": window.number, "load": window.load}
+                where["variant"] = variant
                 out.append(Cell("bound", "bound", seed=seed, **where))  # type: ignore[arg-type]
                 for name, switches in policies.items():
                     chosen = tuple(sorted(switches.items()))
@@ -129,28 +133,38 @@ def extra_cells(windows: Iterable[defs.Window], seeds: Iterable[int], slos: Iter
 
 
 def plan_cells(quick: bool, seeds: int) -> list[Cell]:
-    """All cells of a run: the headline with all seeds, the other multiples at 32 GPUs with up to ``MORE_SEEDS``, and
-    the larger cluster, ablations and sensitivity runs with one."""
+    """All cells of a run, the headline first."""
     if quick:
         return cells_of(defs.REPORT[:2], *defs.HEADLINE, seeds=defs.SEEDS[:1])
-    cells = cells_of(defs.REPORT, *defs.HEADLINE, seeds=defs.SEEDS[:seeds])
+    chosen, extra = defs.SEEDS[:seeds], defs.SEEDS[: min(seeds, defs.EXTRA_SEEDS)]
+    others = [slo for slo in defs.SLOS if slo != defs.HEADLINE[1]]
+    cells = cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen)
+    for slo in others:
+        cells += cells_of(defs.REPORT, 32, slo, chosen)
+    cells += extra_cells(defs.REPORT, extra, ("0.5", defs.HEADLINE[1]))
+    cells += cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen, variant="weaker")
+    for slo in others:
+        cells += cells_of(defs.REPORT, 32, slo, extra, "weaker")
     for slo in defs.SLOS:
-        if slo != defs.HEADLINE[1]:
-            cells += cells_of(defs.REPORT, 32, slo, defs.SEEDS[: min(seeds, defs.MORE_SEEDS)])
-    cells += extra_cells(defs.REPORT, defs.SEEDS[:1], ("0.5", defs.HEADLINE[1]))
-    for slo in defs.SLOS:
-        cells += cells_of(defs.REPORT, 96, slo, defs.SEEDS[:1])
+        cells += cells_of(defs.REPORT, 96, slo, chosen[: defs.LARGE_SEEDS])
     return cells
 
 
-def compute(cells: list[Cell], jobs: int, cache: Path | None) -> list[dict[str, Any]]:
-    """The rows of these cells in order; those in the cache (JSON lines, one a cell) are not computed again."""
+def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) -> list[dict[str, Any]]:
+    """The rows of these cells in order; those in the cache (JSON lines, one a cell) are not computed again, but
+    ``check`` of them, evenly spread, and compared: a change of the code since then must not go unnoticed.
+    """
     done: dict[str, dict[str, Any]] = {}
     if cache is not None and cache.exists():
         for line in cache.read_text().splitlines():
             row = json.loads(line)
             done[row.pop("cell")] = row
+    known = [cell for cell in dict.fromkeys(cells) if repr(cell) in done]
     missing = [cell for cell in dict.fromkeys(cells) if repr(cell) not in done]
+    for cell in known[:: max(len(known) // check, 1)] if check else []:
+        row = run_cell(cell)
+        if any(done[repr(cell)][key] != row[key] for key in row if key not in ("cpu_s", "switches")):
+            raise SystemExit(f"{cache} is of another version, delete it: {cell} now gives {row}")
     with ProcessPoolExecutor(jobs) as pool:
         for cell, row in zip(missing, pool.map(run_cell, missing), strict=True):
             done[repr(cell)] = row
@@ -165,14 +179,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=len(defs.SEEDS), help="seeds at the headline, at most 5")
+    parser.add_argument("--seeds", type=int, default=len(defs.SEEDS), help="at most 5")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--cache", type=Path, help="keep computed cells here, to go on after an interruption")
+    parser.add_argument("--check", type=int, default=0, help="compute so many cached cells again and compare")
     parser.add_argument("--out", type=Path, help="write the JSON object here too")
     options = parser.parse_args()
     cells = plan_cells(options.quick, options.seeds)
     start = time.monotonic()
-    rows = compute(cells, options.jobs, options.cache)
+    rows = compute(cells, options.jobs, options.cache, options.check)
     result = report.summarise(rows, quick=options.quick)
     result["command"] = "python benchmarks/policies.py " + " ".join(sys.argv[1:])
     result["cores"] = os.cpu_count()

@@ -36,14 +36,16 @@ SLOS = ("0.5", "1.0", "1.5", "U(0.5,1.5)")
 HEADLINE = (32, "U(0.5,1.5)")
 SEEDS = (1, 2, 3, 4, 5)
 """A seed thins (or thickens) the window, draws the deadlines' multiples and the jobs' bank factors."""
-MORE_SEEDS = 1
-"""Seeds of the other SLO multiples at 32 GPUs; the larger cluster, ablations and sensitivity runs have one."""
+LARGE_SEEDS = 5
+"""Seeds of the larger cluster."""
+EXTRA_SEEDS = 1
+"""Seeds of ablations and sensitivity runs (those with the weaker bank have all of them at the headline)."""
 WORK_S = (30.0, 1800.0)
 """Jobs of the Philly-derived trace that are kept: this long, on at most 8 GPUs; the length is taken as the job's time
 on one GPU from the default prompt."""
 TASKS = 12
 BANK_MEDIAN, BANK_SIGMA = 0.5, 0.35
-"""Stated (lognormal, half of the variance by task), used until ``results/bank_pairs.csv`` exists."""
+"""A stated bank (lognormal, half of the variance by task), weaker than the measured: the sensitivity run "weaker"."""
 FLATTER = ((1, 1.0), (2, 1.8), (4, 3.0), (8, 4.5))
 """Speed-up of the sensitivity run; the profiles' stated one is 1, 1.95, 3.7, 6.8."""
 PAIRS = Path(__file__).parent / "results" / "bank_pairs.csv"
@@ -117,7 +119,9 @@ def _philly(path: Path) -> list[TraceJob]:
     ]
 
 
-def window_jobs(base: list[TraceJob], window: Window, gpus: int, slo: str, seed: int) -> list[TraceJob]:
+def window_jobs(
+    base: list[TraceJob], window: Window, gpus: int, slo: str, seed: int, weaker: bool = False
+) -> list[TraceJob]:
     """One cell's jobs: the window at its load on these GPUs, with deadlines and bank factors drawn by the seed."""
     multiple = SloMultiple.parse(slo)
     if base:
@@ -125,13 +129,13 @@ def window_jobs(base: list[TraceJob], window: Window, gpus: int, slo: str, seed:
     else:
         burst = 4.0 + window.number % 40
         jobs = generate(Workload(gpus=gpus, load=window.load, burst_jobs=burst, seed=1000 * window.number + seed))
-    return with_slo(with_bank(jobs, seed), multiple, seed)
+    return with_slo(with_bank(jobs, seed, weaker), multiple, seed)
 
 
-def with_bank(jobs: list[TraceJob], seed: int) -> list[TraceJob]:
-    """Each job's true factor on its iterations after a lookup: drawn from the measured pairs, or as stated."""
+def with_bank(jobs: list[TraceJob], seed: int, weaker: bool = False) -> list[TraceJob]:
+    """Each job's true factor on its iterations after a lookup: drawn from the measured pairs, or (weaker) as stated."""
     measured = measured_factors()
-    if measured is not None:
+    if measured is not None and not weaker:
         rng = np.random.default_rng([seed, 0xFA])
         factors = rng.choice(measured, size=len(jobs))
     else:
@@ -149,9 +153,9 @@ def measured_factors() -> np.ndarray | None:
     return np.array([min(max(float(r["ita_bank"]) / float(r["ita_vocab"]), 0.01), 10.0) for r in rows])
 
 
-def bank_prior() -> tuple[float, float]:
+def bank_prior(weaker: bool = False) -> tuple[float, float]:
     """Median and P90 of the factor, which every policy knows."""
     measured = measured_factors()
-    if measured is None:
+    if measured is None or weaker:
         return BANK_MEDIAN, float(min(BANK_MEDIAN * np.exp(1.2816 * BANK_SIGMA), 1.0))
     return min(float(np.median(measured)), 1.0), min(float(np.quantile(measured, 0.9)), 1.0)

@@ -18,46 +18,56 @@ KEEP = (
 
 
 def summarise(rows: list[Row], quick: bool) -> dict[str, Any]:
-    """The JSON object: all cells joined with their bounds, pooled tables, and the headline ratios."""
+    """The JSON object: all cells joined with their bounds, pooled tables, and the headline ratios.
+
+    ``weaker`` holds the tables and ratios with the bank in the same form once more, with the weaker bank.
+    """
     limits = {_place(row): row for row in rows if row["policy"] == "bound"}
     cells = []
     for row in rows:
         if row["policy"] != "bound":
-            limit = limits.get(_place(row), {}) if row["variant"] in ("", "ablation") else {}
+            limit = limits.get(_place(row), {}) if row["variant"] in ("", "ablation", "weaker") else {}
             cells.append({**row, **{k: limit.get(k) for k in ("unavoidable", "bound_cost", "bound_violations")}})
     plain = [cell for cell in cells if not cell["variant"]]
-    tables = {table: _table(plain, table) for table in defs.TABLES}
+    weaker = [cell for cell in cells if cell["variant"] == "weaker"]
+    if weaker:
+        weaker += [cell for cell in plain if not cell["bank"]]
     gpus, slo = defs.HEADLINE
-    violations_ratio: dict[str, dict[str, float | None]] = {}
-    cost_ratio: dict[str, dict[str, float | None]] = {}
-    intervals: dict[str, dict[str, Any]] = {}
-    for table in defs.TABLES:
-        ours = _chosen(plain, defs.OURS, BANK[table][0], gpus, slo)
-        violations_ratio[table], cost_ratio[table], intervals[table] = {}, {}, {}
-        for name in defs.BASELINES:
-            theirs = _chosen(plain, name, BANK[table][1], gpus, slo)
-            violations_ratio[table][name] = _ratio(theirs, ours, "violations")
-            cost_ratio[table][name] = _ratio(theirs, ours, _cost_key(name))
-            if name.startswith("elasticflow"):
-                cost_ratio[table][name + " (held)"] = _ratio(theirs, ours, "busy")
-            intervals[table][name] = _interval(theirs, ours)
     return {
         "benchmark": "policies",
         "quick": quick,
         "headline": {"gpus": gpus, "slo": slo},
-        "violations_ratio": violations_ratio,
-        "cost_ratio": cost_ratio,
-        "violations_ratio_95": intervals,
-        "tables": tables,
+        **_compared(plain, defs.TABLES),
         "ablations": _ablations(cells),
         "sensitivity": _sensitivity(cells),
+        "weaker": _compared(weaker, ("paper", "equal_bank")) if weaker else None,
         "cells": [{key: cell[key] for key in KEEP} for cell in cells],
         "cpu_s": round(sum(row["cpu_s"] for row in rows), 1),
     }
 
 
+def _compared(cells: list[Row], tables: tuple[str, ...]) -> dict[str, Any]:
+    """Pooled tables, and the headline's ratios with their intervals."""
+    gpus, slo = defs.HEADLINE
+    out: dict[str, Any] = {"violations_ratio": {}, "cost_ratio": {}, "violations_ratio_95": {}, "cost_ratio_95": {}}
+    for table in tables:
+        ours = _chosen(cells, defs.OURS, BANK[table][0], gpus, slo)
+        for part in out.values():
+            part[table] = {}
+        for name in defs.BASELINES:
+            theirs = _chosen(cells, name, BANK[table][1], gpus, slo)
+            out["violations_ratio"][table][name] = _ratio(theirs, ours, "violations")
+            out["violations_ratio_95"][table][name] = _interval(theirs, ours, "violations")
+            out["cost_ratio"][table][name] = _ratio(theirs, ours, _cost_key(name))
+            out["cost_ratio_95"][table][name] = _interval(theirs, ours, _cost_key(name))
+            if name.startswith("elasticflow"):
+                out["cost_ratio"][table][name + " (held)"] = _ratio(theirs, ours, "busy")
+    out["tables"] = {table: _table(cells, table) for table in tables}
+    return out
+
+
 def _place(row: Row) -> tuple[Any, ...]:
-    return (row["bank"], row["gpus"], row["slo"], row["window"], row["seed"])
+    return (row["bank"], row["gpus"], row["slo"], row["window"], row["seed"], row["variant"] == "weaker")
 
 
 def _cost_key(name: str) -> str:
@@ -80,10 +90,11 @@ def _ratio(theirs: list[Row], ours: list[Row], key: str) -> float | None:
     return round(_sum(theirs, key) / below, 3) if theirs and below >= 1 else None
 
 
-def _interval(theirs: list[Row], ours: list[Row], draws: int = 2000) -> list[float] | None:
-    """95% bootstrap interval of the violations' ratio over (window, seed) pairs, seeded."""
-    a = {(c["window"], c["seed"]): c["violations"] for c in theirs}
-    b = {(c["window"], c["seed"]): c["violations"] for c in ours}
+def _interval(theirs: list[Row], ours: list[Row], key: str, draws: int = 2000) -> list[float] | None:
+    """95% bootstrap interval of a ratio of sums over (window, seed) pairs, seeded."""
+    ours_key = "cost" if key == "cluster_cost" else key
+    a = {(c["window"], c["seed"]): c[key] for c in theirs}
+    b = {(c["window"], c["seed"]): c[ours_key] for c in ours}
     keys = sorted(set(a) & set(b))
     if not keys:
         return None
@@ -147,7 +158,7 @@ def _ablations(cells: list[Row]) -> list[Row]:
 def _sensitivity(cells: list[Row]) -> list[Row]:
     groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
     for cell in cells:
-        if cell["variant"] not in ("", "ablation"):
+        if cell["variant"] not in ("", "ablation", "weaker"):
             groups[cell["variant"], cell["policy"], cell["bank"]].append(cell)
     return [{"variant": v, "bank": bank, **_line(rows, p)} for (v, p, bank), rows in sorted(groups.items())]
 
@@ -155,8 +166,25 @@ def _sensitivity(cells: list[Row]) -> list[Row]:
 def render(result: dict[str, Any]) -> str:
     """All tables as text."""
     out = [f"workload: {result['workload']}; bank: {result['bank']}; {result['wall_s']} s on {result['cores']} cores"]
-    for table, lines in result["tables"].items():
-        out += ["", f"table {table}: ours {'with' if BANK[table][0] else 'without'} bank, "
+    out += _text(result, "")
+    for title in ("ablations", "sensitivity"):
+        if result[title]:
+            out += ["", title]
+            for row in result[title]:
+                name = row.get("slo") or f"{row['variant']}, bank {row['bank']}"
+                over = row.get("cost_over_bound", "")
+                out.append(f"{name:>24} {row['policy']:18} {row['violations_pct']:6.2f}% {row['cost']:9d} {over}")
+    if result["weaker"]:
+        out += _text(result["weaker"], "weaker bank, ")
+    out += _ratios(result["headline"], result, "")
+    out += _ratios(result["headline"], result["weaker"], "weaker bank, ")
+    return "\n".join(out)
+
+
+def _text(part: dict[str, Any], prefix: str) -> list[str]:
+    out: list[str] = []
+    for table, lines in part["tables"].items():
+        out += ["", f"{prefix}table {table}: ours {'with' if BANK[table][0] else 'without'} bank, "
                     f"baselines {'with' if BANK[table][1] else 'without'}"]  # fmt: skip
         out.append(
             f"{'GPUs':>4} {'S':>10} {'policy':18} {'missed':>7} {'%':>6} {'bound %':>8} {'unavoid.':>8} {'cost':>9} "
@@ -169,19 +197,18 @@ def render(result: dict[str, Any]) -> str:
                 f"{row.get('unavoidable', -1):8d} {row['cost']:9d} {row.get('cost_over_bound', float('nan')):6.3f} "
                 f"{row['busy']:9d} {row['startup']:7d} {row['idle']:8d} {row['cluster_cost']:9d}"
             )
-    for title in ("ablations", "sensitivity"):
-        if result[title]:
-            out += ["", title]
-            for row in result[title]:
-                name = row.get("slo") or f"{row['variant']}, bank {row['bank']}"
-                over = row.get("cost_over_bound", "")
-                out.append(f"{name:>24} {row['policy']:18} {row['violations_pct']:6.2f}% {row['cost']:9d} {over}")
-    head = result["headline"]
-    out += ["", f"ratios at {head['gpus']} GPUs, S = {head['slo']} (baseline / prompttuner, 95% interval by bootstrap)"]
-    for table in defs.TABLES:
-        for name, ratio in result["violations_ratio"][table].items():
-            low_high = result["violations_ratio_95"][table][name]
-            held = result["cost_ratio"][table].get(name + " (held)")
-            cost = f"cost {result['cost_ratio'][table][name]}" + (f", GPU-seconds held {held}" if held else "")
-            out.append(f"{table:10} {name:18} violations {ratio} {low_high}, {cost}")
-    return "\n".join(out)
+    return out
+
+
+def _ratios(head: dict[str, Any], part: dict[str, Any] | None, prefix: str) -> list[str]:
+    if part is None:
+        return []
+    where = f"{head['gpus']} GPUs, S = {head['slo']}"
+    out = ["", f"{prefix}ratios at {where} (baseline / prompttuner, 95% interval by bootstrap)"]
+    for table, ratios in part["violations_ratio"].items():
+        for name, ratio in ratios.items():
+            held = part["cost_ratio"][table].get(name + " (held)")
+            cost = f"cost {part['cost_ratio'][table][name]} {part['cost_ratio_95'][table][name]}"
+            cost += f", GPU-seconds held {held}" if held else ""
+            out.append(f"{table:10} {name:18} violations {ratio} {part['violations_ratio_95'][table][name]}, {cost}")
+    return out

@@ -1,0 +1,144 @@
+"""The tables of docs/reference/policies.md, from the committed results: no figure there is copied by hand.
+
+python benchmarks/policies_tables.py [--check]
+
+Rewrites what stands between the two marks in the page; ``--check`` only says whether it is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "policies.json"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "policies.md"
+BEGIN, END = (
+    "<!-- made by benchmarks/policies_tables.py: begin -->",
+    "<!-- made by benchmarks/policies_tables.py: end -->",
+)
+ORDER = ("prompttuner", "infless", "elasticflow-fixed", "elasticflow", "edf", "sbatch")
+TITLES = {
+    "paper": "*As the paper* (the bank is ours alone)",
+    "equal_bank": "*Equal bank* (all may use it and skip a lookup)",
+    "no_bank": "*No bank*",
+}
+Row = dict[str, Any]
+
+
+def tables(result: dict[str, Any]) -> str:
+    """All tables as Markdown."""
+    bank = result["bank"]
+    out = [
+        "### Deadlines missed and cost",
+        "",
+        f"Bank savings: {bank}. Pooled over report windows and seeds; seeds of each row:",
+        "",
+    ]
+    out += [_seeds(result), ""]
+    out += _part(result)
+    if result["weaker"]:
+        out += ["### With a weaker bank", "", "The same with a *stated* bank (median factor 0.5).", ""]
+        out += _part(result["weaker"])
+    out += ["### Ablations and sensitivity", "", *_ablations(result["ablations"]), ""]
+    out += ["Other assumptions at the headline:", "", *_sensitivity(result["sensitivity"])]
+    return "\n".join(out)
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    seen: dict[tuple[int, str], set[int]] = {}
+    for cell in result["cells"]:
+        if not cell["variant"]:
+            seen.setdefault((cell["gpus"], cell["slo"]), set()).add(cell["seed"])
+    return "; ".join(f"{gpus} GPUs, S = {slo}: {len(seeds)}" for (gpus, slo), seeds in sorted(seen.items())) + "."
+
+
+def _part(part: dict[str, Any]) -> list[str]:
+    out = []
+    for name, rows in part["tables"].items():
+        out += [
+            TITLES[name] + ":",
+            "",
+            "| GPUs, S | bound | " + " | ".join(ORDER) + " |",
+            "|---" * (len(ORDER) + 2) + "|",
+        ]
+        for gpus, slo in dict.fromkeys((row["gpus"], row["slo"]) for row in rows):
+            line = {row["policy"]: row for row in rows if (row["gpus"], row["slo"]) == (gpus, slo)}
+            bound = line[ORDER[0]]["bound_violations_pct"]
+            figures = [f"{line[p]['violations_pct']:.1f} ({line[p]['cost_over_bound']:.2f})" for p in ORDER]
+            out.append(f"| {gpus}, {slo} | {bound:.1f} | " + " | ".join(figures) + " |")
+        out.append("")
+    return out + _ratios(part)
+
+
+def _ratios(part: dict[str, Any]) -> list[str]:
+    out = [
+        "Ratios at 32 GPUs, S = U(0.5,1.5): baseline / `prompttuner`, 95% intervals by bootstrap over windows, seeds:",
+        "",
+        "| table | baseline | violations | interval | cost | interval | by GPU-seconds busy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for table, ratios in part["violations_ratio"].items():
+        for name, ratio in ratios.items():
+            cost, held = part["cost_ratio"][table][name], part["cost_ratio"][table].get(name + " (held)", "")
+            spans = [_span(part[key][table][name]) for key in ("violations_ratio_95", "cost_ratio_95")]
+            shown = "ours misses none" if ratio is None else f"{ratio:.1f}"
+            out.append(
+                f"| {table.replace('_', ' ')} | {name} | {shown} | {spans[0]} | {cost:.2f} | {spans[1]} | {held} |"
+            )
+    return [*out, ""]
+
+
+def _span(interval: list[float] | None) -> str:
+    return (
+        f"{interval[0]:.1f} to {interval[1]:.1f}"
+        if interval and interval[1] >= 10
+        else (f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "")
+    )
+
+
+def _ablations(rows: list[Row]) -> list[str]:
+    slos = list(dict.fromkeys(row["slo"] for row in rows))
+    out = ["Ours at 32 GPUs, first seed; missed %, cost over the work bound with the bank:", ""]
+    out += ["| | " + " | ".join(f"S = {slo}" for slo in slos) + " |", "|---" * (len(slos) + 1) + "|"]
+    for name in dict.fromkeys(row["policy"] for row in rows):
+        line = {row["slo"]: row for row in rows if row["policy"] == name}
+        figures = [
+            f"{line[s]['violations_pct']:.1f}, {line[s]['cost_over_bound']:.3f}" if s in line else "-" for s in slos
+        ]
+        out.append(f"| {name} | " + " | ".join(figures) + " |")
+    return out
+
+
+def _sensitivity(rows: list[Row]) -> list[str]:
+    out = ["| run | bank | policy | missed % | cost, 1000 GPU-s |", "|---|---|---|---|---|"]
+    for row in rows:
+        bank = "yes" if row["bank"] else "no"
+        figures = f"{row['violations_pct']:.1f} | {row['cost'] / 1000:.0f}"
+        out.append(f"| {row['variant']} | {bank} | {row['policy']} | {figures} |")
+    return out
+
+
+def page_with(page: str, made: str) -> str:
+    """The page with these tables between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{made}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Rewrite the page, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    page = PAGE.read_text()
+    wanted = page_with(page, tables(json.loads(RESULTS.read_text())))
+    if check and wanted != page:
+        raise SystemExit(f"{PAGE} is not what {RESULTS} says: run python benchmarks/policies_tables.py")
+    if not check:
+        PAGE.write_text(wanted)
+    print(f"{PAGE}: tables of {RESULTS.name}")
+
+
+if __name__ == "__main__":
+    main()
