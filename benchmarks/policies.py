@@ -129,6 +129,9 @@ def extra_cells(windows: Iterable[defs.Window], seeds: Iterable[int], slos: Iter
                 for name in (defs.OURS, "infless", "elasticflow-fixed"):
                     for bank in (True, False):
                         out.append(Cell(name, name, bank, slo=headline, variant=variant, **where))  # type: ignore[arg-type]
+            for bank in (True, False):
+                chosen = (("lsth", True),)
+                out.append(Cell("infless", "infless", bank, slo=headline, switches=chosen, variant="LSTH", **where))  # type: ignore[arg-type]
     return out
 
 

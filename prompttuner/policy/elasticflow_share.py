@@ -295,8 +295,7 @@ def _in_time(
         usable -= 1
     for k, begin in enumerate(edges):
         most, level = q if k >= point else q - 1, fits[k]
-        if level > most:
-            level = most
+        level = min(level, most)
         segments.append((begin, levels[level] if level >= 0 else 0))
         if level < 0:
             continue

@@ -2,7 +2,8 @@
 
 The mapping is ours: an instance is one GPU with an LLM resident; a job starts on the fewest GPUs that meet its
 deadline, a cold start included where warm instances are too few; first come first served; instances stay warm for
-``keep_s``.
+``keep_s``, or (``lsth``) for a window taken from the long- and short-term histograms of idle times that its paper
+describes after Shahrad et al., "Serverless in the Wild" (ATC '20).
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ import numpy as np
 
 from prompttuner.policy.estimate import Estimate, estimate, room
 from prompttuner.policy.plan import Action, Assign, Plan, Reason, Release, Request, Why
-from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
+from prompttuner.policy.snapshot import AgentPhase, Floats, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
 
 __all__ = ["Infless"]
 
 _COMING = (AgentPhase.STARTING, AgentPhase.SWITCHING, AgentPhase.REQUESTED)
+LONG_S, SHORT_S = 86400.0, 3600.0
+"""How far back the two histograms of idle times reach."""
+TAIL = 0.99
+"""The quantile of idle times that an instance is kept for."""
+FEWEST = 4
+"""Idle times below which the fixed keep-alive is used."""
 
 
 @dataclass(slots=True)
@@ -30,11 +37,14 @@ class _Size:
 @dataclass(frozen=True, slots=True)
 class Infless:
     """``keep_s``: fixed keep-alive (its released code uses 30 to 40 s); ``bank``: with the Prompt Bank;
-    ``hopeless_gpus``: GPUs for a job that cannot meet its deadline (0: all it can use)."""
+    ``hopeless_gpus``: GPUs for a job that cannot meet its deadline (0: all it can use); ``lsth``: keep-alive from the
+    histograms of idle times, its long-term share ``gamma``."""
 
     keep_s: float = 35.0
     bank: bool = True
     hopeless_gpus: int = 1
+    lsth: bool = False
+    gamma: float = 0.5
     name: str = "infless"
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -99,15 +109,25 @@ class Infless:
 
     def _release(self, snapshot: Snapshot, idle: list[list[int]], actions: list[Action]) -> float:
         agents, now, limits = snapshot.agents, snapshot.now, snapshot.limits
-        keep = min(self.keep_s, limits.idle_limit_s) if limits.warm_pool else 0.0
         wake = float("inf")
-        for row in (a for rows in idle for a in rows):
-            end = float(agents.since[row]) + keep
-            if now >= end:
-                actions.append(Release(agents.id[row], Why("idle for the keep-alive of {:.0f} s", keep)))
-            else:
-                wake = min(wake, end)
+        for pool, rows in enumerate(idle):
+            wanted = self._window(snapshot.arrivals.times[pool], now) if self.lsth and rows else self.keep_s
+            keep = min(wanted, limits.idle_limit_s) if limits.warm_pool else 0.0
+            for row in rows:
+                end = float(agents.since[row]) + keep
+                if now >= end:
+                    actions.append(Release(agents.id[row], Why("idle for the keep-alive of {:.0f} s", keep)))
+                else:
+                    wake = min(wake, end)
         return wake
+
+    def _window(self, times: Floats, now: float) -> float:
+        """Keep-alive of a pool: the tail of its idle times over the last day and the last hour, mixed by ``gamma``."""
+        tails = []
+        for span in (LONG_S, SHORT_S):
+            recent = times[times >= now - span]
+            tails.append(float(np.quantile(np.diff(recent), TAIL)) if len(recent) > FEWEST else self.keep_s)
+        return self.gamma * tails[0] + (1.0 - self.gamma) * tails[1]
 
 
 def _by_pool(snapshot: Snapshot) -> tuple[list[list[int]], list[list[int]]]:

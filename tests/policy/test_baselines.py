@@ -1,5 +1,7 @@
 """sbatch and infless on hand-made snapshots."""
 
+import numpy as np
+
 from prompttuner.policy import get
 from prompttuner.policy.plan import Assign, Release, Request
 from prompttuner.policy.snapshot import AgentPhase, JobPhase
@@ -40,6 +42,26 @@ def test_infless_keeps_alive_for_a_fixed_time(make):
     policy = get("infless", keep_s=35.0)
     assert policy.plan(make([], [{}], now=34.0)).actions == []
     assert len(of(policy.plan(make([], [{}], now=35.0)), Release)) == 1
+
+
+def test_infless_with_histograms_keeps_for_the_tail_of_the_idle_times(make):
+    policy = get("infless", lsth=True)
+    now = 100_000.0
+    snapshot = make([], [{"since": now - 300.0}, {"since": now - 100.0}], now=now)
+    assert len(of(policy.plan(snapshot), Release)) == 2  # nothing is known yet: the fixed keep-alive
+    last_day = now - 50_000.0 + np.arange(6) * 400.0
+    snapshot.arrivals.times[0] = last_day  # long-term 400 s, short-term unknown (35 s): half of each
+    assert [a.agent for a in of(policy.plan(snapshot), Release)] == ["a0"]
+    last_hour = now - 600.0 + np.arange(6) * 100.0
+    snapshot.arrivals.times[0] = last_hour  # both 100 s
+    plan = policy.plan(snapshot)
+    assert [a.agent for a in of(plan, Release)] == ["a0", "a1"]
+
+
+def test_infless_with_histograms_stays_within_the_idle_limit(make):
+    snapshot = make([], [{"since": 0.0}], now=70.0, idle_limit_s=60.0)
+    snapshot.arrivals.times[0] = np.arange(6) * 10.0
+    assert len(of(get("infless", lsth=True).plan(snapshot), Release)) == 1
 
 
 def test_infless_serves_in_order_of_submission(make):
