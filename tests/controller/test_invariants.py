@@ -152,10 +152,15 @@ class Site(RuleBasedStateMachine):
         setattr(self.lab.site, how, 1)
         self.done["submissions_gone_wrong"] += 1
 
-    @rule(away=st.booleans())
-    def slurm_is_away(self, away: bool) -> None:
-        self.done["slurm_went_away"] += away and not self.lab.site.away
-        self.lab.site.away = away
+    @rule(how=st.sampled_from(["well", "away", "nothing", "nonsense", "accounting"]))
+    def slurm_answers(self, how: str) -> None:
+        self.done[f"slurm_{how}"] += 1
+        self._slurm_answers(how)
+
+    def _slurm_answers(self, how: str) -> None:
+        site = self.lab.site
+        site.away, site.accounting_away = how == "away", how in {"accounting", "nothing"}
+        site.squeue_says = how if how in {"nothing", "nonsense"} else "the truth"
 
     @invariant()
     def holds(self) -> None:
@@ -168,7 +173,8 @@ class Site(RuleBasedStateMachine):
             return
         try:
             site = self.lab.site
-            site.away, site.refuse, site.lose_answers, site.lose_submissions = False, 0, 0, 0
+            site.refuse, site.lose_answers, site.lose_submissions = 0, 0, 0
+            self._slurm_answers("well")
             self.slurm_notices_lost_nodes()
             self.lab.tick()
             for job_id in self.known:

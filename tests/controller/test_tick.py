@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from lab import Lab, scratch_root
 
 from prompttuner.db import allocations, events
@@ -114,6 +115,18 @@ def test_slurm_away_declares_nothing_dead(lab: Lab) -> None:
     lab.run(40)
     assert lab.job(job_id).state == JobState.DONE
     assert len(lab.site.submitted) == 1
+
+
+@pytest.mark.parametrize("says", ["nothing", "nonsense"])
+def test_a_squeue_that_prints_nothing_or_nonsense_declares_nothing_dead(lab: Lab, says: str) -> None:
+    job_id = lab.submit(ita=200, max_gpus=1)
+    lab.run(15)
+    lab.site.squeue_says, lab.site.accounting_away = says, True
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.DONE
+    lab.run(15)
+    assert len(lab.site.submitted) == 1
+    assert [row.state for row in lab.ctx.store.query(allocations.find)] == ["warm"], "its agent is still counted on"
 
 
 def test_a_lost_node_is_suspect_until_slurm_proves_it(lab: Lab) -> None:

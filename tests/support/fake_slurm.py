@@ -93,6 +93,8 @@ class FakeSlurm:
     """So many of the next submissions fail with an unknown outcome, and nothing was started."""
     away: bool = False
     """The controller (slurmctld) does not answer."""
+    squeue_says: str = "the truth"
+    """Or ``nothing``, or ``nonsense``: torn and foreign lines. The command succeeds all the same."""
     accounting_away: bool = False
     """The accounting database does not answer."""
     kept_s: float = KEPT_S
@@ -147,7 +149,13 @@ class FakeSlurm:
             return self._sacct(command)
         if self.away:
             raise ClientTimeout(f"{command[0]} did not answer within 30 s")
-        return self._squeue() if command[0] == "squeue" else self._scontrol(command[-1])
+        if command[0] == "scontrol":
+            return self._scontrol(command[-1])
+        truth = self._squeue()
+        if self.squeue_says == "nonsense":
+            torn = [line[: len(line) * (3 + i % 3) // 6] for i, line in enumerate(truth.splitlines())]
+            return "\n".join(["slurm_load_jobs: warning", *torn, "\0|COMPLETED|", "101|COMPLETED|None"])
+        return "" if self.squeue_says == "nothing" else truth
 
     def _in_queue(self) -> list[FakeAllocation]:
         """Ended ones are forgotten after a while."""
