@@ -59,7 +59,8 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
         timeline.give(pool, timeline.cold_at[pool] + seconds, low)
         work.notes[name] = Why("best effort: {} GPUs are being started for it", short)
         return
-    work.notes.setdefault(name, Why("best effort: {} jobs are before it, no GPU is spare", place))
+    text = "best effort: {} jobs are before it, no GPU is spare; a higher priority or a deadline would change that"
+    work.notes.setdefault(name, Why(text, place))
 
 
 def boost(work: Pass) -> None:

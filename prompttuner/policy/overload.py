@@ -47,7 +47,10 @@ def put_last(work: Pass, queue: list[int]) -> list[int]:
         row = queue[place]
         work.late.append(row)
         left = float(snapshot.jobs.deadline[row]) - snapshot.now
-        text = "more is due within {:.0f} s than the GPUs can do; its {:.0f} GPU-seconds would make more jobs late"
+        text = (
+            "more is due within {:.0f} s than the GPUs can do; its {:.0f} GPU-seconds would make more jobs late; "
+            "a later deadline, or others that end early, would change that"
+        )
         work.notes[snapshot.jobs.id[row]] = Why(text, left, size)
     return [row for place, row in enumerate(queue) if place not in dropped]
 

@@ -129,7 +129,7 @@ class _Notes(Mapping[str, Reason]):
             text = "best effort: keeps {} GPUs until a job with a deadline needs them, ends in about {:.0f} s"
             return Why(text, int(members), float(end))
         text = "keeps {} GPUs: predicted end in {:.0f} s, deadline in {:.0f} s; {}"
-        more = f"{int(need)} would do" if need else "no number of GPUs would meet it"
+        more = f"{int(need)} would do, more come if it falls behind" if need else "no number of GPUs would meet it"
         return Why(text, int(members), float(end), float(left), more)
 
     def __iter__(self) -> Iterator[str]:

@@ -57,7 +57,10 @@ def place_all(work: Pass) -> None:
         elif not (_place(work, row) or (work.rules.rescue and rescue(work, row))):
             work.late.append(row)
             left = float(jobs.deadline[row]) - now
-            text = "its deadline in {:.0f} s does not fit behind more urgent jobs; it runs when GPUs are spare"
+            text = (
+                "its deadline in {:.0f} s does not fit behind more urgent jobs; it runs when GPUs are spare; "
+                "a later deadline, or others that end early, would change that"
+            )
             work.notes[jobs.id[row]] = Why(text, left)
     for place, row in enumerate(queue[most:]):
         text = "waits behind {} jobs with earlier deadlines"
@@ -84,8 +87,11 @@ def _demote(work: Pass, row: int) -> None:
     most = int(work.guess.top[row])
     speed = work.guess.speeds[int(jobs.pool[row])][most]
     took = work.fixed[row] + float(work.guess.work_mid[row]) / speed
-    text = "its deadline in {:.0f} s cannot be met: even {} warm GPUs would take {:.0f} s; it goes on as best effort"
-    work.actions.append(Demote(jobs.id[row], Why(text, left, most, took)))
+    text = (
+        "its deadline in {:.0f} s cannot be met: even {} warm GPUs would take {:.0f} s; it goes on as best effort; "
+        "a deadline {:.0f} s later could be met"
+    )
+    work.actions.append(Demote(jobs.id[row], Why(text, left, most, took, max(took - left, 0.0))))
     work.timely[row] = False
 
 

@@ -1,6 +1,7 @@
 """What must hold of every policy, whatever the site and the jobs: checked on each plan of random simulations."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,12 +26,27 @@ QUICK = settings(
 
 
 class Checked:
-    """Wraps a policy and checks each of its plans against the snapshot it was made from."""
+    """Wraps a policy and checks each of its plans against the snapshot it was made from.
 
-    def __init__(self, inner):
+    ``allocations``: the site's limit; ``stingy``: of each three ticks one may ask for no allocation, one for one.
+    """
+
+    def __init__(self, inner, allocations=math.inf, stingy=False):
         self.inner, self.name, self.plans = inner, inner.name, 0
+        self.allocations, self.stingy = allocations, stingy
 
     def plan(self, snapshot):
+        limits = snapshot.limits
+        snapshot.limits = replace(limits, allocations=self.allocations)
+        if self.stingy:
+            snapshot.limits.requests_now = (0, 1, math.inf)[self.plans % 3]
+        plan = self.checked(snapshot)
+        if self.stingy:  # as a live controller, which looks again at the next tick
+            plan.wake_at = min(plan.wake_at, snapshot.now + snapshot.tick_s)
+        snapshot.limits = limits
+        return plan
+
+    def checked(self, snapshot):
         plan = self.inner.plan(snapshot)
         again = self.inner.plan(snapshot)
         assert plan.actions == again.actions and plan.wake_at == again.wake_at
@@ -131,11 +147,11 @@ def sites(draw):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@given(jobs=traces(), site=sites())
+@given(jobs=traces(), site=sites(), allocations=st.sampled_from([math.inf, 2, 3, 5]), stingy=st.booleans())
 @QUICK
-def test_every_plan_is_legal_and_every_job_ends(name, jobs, site):
+def test_every_plan_is_legal_and_every_job_ends(name, jobs, site, allocations, stingy):
     profiles = stated({job.llm for job in jobs})
-    policy = Checked(get(name))
+    policy = Checked(get(name), allocations, stingy)
     result = simulate(jobs, profiles, policy, site)
     ended = [math.isfinite(job.end_s) or job.stopped or job.rejected for job in result.jobs]
     assert all(ended) and len(ended) == len(jobs)
