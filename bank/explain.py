@@ -27,6 +27,12 @@ def lookup_lines(report: Mapping[str, Any]) -> list[str]:
             f"{report['evaluations']} evaluations ({share:.0%} of scoring all), {report.get('seconds', 0.0):.2g} of "
             f"{report.get('budget_s', 0.0):.3g} s" + (", cut short" if report.get("shortened") else "")
         )
+    race = report.get("race")
+    if isinstance(race, str):
+        lines.append(f"  Race of a few tuning steps {race}")
+    elif race:
+        field = " then ".join(f"{part.get('candidates')} for {part.get('steps')} steps" for part in race)
+        lines.append(f"  Race: {field}")
     expected = report.get("expected")
     if isinstance(expected, Mapping):
         lines.append(

@@ -21,6 +21,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Look after the Prompt Bank: list, add, import, publish.", no_args_is_help=True)
 
 SHORT = 12
+NOTHING = "nothing is in the bank yet; jobs that reach their target and 'prompttuner bank add' put prompts into it"
 BankOption = Annotated[Path | None, typer.Option("--bank", help="Bank folder; default: your own.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")]
 Task = Annotated[str, typer.Option(help="What the prompt is for.")]
@@ -105,6 +106,9 @@ def list_(
     if json:
         print_json(rows[:limit])
         return
+    if not rows:
+        others = f"no prompt for {model} yet; 'prompttuner bank list' shows the others"
+        typer.echo(NOTHING if model is None else others, err=True)
     table = [
         [
             r["id"][:SHORT],
@@ -117,7 +121,8 @@ def list_(
         ]
         for r in rows[:limit]
     ]
-    print_table(["entry", "kind", "task", "ITA", "used", "source", "LLM"], table)
+    if table:
+        print_table(["entry", "kind", "task", "ITA", "used", "source", "LLM"], table)
     if len(rows) > limit:
         typer.echo(f"{len(rows) - limit} more: raise --limit")
     if bad:
@@ -209,8 +214,10 @@ def stats(bank: BankOption = None, json: JsonFlag = False) -> None:
         )
     if json:
         print_json(rows)
+    elif rows:
+        print_table(list(rows[0]), [[_plain(str(v)) for v in row.values()] for row in rows])
     else:
-        print_table(list(rows[0]) if rows else ["model"], [[_plain(str(v)) for v in row.values()] for row in rows])
+        typer.echo(NOTHING, err=True)
 
 
 @app.command()

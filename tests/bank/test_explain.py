@@ -39,6 +39,13 @@ def test_a_lookup_tells_choice_cost_saving_and_what_was_refused() -> None:
         assert part in text
 
 
+def test_it_says_who_raced_or_why_nobody_did() -> None:
+    rounds = [{"candidates": 8, "steps": 2}, {"candidates": 4, "steps": 2}]
+    assert "8 for 2 steps then 4 for 2 steps" in "\n".join(lookup_lines({**REPORT, "race": rounds}))
+    assert "left out: no time" in "\n".join(lookup_lines({**REPORT, "race": "left out: no time for it"}))
+    assert "Race" not in "\n".join(lookup_lines(REPORT))
+
+
 def test_candidates_are_rows_of_the_table() -> None:
     rows = candidate_rows(REPORT)
     assert rows[0] == ["abababababab", "final soft", "t", "7.5", "0.5", "", "s"] and rows[1][0] == "vocab"
