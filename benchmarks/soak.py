@@ -30,7 +30,7 @@ EXAMPLES, STEPS = 100, 60
 CHAOS_JOBS, CHAOS_FAULTS = 60, 100
 QUICK_EXAMPLES, QUICK_STEPS = 3, 15
 CHAOS_EVERY = 3
-"""Every so many rounds one is chaos, the second one first."""
+"""One round in so many is chaos, beginning with the first."""
 
 
 @dataclass
@@ -86,19 +86,21 @@ def run_round(kind: str, seed: int, quick: bool) -> tuple[Round, str]:
     return Round(kind, seed, done.returncode == 0, seconds, dict(counts)), (done.stdout + done.stderr)[-20000:]
 
 
-def soak(hours: float, quick: bool, seed: int) -> tuple[Soak, str]:
+def soak(hours: float, quick: bool, seed: int, as_json: bool) -> tuple[Soak, str]:
     """Run rounds until the time is over or one fails; returns what was done and the output of the failure."""
     state = Soak(" ".join(["python", *sys.argv]), os.cpu_count() or 0)
     installed = shutil.which("slurmctld", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None
     began = time.monotonic()
     while True:
         number = len(state.rounds)
-        chaos = installed and not quick and number % CHAOS_EVERY == 1
+        chaos = installed and not quick and number % CHAOS_EVERY == 0
         done, output = run_round("chaos" if chaos else "stateful", seed + number, quick)
         state.add(done)
         state.hours = round((time.monotonic() - began) / 3600, 4)
         word = "passed" if done.passed else "FAILED"
         print(f"{done.kind} round, seed {done.seed}: {word} after {done.seconds:.0f} s {done.counts}", flush=True)
+        if as_json:
+            print(json.dumps({"benchmark": "soak", **asdict(state)}), flush=True)  # a run that is cut off counts so far
         if not done.passed:
             return state, output
         if quick or state.hours >= hours:
@@ -112,7 +114,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round (the present time)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
-    state, output = soak(args.hours, args.quick, args.seed)
+    state, output = soak(args.hours, args.quick, args.seed, args.json)
     if output:
         print(output)
     figures: dict[str, Any] = {"hours": state.hours, "failures": state.failures, **state.totals}
