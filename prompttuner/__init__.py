@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not typing's: a Ctrl-C while that is imported, before `main` can catch it, would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from prompttuner.api import result_dir, state, submit, wait
     from prompttuner.spec import JobSpec
 

@@ -15,6 +15,15 @@ def main() -> None:
         from prompttuner.cli.frame import run
 
         code = run(sys.argv[1:])
+        _ignore_ctrl_c()
     except KeyboardInterrupt:  # before, or after, the frame could catch it
+        _ignore_ctrl_c()
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _ignore_ctrl_c() -> None:
+    """All is done and said: one more Ctrl-C while Python winds up would only hide the exit code."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -183,6 +183,30 @@ def listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def test_nothing_is_imported_before_ctrl_c_can_be_caught() -> None:
+    root = Path(frame.__file__).parents[2]
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); import prompttuner.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "prompttuner.cli" in loaded
+    assert not {"typing", "re", "enum", "signal", "prompttuner.cli.frame"} & set(loaded)
+
+
+def test_a_second_ctrl_c_does_not_hide_the_exit_code() -> None:
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from prompttuner import cli\n"
+        "from prompttuner.cli import frame\n"
+        "def interrupted(_args): raise KeyboardInterrupt\n"
+        "frame.run = interrupted\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=listen_to_ctrl_c, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_ctrl_c_in_a_running_controller_exits_130(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "from prompttuner.cli import main; main()", "run"],
