@@ -3,10 +3,11 @@
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
 from postgres import own_postgres, postgres_server, postgres_url
 from property_tests import load_profile
-from slurm_fixtures import bare_slurm, slurm, slurm_session
+from slurm_fixtures import bare_slurm, bare_slurm_session, slurm, slurm_session
 
 __all__ = [
     "bare_slurm",
+    "bare_slurm_session",
     "own_postgres",
     "postgres_server",
     "postgres_url",

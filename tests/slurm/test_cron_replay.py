@@ -95,7 +95,7 @@ def test_ticks_killed_at_random_end_all_jobs_as_a_daemon_does(slurm: Cluster, tm
         calm = by_daemon(daemon)
     finally:
         daemon.stop()
-    cron = SlurmUser(slurm, tmp_path / "cron", policy="prompttuner", owner_expiry_s=2)
+    cron = SlurmUser(slurm, tmp_path / "cron", policy="prompttuner")
     disturbed, _ = by_cron(cron, cron.flags, random.Random(3))
     expected = outcome(daemon, calm)
     assert {state for state, _ in expected.values()} == {"done", "exhausted"}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from slurm_cluster import Cluster, missing_programs, running_cluster
 
-__all__ = ["as_ordinary_user", "bare_slurm", "slurm", "slurm_session"]
+__all__ = ["as_ordinary_user", "bare_slurm", "bare_slurm_session", "slurm", "slurm_session"]
 
 
 def _need(accounting: bool) -> None:
@@ -37,12 +37,18 @@ def slurm(slurm_session: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     yield from _use(slurm_session, monkeypatch)
 
 
-@pytest.fixture
-def bare_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster of two nodes without accounting: sacct answers nothing useful."""
+@pytest.fixture(scope="session")
+def bare_slurm_session() -> Iterator[Cluster]:
+    """A second cluster: two nodes, no accounting."""
     _need(accounting=False)
     with running_cluster(nodes=2, accounting=False) as cluster:
-        yield from _use(cluster, monkeypatch)
+        yield cluster
+
+
+@pytest.fixture
+def bare_slurm(bare_slurm_session: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster without accounting for one test: sacct answers nothing useful."""
+    yield from _use(bare_slurm_session, monkeypatch)
 
 
 def _use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:

@@ -37,7 +37,7 @@ class SlurmUser:
         self.cluster, self.home = cluster, home
         flags = {
             "home": str(home), "backend": "slurm", "policy": "edf", "tick_s": 0.5, "poll_s": 0.2, "heartbeat_s": 1,
-            "squeue_min_s": 0.5, "suspect_s": 30, "idle_limit_s": 300, "max_gpus": 2, "owner_expiry_s": 5,
+            "squeue_min_s": 0.5, "suspect_s": 30, "idle_limit_s": 300, "max_gpus": 2,
             "checkpoint_every_steps": 20, "slurm.interface": "lo", "slurm.partition": "gpu", "slurm.walltime_s": 1800,
             **settings,
         }  # fmt: skip
