@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from prompttuner.bank.reading import read_lines, read_object
 from prompttuner.errors import DataError, NotFound, SpecError
 from prompttuner.files import write_bytes, write_json
 
-__all__ = ["Bank", "Shelf"]
+__all__ = ["Bank", "Shelf", "outcomes_in"]
 
 
 class Bank:
@@ -236,17 +236,8 @@ class Shelf:
             os.close(fd)
 
     def outcomes(self) -> dict[str, list[dict[str, Any]]]:
-        """All noted outcomes by entry id, one a job, the latest last; lines that are no outcomes are skipped."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
-        for path in self.outcome_files():
-            for value in read_lines(path):
-                if isinstance(value.get("entry"), str):
-                    by_job = found.setdefault(value["entry"], {})
-                    by_job[str(value.get("job", len(by_job)))] = value
-        return {
-            entry_id: sorted(by_job.values(), key=lambda value: str(value.get("at", "")))
-            for entry_id, by_job in found.items()
-        }
+        """All outcomes noted in this shelf by entry id, one a job, the latest last; lines that are none are skipped."""
+        return {entry_id: told for (_, entry_id), told in outcomes_in([self]).items()}
 
     def outcome_files(self) -> list[Path]:
         """Where outcomes are noted, a file a user."""
@@ -279,6 +270,21 @@ class Shelf:
             if isinstance(error, OSError) and target.is_dir():
                 return  # another writer was quicker with the same prompt
             raise
+
+
+def outcomes_in(shelves: Iterable[Shelf]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Outcomes noted in these shelves by (shelf key, entry id), one a job, the latest last.
+
+    How a job fared is noted in its user's own bank, wherever the entry is: look into all banks in reach together.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for shelf in shelves:
+        for path in shelf.outcome_files():
+            for value in read_lines(path):
+                if isinstance(value.get("entry"), str):
+                    by_job = found.setdefault((shelf.key, value["entry"]), {})
+                    by_job[str(value.get("job", len(by_job)))] = value
+    return {key: sorted(by_job.values(), key=lambda o: str(o.get("at", ""))) for key, by_job in found.items()}
 
 
 def _user_slug() -> str:

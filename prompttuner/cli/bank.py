@@ -132,11 +132,12 @@ def list_(
 @app.command()
 def show(entry: EntryWord, bank: BankOption = None, json: JsonFlag = False) -> None:
     """Show all that is known about an entry, and how jobs fared with it."""
+    from prompttuner.bank.folder import outcomes_in
     from prompttuner.bank.trial_log import read_trials
 
     shelf, entry_id = _one(bank, entry)
     found = shelf.read(entry_id)
-    outcomes = shelf.outcomes().get(entry_id, [])
+    outcomes = outcomes_in(_shelves(bank, None)).get((shelf.key, entry_id), [])
     trial = read_trials(shelf).get(entry_id)
     if json:
         tried = None if trial is None else {"complete": trial.complete, "best": trial.best, "after": trial.after}
@@ -192,14 +193,17 @@ def export(
 @app.command()
 def stats(bank: BankOption = None, json: JsonFlag = False) -> None:
     """Count entries, clusters, uses and leave-one-out trials for each LLM."""
+    from prompttuner.bank.folder import outcomes_in
     from prompttuner.bank.index import load_index
     from prompttuner.bank.trial_log import read_trials
 
     rows = []
-    for shelf in _shelves(bank, None):
-        index, outcomes = load_index(shelf), shelf.outcomes()
+    shelves = _shelves(bank, None)
+    outcomes = outcomes_in(shelves)
+    for shelf in shelves:
+        index = load_index(shelf)
         ids = set(shelf.ids())
-        used = [o for i, many in outcomes.items() if i in ids for o in many]
+        used = [o for entry_id in ids for o in outcomes.get((shelf.key, entry_id), ())]
         rows.append(
             {
                 "model": shelf.model,

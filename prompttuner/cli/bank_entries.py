@@ -25,12 +25,13 @@ def entry_rows(shelves: Sequence[Shelf]) -> tuple[list[dict[str, Any]], int]:
     database the answer is the same, only slower.
     """
     from prompttuner.bank import BadEntry
+    from prompttuner.bank.folder import outcomes_in
 
+    outcomes = outcomes_in(shelves)
     index = _index({str(shelf.bank.root.resolve()) for shelf in shelves})
     rows: list[dict[str, Any]] = []
     bad = 0
     for shelf in shelves:
-        outcomes = shelf.outcomes()
         folder = str(shelf.bank.root.resolve())
         for entry_id in shelf.ids():
             try:
@@ -38,7 +39,7 @@ def entry_rows(shelves: Sequence[Shelf]) -> tuple[list[dict[str, Any]], int]:
             except BadEntry:
                 bad += 1
                 continue
-            told = outcomes.get(entry_id, ())
+            told = outcomes.get((shelf.key, entry_id), ())
             used = {"used": len(told), "reached": sum(bool(o.get("reached")) for o in told)}
             rows.append({"id": entry_id, **about, "model": shelf.model, "bank": str(shelf.bank.root), **used})
     rows.sort(key=lambda row: (row["created"], row["id"]), reverse=True)

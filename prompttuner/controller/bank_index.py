@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.bank import Bank, Shelf
+from prompttuner.bank.folder import outcomes_in
 from prompttuner.db import bank_index
 from prompttuner.errors import NotFound, PromptTunerError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from prompttuner.controller.context import Context
 
 __all__ = ["BankIndexer", "index_row"]
+
+Outcomes = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 EVERY_S = 30.0
 """Least time between two looks at the folders: one ``stat`` a file that tells of changes, no database."""
@@ -65,7 +68,16 @@ class BankIndexer:
             return 0
         self._looked = now
         self._forget_strangers(ctx)
-        return sum(self._follow(ctx, folder) for folder in self._folders)
+        banks = {folder: shelves for folder in self._folders if (shelves := _shelves(folder)) is not None}
+        every = [shelf for shelves in banks.values() for shelf in shelves]
+        try:
+            noted = [_noted(shelf) for shelf in every]
+            stamps = {folder: ([_entries(shelf) for shelf in shelves], noted) for folder, shelves in banks.items()}
+            changed = [folder for folder in banks if self._stamps.get(folder) != stamps[folder]]
+            outcomes = outcomes_in(every) if changed else {}
+            return sum(self._follow(ctx, folder, banks[folder], outcomes, stamps[folder]) for folder in changed)
+        except OSError:  # a folder that went away under us: the next look sees it
+            return 0
 
     def _forget_strangers(self, ctx: Context) -> None:
         """Rows of banks that the settings no longer name, once a process."""
@@ -82,22 +94,12 @@ class BankIndexer:
             ctx.store.transact(ctx.ownership, work)
         self._strangers_gone = True
 
-    def _follow(self, ctx: Context, folder: Path) -> int:
-        try:
-            shelves = Bank.open(folder).shelves()
-            stamp = [_stamp(shelf) for shelf in shelves]
-        except NotFound:
-            shelves, stamp = [], []
-        except (PromptTunerError, OSError):
-            return 0
-        if self._stamps.get(folder) == stamp:
-            return 0
+    def _follow(
+        self, ctx: Context, folder: Path, shelves: Sequence[Shelf], outcomes: Outcomes, stamp: tuple[Any, Any]
+    ) -> int:
         name = _name(folder)
         rows = ctx.store.query(lambda session: bank_index.load(session, name))
-        try:
-            changes = _compare(name, shelves, rows, self._refused)
-        except OSError:
-            return 0
+        changes = _compare(name, shelves, rows, outcomes, self._refused)
         if changes.rows or changes.gone:
 
             def work(session: Session) -> None:
@@ -133,19 +135,30 @@ def index_row(bank: str, shelf: Shelf, entry_id: str, outcomes: Sequence[Mapping
     }
 
 
-def _compare(bank: str, shelves: Sequence[Shelf], rows: Sequence[Any], refused: set[tuple[str, str, str]]) -> _Changes:
+def _shelves(folder: Path) -> list[Shelf] | None:
+    """A bank's shelves; none where there is no bank, None where it cannot be read now."""
+    try:
+        return Bank.open(folder).shelves()
+    except NotFound:
+        return []
+    except (PromptTunerError, OSError):
+        return None
+
+
+def _compare(
+    bank: str, shelves: Sequence[Shelf], rows: Sequence[Any], outcomes: Outcomes, refused: set[tuple[str, str, str]]
+) -> _Changes:
     indexed: dict[str, dict[str, Any]] = {}
     for row in rows:
         indexed.setdefault(row.shelf, {})[row.entry] = row
     changes, tried = _Changes(), 0
     for shelf in shelves:
         known = indexed.pop(shelf.key, {})
-        outcomes = shelf.outcomes()
         ids = shelf.ids()
         if gone := sorted(known.keys() - set(ids)):
             changes.gone[shelf.key] = gone
         for entry_id in ids:
-            key, told = (bank, shelf.key, entry_id), outcomes.get(entry_id, ())
+            key, told = (bank, shelf.key, entry_id), outcomes.get((shelf.key, entry_id), ())
             if key in refused or (entry_id in known and known[entry_id].outcomes == _outcomes(told)):
                 continue
             if tried == PIECE:
@@ -161,19 +174,24 @@ def _compare(bank: str, shelves: Sequence[Shelf], rows: Sequence[Any], refused: 
     return changes
 
 
-def _stamp(shelf: Shelf) -> tuple[object, ...]:
-    """What changes whenever entries come or go, or an outcome is noted."""
+def _entries(shelf: Shelf) -> tuple[str, int]:
+    """What changes whenever entries come or go."""
     try:
-        entries = shelf.entries.stat().st_mtime_ns
+        return (shelf.key, shelf.entries.stat().st_mtime_ns)
     except FileNotFoundError:
-        entries = 0
-    noted = tuple((path.name, (info := path.lstat()).st_mtime_ns, info.st_size) for path in shelf.outcome_files())
-    return (shelf.key, entries, noted)
+        return (shelf.key, 0)
 
 
-def _settled(stamp: Sequence[Any]) -> bool:
-    newest = max((max([entries, *(at for _, at, _ in noted)]) for _, entries, noted in stamp), default=0)
-    return time.time() - newest / 1e9 > SETTLED_S
+def _noted(shelf: Shelf) -> tuple[tuple[str, int, int], ...]:
+    """What changes whenever an outcome is noted."""
+    files = [(path, path.lstat()) for path in shelf.outcome_files()]
+    return tuple((str(path), info.st_mtime_ns, info.st_size) for path, info in files)
+
+
+def _settled(stamp: tuple[Any, Any]) -> bool:
+    entries, noted = stamp
+    times = [*(at for _, at in entries), *(at for files in noted for _, at, _ in files)]
+    return time.time() - max(times, default=0) / 1e9 > SETTLED_S
 
 
 def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -83,6 +83,21 @@ def test_publish_makes_a_group_readable_copy(cli: Cli, home: Path, tmp_path: Pat
     assert done.code == 2 and "private" in done.err
 
 
+def test_use_of_a_shared_entry_shows_with_it_though_it_is_noted_in_the_own_bank(
+    cli: Cli, home: Path, tmp_path: Path
+) -> None:
+    entry, shared = add(cli, "--text", "sort"), tmp_path / "shared"
+    assert cli("bank", "publish", entry, "--to", shared).code == 0
+    (own,) = Bank.open(home / "bank").shelves()
+    own.remove(entry)
+    own.add_outcome({"entry": entry, "job": "job-7", "reached": True, "ita": 5})
+    reach = ("--set", f'bank_dirs=["{shared}"]')
+    (row,) = json.loads(cli(*reach, "bank", "list", "--json").out)
+    assert (row["bank"], row["used"], row["reached"]) == (str(shared), 1, 1)
+    assert "job-7" in cli(*reach, "bank", "show", entry[:8]).out
+    assert [row["uses"] for row in json.loads(cli(*reach, "bank", "stats", "--json").out)] == [0, 1]
+
+
 def test_check_fails_and_names_the_bad_entry(cli: Cli, home: Path) -> None:
     entry = add(cli, "--text", "sort")
     assert cli("bank", "check").code == 0

@@ -12,6 +12,7 @@ from lab import Lab
 from sqlalchemy import Row, event
 
 from prompttuner.bank import Bank, Entry, Shelf
+from prompttuner.bank.layout import Sharing
 from prompttuner.controller import bank_index as indexing
 from prompttuner.controller.bank_index import BankIndexer
 from prompttuner.db import bank_index
@@ -79,6 +80,18 @@ def test_the_same_text_for_two_llms_is_two_rows(lab: Lab, shelf: Shelf) -> None:
     with lab.ctx.store.read() as session:
         found = bank_index.load(session, str(shelf.bank.root.resolve()))
     assert [(row.shelf, row.model) for row in found] == [("org--other", "org/other"), ("org--tiny", "org/tiny")]
+
+
+def test_what_an_own_job_did_with_a_shared_entry_is_known(lab: Lab, shelf: Shelf, tmp_path: Path) -> None:
+    """It is noted in the own bank: the shared one may not be ours to write."""
+    shared = Bank.create(tmp_path / "shared", Sharing.GROUP_READ).shelf("org/tiny")
+    entry = shared.add(Entry("text", "org/tiny", text="sort"))
+    shelf.ensure()
+    indexer = BankIndexer([shelf.bank.root, shared.bank.root])
+    assert indexer.follow(lab.ctx) == 1
+    shelf.add_outcome({"entry": entry, "job": "j1", "reached": True, "ita": 3})
+    assert indexer.follow(lab.ctx) == 1
+    assert rows(lab)[entry].outcomes == [["j1", True, 3]] and rows(lab)[entry].bank == str(shared.bank.root)
 
 
 def test_a_tick_without_changes_asks_the_database_nothing_about_banks(lab: Lab, shelf: Shelf) -> None:
