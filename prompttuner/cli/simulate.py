@@ -32,6 +32,11 @@ def simulate(
     bank: Annotated[bool, typer.Option(help="Whether there is a Prompt Bank.")] = True,
     bank_factor: Annotated[float, typer.Option(help="Expected factor on the iterations after a lookup.")] = 0.5,
     tick: Annotated[float, typer.Option(min=0.01, help="Period of the control loop, seconds.")] = 1.0,
+    scatter: Annotated[float, typer.Option(min=0, help="Scatter of start-up times: sigma of their logarithm.")] = 0.0,
+    error: Annotated[float, typer.Option(min=0, help="Error of predicted iterations, as --scatter.")] = 0.0,
+    losses: Annotated[float, typer.Option(min=0, help="Losses of nodes, for each GPU-hour held.")] = 0.0,
+    node_gpus: Annotated[int, typer.Option(min=1, help="GPUs that are lost together with a node.")] = 1,
+    preemptions: Annotated[float, typer.Option(min=0, help="Preemptions, for each GPU-hour held.")] = 0.0,
     limit: Annotated[bool, typer.Option("--bound", help="Show the lower bounds too (may take minutes).")] = False,
     outcomes: Annotated[Path | None, typer.Option(help="Write one JSON line for each job and policy here.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write <policy>.json for `report --log` into this folder.")] = None,
@@ -54,7 +59,10 @@ def simulate(
     profiles = stated(sorted({job.llm for job in jobs}), [load_profile(path) for path in profile or []])
     has_bank = bank and any(job.bank_factor < 1 for job in jobs)
     high = min(1.0, bank_factor * 1.56)  # P90 of a lognormal with sigma 0.35
-    options = SimOptions(gpus=gpus, tick_s=tick, seed=seed, bank=has_bank, bank_mid=bank_factor, bank_hi=high)
+    options = SimOptions(
+        gpus=gpus, tick_s=tick, seed=seed, bank=has_bank, bank_mid=bank_factor, bank_hi=high, start_sigma=scatter,
+        predict_sigma=error, losses_per_gpu_hour=losses, gpus_per_node=node_gpus, preemptions_per_gpu_hour=preemptions,
+    )  # fmt: skip
     results = [run(jobs, profiles, one, options) for one in policies]
     figures = [result.summary() for result in results]
     bounds = _bounds(jobs, profiles, options) if limit else None

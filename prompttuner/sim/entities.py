@@ -34,7 +34,7 @@ AGENT_KINDS = {name: _kind(name) for name in AGENT_COLUMNS}
 class SimAgent:
     """One allocation. ``version`` grows with each change of phase, which voids events of the former one."""
 
-    __slots__ = ("id", "job", "phase", "pool", "reserved", "row", "version")
+    __slots__ = ("id", "job", "phase", "pool", "reserved", "row", "slot", "version")
 
     def __init__(self, ident: str, pool: int, reserved: SimJob | None) -> None:
         self.id = ident
@@ -44,6 +44,8 @@ class SimAgent:
         self.phase = int(AgentPhase.REQUESTED)
         self.version = 0
         self.row = -1
+        self.slot = -1
+        """Which GPU of the site it has; -1 while it is queued."""
 
 
 class SimJob:

@@ -40,7 +40,11 @@ class SimOptions:
     start_sigma: float = 0.0
     """The same for the start-up times and queue waits of allocations, around the profile's."""
     losses_per_gpu_hour: float = 0.0
-    """Agents lost (node failure, preemption) a GPU-hour held."""
+    """How often a GPU that is held is lost with its node, without a word: its job goes back to a checkpoint."""
+    gpus_per_node: int = 1
+    """GPUs that are lost together; nodes fill up in turn, and a loss is as often per GPU where they are full."""
+    preemptions_per_gpu_hour: float = 0.0
+    """How often an allocation is preempted: with a warning in time for a checkpoint, so that no work is lost."""
     checkpoint_s: float = 30.0
     """A job that loses all its members goes back by up to this much work."""
     warm_pool: bool = True
@@ -55,7 +59,9 @@ class SimOptions:
             (min(self.spool_s, self.look_s, self.stale_s) < 0, "spool_s, look_s and stale_s must be 0 or more"),
             (not self.idle_limit_s > 0, "idle_limit_s must be above 0"),
             (not 0 < self.bank_mid <= self.bank_hi <= 1, "0 < bank_mid <= bank_hi <= 1 must hold"),
-            (min(self.predict_sigma, self.start_sigma, self.losses_per_gpu_hour) < 0, "spreads must be 0 or more"),
+            (min(self.predict_sigma, self.start_sigma) < 0, "spreads must be 0 or more"),
+            (min(self.losses_per_gpu_hour, self.preemptions_per_gpu_hour) < 0, "rates must be 0 or more"),
+            (self.gpus_per_node < 1, "gpus_per_node must be 1 or more"),
         ):
             if wrong:
                 raise SpecError(f"simulation: {what}")

@@ -56,6 +56,7 @@ class World:
         self.dirty = False
         self.unseen: list[SimJob] = []
         """Jobs that have ended, where the next tick is to see it."""
+        self.free_slots = list(range(options.gpus))
         self._arrived = [0] * len(names)
         sizes = np.bincount([self.pool_of[job.llm] for job in trace], minlength=len(names))
         self._times = [np.zeros(size) for size in sizes]
@@ -259,8 +260,13 @@ class World:
         self.enter(agent, AgentPhase.STARTING, self.now + self.pools[agent.pool].start_s)
         self.agents.data["ends_at"][agent.row] = self.now + self.options.walltime_s
         self.push(self.now + start, "ready", agent)
-        if self.options.losses_per_gpu_hour > 0:
-            self.push_fixed(self.now + self.rng.exponential(3600.0 / self.options.losses_per_gpu_hour), "lost", agent)
+        agent.slot = heapq.heappop(self.free_slots)
+        for kind, rate in (
+            ("lost", self.options.losses_per_gpu_hour / self.options.gpus_per_node),
+            ("preempted", self.options.preemptions_per_gpu_hour),
+        ):
+            if rate > 0:
+                self.push_fixed(self.now + self.rng.exponential(3600.0 / rate), kind, agent)
         if math.isfinite(self.options.walltime_s):
             self.push_fixed(self.now + self.options.walltime_s, "walltime", agent)
 
@@ -287,29 +293,44 @@ class World:
             agent.reserved.reserved.discard(agent)
         self.count[_BUCKET[AgentPhase(agent.phase)]] -= 1
         agent.version += 1
+        if agent.slot >= 0:
+            heapq.heappush(self.free_slots, agent.slot)
         del self.agent_of[agent.id]
         self.agents.remove(agent.row)
         agent.row = -1
 
     def _on_lost(self, holder: _Held) -> None:
-        self._lose(holder.agent, self.options.checkpoint_s)
+        """The node fails, with all agents on it; who worked with them notices after a while."""
+        if holder.agent.row >= 0:
+            node = holder.agent.slot // self.options.gpus_per_node
+            there = [agent for agent in self.agent_of.values() if agent.slot // self.options.gpus_per_node == node]
+            self._lose(there, self.options.checkpoint_s, LOSS_NOTICED_S)
+
+    def _on_preempted(self, holder: _Held) -> None:
+        self._lose([holder.agent], 0.0, 0.0)
 
     def _on_walltime(self, holder: _Held) -> None:
-        self._lose(holder.agent, 0.0)
+        self._lose([holder.agent], 0.0, LOSS_NOTICED_S)
 
-    def _lose(self, agent: SimAgent, rollback_s: float) -> None:
-        if agent.row < 0:
-            return
-        job = agent.job
-        self.remove_agent(agent)
-        if job is None:
-            return
-        self.charge(job)
-        job.members.remove(agent)
-        agent.job = None
-        lookup = job.lookup_s
+    def _lose(self, agents: Sequence[SimAgent], rollback_s: float, noticed_s: float) -> None:
+        bereft: dict[str, SimJob] = {}
+        for agent in agents:
+            if agent.row < 0:
+                continue
+            job = agent.job
+            self.remove_agent(agent)
+            if job is not None:
+                self.charge(job)
+                job.members.remove(agent)
+                agent.job = None
+                bereft[job.trace.id] = job
+        for job in bereft.values():
+            self._go_on(job, rollback_s, noticed_s)
+
+    def _go_on(self, job: SimJob, rollback_s: float, noticed_s: float) -> None:
+        """With whoever is left of its members; with none it waits, and goes back to its last checkpoint."""
         if job.members:
-            self.stand_still(job, LOSS_NOTICED_S + self.pools[job.pool].resize_s)
+            self.stand_still(job, noticed_s + self.pools[job.pool].resize_s)
             self.job_phase(job, JobPhase.STARTING)
         else:
             data, row = self.jobs.data, job.row
@@ -317,7 +338,6 @@ class World:
             self.set_rate(job, 0.0, min(self.left(job) + redo, float(data["total"][row])))
             job.version += 1
             self.job_phase(job, JobPhase.WAITING)
-        job.lookup_s = lookup
 
 
 class _Held:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -158,6 +159,38 @@ def test_lost_agents_are_replaced_and_cost_work():
     rough = run(get("prompttuner"), job(iters=600.0), site=site)
     assert rough.allocations > calm.allocations
     assert rough.jobs[0].end_s > calm.jobs[0].end_s
+
+
+def test_a_node_takes_all_its_agents_along_and_a_preemption_one_without_loss_of_work():
+    def four(snapshot):
+        if snapshot.jobs.n and not snapshot.agents.n and not asked:
+            asked.append(True)
+            return [Request(0, "one") for _ in range(4)]
+        warm = [snapshot.agents.id[i] for i in range(snapshot.agents.n) if snapshot.agents.phase[i] == AgentPhase.WARM]
+        held.append(int((snapshot.agents.phase == AgentPhase.BUSY).sum()))
+        return [Assign("a", tuple(warm), "all")] if len(warm) == snapshot.agents.n > 0 else []
+
+    def run_with(**given):
+        asked.clear()
+        held.clear()
+        with pytest.raises(StateError, match="leaves 1 jobs behind"):  # nobody replaces what was lost
+            run(Scripted(four), job(iters=1e6, max_gpus=4), site=replace(SITE, horizon_s=9000.0, **given))
+        return {b - a for a, b in pairwise(held) if b < a}
+
+    asked, held = [], []
+    assert run_with(losses_per_gpu_hour=2.0, gpus_per_node=2) == {-2}
+    assert run_with(losses_per_gpu_hour=2.0, gpus_per_node=4) == {-4}
+    assert run_with(preemptions_per_gpu_hour=2.0) == {-1}
+
+
+def test_preemption_costs_a_new_start_but_no_work_a_loss_costs_work_too():
+    def overhead(**given):
+        result = run(get("prompttuner"), job(iters=600.0, max_gpus=1), site=replace(SITE, bank=False, seed=3, **given))
+        assert len(result.spans) > 2
+        return result.jobs[0].gpu_s - 600.0 - 1.5 * len(result.spans)  # spool delay and warm start of each span
+
+    assert overhead(preemptions_per_gpu_hour=30.0) <= 1e-6
+    assert overhead(losses_per_gpu_hour=30.0, checkpoint_s=60.0) > 5.0
 
 
 def test_the_idle_guard_ends_an_agent_that_nobody_releases():
