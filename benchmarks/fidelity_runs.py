@@ -38,7 +38,10 @@ from prompttuner.tuning.member import NOTE_S  # noqa: E402
 from prompttuner.tuning.member_files import BEAT_S  # noqa: E402
 from prompttuner.tuning.membership import member_dir  # noqa: E402
 
-__all__ = ["LiveRun", "Samples", "Site", "Verdict", "alone_s", "plain", "profiles_with", "run_live", "simulated"]
+__all__ = [
+    "LiveRun", "Samples", "Site", "Verdict", "alone_s", "first_load", "plain", "profiles_with", "run_live",
+    "simulated", "stints_of",
+]  # fmt: skip
 
 POLICY = "prompttuner"
 LEAD_S = 3.0
@@ -168,7 +171,7 @@ def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> 
     """
     out: Samples = defaultdict(list)
     for allocation in session.scalars(select(Allocation).where(Allocation.started_at.is_not(None))):
-        llm, loaded = _first_load(spool / "agents" / allocation.uuid)
+        llm, loaded = first_load(spool / "agents" / allocation.uuid)
         submitted = (allocation.submitted_at or 0.0) + site.poll_s
         queue = max(0.0, (allocation.started_at or 0.0) - submitted)  # Slurm tells whole seconds, rounded down
         out[llm, "queue"].append(queue)
@@ -178,7 +181,7 @@ def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> 
         if row.kind == "switch" and row.origin == "controller":
             out[PurePath(row.model).name, "switch"] += [row.seconds] * row.samples
     for job in jobs:
-        stints = _stints(session, job, spool)
+        stints = stints_of(session, job, spool)
         if not stints or job.started_at is None or job.finished_at is None:
             continue
         llm = PurePath(job.model).name
@@ -190,7 +193,7 @@ def _measure(session: Session, jobs: Iterable[Job], spool: Path, site: Site) -> 
     return out
 
 
-def _first_load(folder: Path) -> tuple[str, float | None]:
+def first_load(folder: Path) -> tuple[str, float | None]:
     """The LLM that an agent was started for, and when it was loaded (None: it was ended before)."""
     llm = PurePath(json.loads((folder / "settings.json").read_text())["model"]).name
     path = folder / "journal.jsonl"
@@ -199,7 +202,7 @@ def _first_load(folder: Path) -> tuple[str, float | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stint:
+class Stint:
     """Steps of one generation as its rank 0 journaled them."""
 
     granted_at: float
@@ -211,8 +214,9 @@ class _Stint:
     """When its result was written; ``end_at`` if it was not."""
 
 
-def _stints(session: Session, job: Job, spool: Path) -> list[_Stint]:
-    paced = job.spec["paced"]
+def stints_of(session: Session, job: Job, spool: Path) -> list[Stint]:
+    """Generations of a job with steps, in order. A tuning job's last step is taken to end with its journal line."""
+    paced = job.spec.get("paced")
     out = []
     query = select(Lease).where(Lease.job_id == job.id, Lease.rank == 0).order_by(Lease.generation)
     for lease in session.scalars(query):
@@ -220,11 +224,12 @@ def _stints(session: Session, job: Job, spool: Path) -> list[_Stint]:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         steps = [line for line in lines if "step" in line]
         if steps:
-            gain = paced["speedup"][min(steps[-1]["world"], len(paced["speedup"])) - 1]
-            end_at = steps[-1]["at"] + paced["step_s"] / gain
+            end_at = steps[-1]["at"]
+            if paced is not None:
+                end_at += paced["step_s"] / paced["speedup"][min(steps[-1]["world"], len(paced["speedup"])) - 1]
             done = path.with_name("done.json")
             done_at = max(end_at, done.stat().st_mtime) if done.exists() else end_at
-            out.append(_Stint(lease.granted_at, lease.ended_at, steps[0]["at"], end_at, done_at))
+            out.append(Stint(lease.granted_at, lease.ended_at, steps[0]["at"], end_at, done_at))
     return out
 
 

@@ -109,12 +109,12 @@ def moment(text: str, form: str) -> float:
 
 
 def _reason(row: Arrival, wanted: Wanted) -> str:
+    if row.run_s <= 0:
+        return "never ran"  # first: what a job that never ran was given says nothing of what it asked for
     if row.gpus < 1:
         return "asked for no GPU"
     if row.gpus > wanted.max_gpus:
         return f"asked for more than {wanted.max_gpus} GPUs"
-    if row.run_s <= 0:
-        return "never ran"
     if row.run_s < wanted.min_s:
         return f"ran for less than {wanted.min_s:g} s"
     if row.run_s > wanted.max_s:
