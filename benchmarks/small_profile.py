@@ -133,6 +133,7 @@ def run(quick: bool) -> dict[str, Any]:
             tick_s=1.0,
             checkpoint_every_steps=50,
         )
+        os.environ["SLURM_CONF"] = cluster.env["SLURM_CONF"]  # a submission may tick here, too
         user.start()
         try:
             lab = Lab(user, 80 if quick else 300)
