@@ -23,12 +23,15 @@ from prompttuner.bank import clusters as layers
 from prompttuner.bank.clusters import Clusters
 from prompttuner.bank.folder import Shelf
 from prompttuner.bank.layout import ID_PATTERN
+from prompttuner.bank.trial_log import read_trials
 from prompttuner.files import write_bytes
 
 __all__ = ["DEFAULT_CAPACITY", "Index", "load_index", "refresh"]
 
 DEFAULT_CAPACITY = 3000
 """Entries of one LLM beyond which the most redundant, least useful ones are dropped."""
+TRIAL_WEIGHT = 0.5
+"""Use of an entry that served a leave-one-out trial best, where a real job that started from it counts one or two."""
 LOCK_WAIT_S = 20.0
 MAX_BYTES = 1 << 30
 """Of an index file; 30,000 entries of a 7B LLM are a quarter of it."""
@@ -182,6 +185,9 @@ def _replace(shelf: Shelf, index: Index, count: int) -> Index:
     for entry_id, outcomes in shelf.outcomes().items():
         if entry_id in index.rows:
             useful[index.rows[entry_id]] = sum(1.0 + bool(o.get("reached")) for o in outcomes)
+    for trial in read_trials(shelf).values():
+        if trial.best in index.rows:
+            useful[index.rows[trial.best]] += TRIAL_WEIGHT
     for row in layers.redundant(index.clusters, index.features, useful, count):
         with contextlib.suppress(Exception):
             shelf.remove(index.ids[row])

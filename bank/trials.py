@@ -91,7 +91,7 @@ class _Running:
         banks = [self.shelf.bank.root]
         found = gather(
             self.loaded,
-            str(spec["model"]),
+            self.shelf.model,
             banks,
             spec["prompt_length"],
             stop=self.should_stop,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prompttuner.bank import Bank, Entry, Shelf
 from prompttuner.bank import clusters as layers
 from prompttuner.bank.index import load_index, refresh
+from prompttuner.bank.trial_log import Trial
 
 
 def blobs(groups: int, size: int, width: int = 16, seed: int = 0, noise: float = 0.05) -> np.ndarray:
@@ -107,6 +108,14 @@ def test_a_full_bank_keeps_what_was_useful(shelf: Shelf) -> None:
     index = refresh(shelf, dict(zip(ids, features, strict=True)), "layer=1", capacity=16)
     assert len(index.ids) == 16 == len(shelf.ids())
     assert set(ids[::5]) <= set(index.ids)
+
+
+def test_a_full_bank_keeps_what_served_a_trial_best(shelf: Shelf) -> None:
+    features = np.repeat(np.eye(2, dtype=np.float32), 6, axis=0)
+    ids = [shelf.add(Entry(kind="text", model="org/tiny", text=f"prompt {i}")) for i in range(12)]
+    Trial(ids[0], after={"vocab": 2.0, ids[9]: 0.5, ids[8]: 1.0}).save(shelf)
+    index = refresh(shelf, dict(zip(ids, features, strict=True)), "layer=1", capacity=2)
+    assert ids[9] in index.ids and len(index.ids) == 2
 
 
 def test_another_recipe_discards_old_features(shelf: Shelf) -> None:
