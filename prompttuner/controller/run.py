@@ -14,7 +14,7 @@ from prompttuner.controller.context import Context, open_context
 from prompttuner.controller.inbox import pending_requests
 from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
-from prompttuner.errors import DatabaseError, InterruptedByUser, NotOwner
+from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError
 from prompttuner.files import write_json
 from prompttuner.slurm.spool import Spool
 
@@ -55,7 +55,8 @@ def run(
 ) -> None:
     """The foreground controller. SIGTERM ends it after the tick at hand; Ctrl-C raises InterruptedByUser.
 
-    A database that is away for a while is waited for (jobs go on meanwhile).
+    A database that is away, a full disk, a spool that cannot be read: waited for, as jobs go on meanwhile. A tick
+    that was cut short leaves nothing that the next one does not mend.
     """
     stop: list[str] = []
 
@@ -69,8 +70,8 @@ def run(
             began = time.monotonic()
             try:
                 report = tick(ctx)
-            except DatabaseError as error:
-                ctx.warn(str(error))
+            except (DatabaseError, SpoolError, BackendError, OSError) as error:
+                ctx.warn(f"{error}: the next tick tries again")
                 report = TickReport()
             else:
                 if on_tick is not None:

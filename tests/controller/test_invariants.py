@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuse import Fuse, Killed
+from fuse import FullDisk, Fuse, Killed
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +21,7 @@ from tally import tally
 
 from prompttuner.db import allocations, events, jobs
 from prompttuner.db.models import Job
+from prompttuner.errors import DatabaseError
 from prompttuner.files import read_json
 from prompttuner.slurm.backend import Native
 from prompttuner.states import JOB_ENDED, JobState
@@ -113,6 +114,15 @@ class Site(RuleBasedStateMachine):
             self.done["ticks_killed"] += 1
             self.lab.crash()
 
+    @rule(after=st.integers(0, 40))
+    def disk_is_full(self, after: int) -> None:
+        self.lab.site.step(1.0)
+        try:
+            with FullDisk(after).lit(self.lab.site):
+                self.lab.tick()
+        except (OSError, DatabaseError):
+            self.done["ticks_with_a_full_disk"] += 1
+
     @precondition(lambda self: self.known)
     @rule(which=st.integers(0, 9), kind=st.sampled_from(["cancel", "hold", "release", "scale"]), n=st.integers(1, 3))
     def user_changes_mind(self, which: int, kind: str, n: int) -> None:
@@ -203,7 +213,7 @@ TestSite.pytestmark = [pytest.mark.timeout(1500)]
 def scenario(lab: Lab, fuse: Fuse) -> dict[str, int | None]:
     """Two jobs, one cancelled, an agent killed: every tick under the fuse, a new controller after each kill."""
     known: dict[str, int | None] = {lab.submit(60, max_gpus=2): 60, lab.submit(30): 30, lab.submit(300): 300}
-    cancelled = list(known)[2]
+    cancelled, full_ticks = list(known)[2], 0
     for second in range(24):
         lab.site.step(2.0)
         if second == 6:
@@ -217,6 +227,10 @@ def scenario(lab: Lab, fuse: Fuse) -> dict[str, int | None]:
         except Killed:
             fuse.burn_at = None
             lab.crash()
+        except (OSError, DatabaseError):  # the same controller goes on, as a daemon does
+            full_ticks += 1
+            if full_ticks == FULL_TICKS:
+                fuse.burn_at = None
     return known
 
 
@@ -244,6 +258,8 @@ def count_side_effects() -> int:
 
 
 PARTS = 8
+FULL_TICKS = 3
+"""So many ticks find the disk full before somebody makes room."""
 
 
 @pytest.mark.timeout(900)
@@ -254,3 +270,16 @@ def test_a_tick_killed_between_any_two_side_effects_is_mended_by_the_next(part: 
     for burn_at in range(part, total, PARTS * int(os.environ.get("PROMPTTUNER_FUSE_STRIDE", "1"))):
         with new_lab() as lab:
             check_end(lab, scenario(lab, Fuse(burn_at)))
+
+
+@pytest.mark.timeout(900)
+def test_a_disk_that_is_full_for_a_while_is_mended_by_the_same_controller() -> None:
+    fuse = Fuse()
+    with new_lab() as lab:
+        scenario(lab, fuse)
+    writes = [
+        n for n, name in enumerate(fuse.names) if name in {"before transact", "before write_bytes", "before link"}
+    ]
+    for burn_at in writes[:: 8 * int(os.environ.get("PROMPTTUNER_FUSE_STRIDE", "1"))]:
+        with new_lab() as lab:
+            check_end(lab, scenario(lab, FullDisk(burn_at)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from unittest import mock
 
 from prompttuner import files
 from prompttuner.db import Store
+from prompttuner.errors import DatabaseError
 
-__all__ = ["Fuse", "Killed"]
+__all__ = ["FullDisk", "Fuse", "Killed"]
 
 
 class Killed(BaseException):
@@ -28,9 +31,12 @@ class Fuse:
 
     def burn(self, name: str) -> None:
         if self.burn_at is not None and self.count >= self.burn_at:
-            raise Killed(name)
+            self.break_at(name)
         self.count += 1
         self.names.append(name)
+
+    def break_at(self, name: str) -> None:
+        raise Killed(name)
 
     @contextlib.contextmanager
     def lit(self, backend: Any) -> Iterator[Fuse]:
@@ -57,3 +63,14 @@ class Fuse:
             return value
 
         return call
+
+
+class FullDisk(Fuse):
+    """Instead: from ``burn_at`` on nothing can be written, in the database or in a file, until somebody makes room."""
+
+    def break_at(self, name: str) -> None:
+        if name == "before transact":
+            raise DatabaseError("the disk is full")
+        if name in {"before write_bytes", "before link"}:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.count += 1
