@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "Check", "Finding", "Verdict"]
 
 ORDERS_LOOKED_AT = 50
-LOW_DISK = 1 << 30
+LOW_DISK, NO_DISK = 1 << 30, 1 << 24
+"""Bytes free: below the first, checkpoints and results may not fit; below the second, not even the state does."""
 PACKAGES = ("torch", "transformers", "peft", "submitit", "sqlalchemy", "safetensors")
 
 
@@ -66,9 +68,13 @@ def folders(settings: Settings) -> Iterator[Finding]:
             yield Finding(what, Verdict.ADVICE, f"{folder} can be read by others (mode {mode:o}): chmod 700 {folder}")
         else:
             yield Finding(what, Verdict.OK, f"{folder} (mode {mode:o})")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            text = f"{folder} cannot be written: see its owner, and whether its file system is mounted read-only"
+            yield Finding(what, Verdict.WRONG, text)
         free = shutil.disk_usage(folder).free
         if free < LOW_DISK:
-            yield Finding(what, Verdict.ADVICE, f"only {free / 1e6:.0f} MB are free at {folder}")
+            verdict = Verdict.WRONG if free < NO_DISK else Verdict.ADVICE
+            yield Finding(what, verdict, f"only {free / 1e6:.0f} MB are free at {folder}: free some")
 
 
 def spool_delay(settings: Settings) -> Iterator[Finding]:

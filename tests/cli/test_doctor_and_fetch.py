@@ -39,6 +39,17 @@ def test_what_cannot_work_is_named_and_exits_with_1(cli: Cli, home: Path, monkey
     assert cli("doctor").code == 1
 
 
+def test_a_disk_that_takes_nothing_is_wrong(cli: Cli, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage(".")
+    for free, verdict in ((1 << 40, "ok"), (1 << 28, "advice"), (1 << 20, "WRONG")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _place, free=free: real._replace(free=free))
+        assert verdicts(cli)["spool"] == verdict
+    monkeypatch.setattr("shutil.disk_usage", lambda _place: real._replace(free=1 << 40))
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a file system that is mounted read-only
+    done = cli("doctor")
+    assert (done.code, "cannot be written" in done.out) == (1, True)
+
+
 def test_a_readable_file_with_a_password_is_wrong(cli: Cli, home: Path) -> None:
     home.mkdir(mode=0o700)
     config = home / "config.toml"
