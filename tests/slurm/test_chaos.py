@@ -20,7 +20,6 @@ from slurm_site import SlurmUser
 from tally import tally
 
 from prompttuner.files import read_json
-from prompttuner.states import JOB_ENDED
 
 JOBS = int(os.environ.get("PROMPTTUNER_CHAOS_JOBS", "12"))
 FAULTS = int(os.environ.get("PROMPTTUNER_CHAOS_FAULTS", "15"))
@@ -137,7 +136,7 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
         until = time.monotonic() + PATIENCE_S
         while sum(chaos.hits.values()) < FAULTS:
             assert time.monotonic() < until, f"{chaos.hits}, {chaos.missed} misses\n{user.report()}"
-            if sum(user.state(job)["state"] not in JOB_ENDED for job in jobs) < LEAST_JOBS:
+            if user.unfinished(jobs) < LEAST_JOBS:
                 jobs.append(user.submit_paced(f"paced{len(jobs)}", ITERATIONS, STEP_S))
             time.sleep(chaos.random.uniform(*GAP_S))
             chaos.strike()

@@ -124,6 +124,17 @@ class SlurmUser:
         except (NotFound, NoDatabase):
             return {"state": "requested", "step": 0, "members": 0}
 
+    def unfinished(self, jobs: list[str]) -> int:
+        """How many of these have not ended: one query, however many they are."""
+        from sqlalchemy import select
+
+        from prompttuner.db import Store
+        from prompttuner.db.models import Job
+
+        with Store.open(self.settings.database_url, read_only=True) as store, store.read() as session:
+            ended = set(session.scalars(select(Job.id).where(Job.state.in_(JOB_ENDED))))
+        return len(set(jobs) - ended)
+
     def wait(self, *jobs: str) -> list[dict[str, Any]]:
         """Until all have ended."""
         self.until(lambda: all(self.state(job)["state"] in JOB_ENDED for job in jobs), f"{jobs} have ended")
