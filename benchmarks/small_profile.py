@@ -1,7 +1,7 @@
 """Measures the profile of the shipped small model from the running system, on a throw-away Slurm cluster.
 
-Six real tuning jobs: a cold start, a warm one, one on two members, one that is scaled while it runs, one of a
-second LLM (a switch), one that looks its prompt up in the bank of the others. A member is one CPU core.
+Five real tuning jobs: a cold start, a warm one, one on two members, one that is scaled while it runs, one of a
+second LLM (a switch). A member is one CPU core. The time of a lookup is that of benchmarks/bank.py, whose bank is full.
 
     python benchmarks/small_profile.py [--quick] [--save] [--json]
 
@@ -34,6 +34,7 @@ from prompttuner.db.models import Allocation, Job
 from prompttuner.smallmodel import tasks
 
 PROFILE = Path(__file__).parents[1] / "prompttuner" / "profiles" / "small.json"
+BANK = Path(__file__).parent / "results" / "bank.json"
 COMMAND = "python benchmarks/small_profile.py --save"
 SIZES = (4, 8)
 """Members beyond the measured two, whose gain follows Amdahl's law from the gain of two."""
@@ -47,14 +48,13 @@ class Lab:
         self.data = tasks.write_dataset("reverse+upper", user.home / "data", train=128, evaluation=16)
         self.jobs: dict[str, str] = {}
 
-    def start(
-        self, name: str, members: int = 1, model: str = "small", prompt: str = "text:reverse , upper case"
-    ) -> str:
+    def start(self, name: str, members: int = 1, model: str = "small") -> str:
         """Submit a job that ends after exactly so many iterations: its target is out of reach."""
         train, evaluation = self.data
         spec = JobSpec(
             name=name, model=model, train=train, eval=evaluation, target="loss<=0.000001", min_gpus=members,
-            max_gpus=members, initial_prompt=prompt, batch_size=16, max_iterations=self.steps, eval_every=self.steps,
+            max_gpus=members, initial_prompt="text:reverse , upper case", batch_size=16, max_iterations=self.steps,
+            eval_every=self.steps,
         )  # fmt: skip
         self.jobs[name] = submit(spec, settings=self.user.settings)
         return self.jobs[name]
@@ -68,7 +68,6 @@ class Lab:
         leave(self.user.settings, {"kind": "scale", "job": scaled, "members": 2})
         self.user.wait(scaled)
         self.user.wait(self.start("other", model=str(self.user.another_model())))
-        self.user.wait(self.start("lookup", prompt="auto"))
 
 
 def measured(session: Session, lab: Lab) -> dict[str, Any]:
@@ -93,9 +92,7 @@ def measured(session: Session, lab: Lab) -> dict[str, Any]:
         if name in {"warm", "pair"}:
             found["warm_s"].append(max(0.0, stints[0].first_at - stints[0].granted_at - poll_s))
         pauses += [after.first_at - one.end_at for one, after in pairwise(stints)]
-    seconds = (jobs["lookup"].lookup or {}).get("seconds")
-    if seconds is not None:
-        found["lookup_s"].append(float(seconds))
+    found["lookup_s"].append(float(json.loads(BANK.read_text())["lookup_cpu_s"]))
     rates = {row.members: row.iters_per_s for row in profile_rows.load_speeds(session) if row.pool == jobs["pair"].pool}
     found["resize_s"] = [max(0.0, pause - 1.0 / rates[1]) for pause in pauses]  # journals tell when a step begins
     return {
@@ -114,7 +111,8 @@ def profile_of(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     curve = [[1, 1.0], [2, round(gain, 2)], *([n, round(1.0 / (serial + (1.0 - serial) / n), 2)] for n in SIZES)]
     origin = (
         f"measured: {COMMAND} (real Slurm, agents and jobs of batch size 16, one CPU core a member, {os.cpu_count()} "
-        f"cores, load {os.getloadavg()[0]:.1f} at its end); gains of 4 and 8 members by Amdahl's law"
+        f"cores, load {os.getloadavg()[0]:.1f} at its end); gains of 4 and 8 members by "
+        "Amdahl's law, lookup_s by benchmarks/bank.py"
     )
     if kept:
         origin += f"; not seen there and left as they were: {', '.join(kept)}"
