@@ -72,7 +72,13 @@ class Job:
         return read_membership(self.dir)
 
     def assign(self, members: Sequence[str], *, stop: str | None = None, lookup_s: float = 0.0) -> Membership:
-        """Plan these members, tell the newcomers' agents, and return the plan."""
+        """Plan these members, tell the newcomers' agents, and return the plan.
+
+        Like the controller it gives leases to warm agents only: who is still leaving is waited for.
+        """
+        staying = self.plan.members if self.plan else ()
+        for agent in set(members).difference(staying).intersection(self.pids):
+            self.wait_end(agent)
         while True:
             now = self.plan
             base = now or Membership(0, ())
