@@ -15,6 +15,7 @@ from prompttuner.errors import NotFound, SpecError, StateError
 from prompttuner.profiles import stated
 from prompttuner.trace.format import write_trace
 from prompttuner.trace.job import TraceJob
+from prompttuner.tuning.paced_model import read_paced_model
 
 JOBS = [
     TraceJob("a", 100.0, "gpt2-base", 40, 0.1, deadline_s=160, max_gpus=4, bank_factor=0.5),
@@ -64,6 +65,9 @@ def test_jobs_are_submitted_when_due_and_each_once(settings: Settings) -> None:
     spec = requests["a"]["spec"]
     assert spec["deadline_at"] == 1105.0 + 60 and spec["submitted_at"] == 1105.0
     assert spec["model_name"] == "gpt2-base" and spec["max_gpus"] == 4
+    model, profile = read_paced_model(spec["model"]), PROFILES["gpt2-base"]
+    assert model is not None and (model.start_s, model.switch_s) == (profile.start_s, profile.switch_s)
+    assert requests["b_1"]["spec"]["model"] != spec["model"] and set(spec["paced"]) & {"llm", "start_s"} == set()
     assert spec["paced"]["speedup"] == pytest.approx([1.0, 1.95, 2.825, 3.7]) and spec["paced"]["looked_up"] == 20
     assert requests["b_1"]["spec"]["deadline_at"] is None and requests["b_1"]["spec"]["priority"] == 3
 

@@ -9,7 +9,7 @@ import pytest
 from lab import Lab
 
 from prompttuner.controller import tick as tick_module
-from prompttuner.controller.paced import stated_remaining, stated_speedup, stated_step_s
+from prompttuner.controller.paced import stated_bank, stated_remaining, stated_speedup, stated_step_s
 
 PACED = {"step_s": 0.25, "speedup": [1.0, 1.9, 2.7], "iterations": 40, "looked_up": 10, "lookup_s": 3.0}
 
@@ -36,9 +36,19 @@ def test_nothing_is_stated_of_a_job_that_tunes() -> None:
     assert stated_step_s({"a": {}, "b": {"paced": PACED}}) == {"b": 0.25}
 
 
-def test_the_policy_sees_iterations_step_time_and_speed_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    tunes = lab.submit(ita=50)
-    paced = lab.submit(ita=50, paced=PACED)
+def test_a_lookup_pays_where_the_spec_says_so_whatever_the_own_bank_holds(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stated_bank({"paced": PACED}) and not stated_bank({"paced": {**PACED, "looked_up": 40}})
+    assert not stated_bank({"paced": {"iterations": 40}}) and not stated_bank({"max_iterations": 9})
+    paced = lab.submit(ita=50, paced=PACED, initial_prompt="auto")
+    seen = snapshots(monkeypatch)
+    lab.tick()
+    assert seen[0].jobs.bank_factor_mid[seen[0].jobs.id.index(paced)] < 1
+
+
+def snapshots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What policies will have seen."""
     seen: list[Any] = []
     real = tick_module.build_snapshot
 
@@ -47,6 +57,13 @@ def test_the_policy_sees_iterations_step_time_and_speed_up(lab: Lab, monkeypatch
         return seen[-1]
 
     monkeypatch.setattr(tick_module, "build_snapshot", keep)
+    return seen
+
+
+def test_the_policy_sees_iterations_step_time_and_speed_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunes = lab.submit(ita=50)
+    paced = lab.submit(ita=50, paced=PACED)
+    seen = snapshots(monkeypatch)
     lab.tick()
     jobs, pools = seen[0].jobs, seen[0].pools
     row, other = jobs.id.index(paced), jobs.id.index(tunes)
