@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections import Counter
@@ -250,11 +251,13 @@ def new_lab() -> Iterator[Lab]:
         yield lab
 
 
-def count_side_effects() -> int:
+@functools.cache
+def side_effects() -> list[str]:
+    """Names of all side effects of the undisturbed scenario, in order."""
     fuse = Fuse()
     with new_lab() as lab:
         scenario(lab, fuse)
-    return fuse.count
+    return fuse.names
 
 
 PARTS = 8
@@ -265,7 +268,7 @@ FULL_TICKS = 3
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_tick_killed_between_any_two_side_effects_is_mended_by_the_next(part: int) -> None:
-    total = count_side_effects()
+    total = len(side_effects())
     assert total > 100
     for burn_at in range(part, total, PARTS * int(os.environ.get("PROMPTTUNER_FUSE_STRIDE", "1"))):
         with new_lab() as lab:
@@ -274,12 +277,8 @@ def test_a_tick_killed_between_any_two_side_effects_is_mended_by_the_next(part: 
 
 @pytest.mark.timeout(900)
 def test_a_disk_that_is_full_for_a_while_is_mended_by_the_same_controller() -> None:
-    fuse = Fuse()
-    with new_lab() as lab:
-        scenario(lab, fuse)
-    writes = [
-        n for n, name in enumerate(fuse.names) if name in {"before transact", "before write_bytes", "before link"}
-    ]
+    stopped = {"before transact", "before write_bytes", "before link"}
+    writes = [number for number, name in enumerate(side_effects()) if name in stopped]
     for burn_at in writes[:: 8 * int(os.environ.get("PROMPTTUNER_FUSE_STRIDE", "1"))]:
         with new_lab() as lab:
             check_end(lab, scenario(lab, FullDisk(burn_at)))

@@ -140,6 +140,7 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
                 jobs.append(user.submit_paced(f"paced{len(jobs)}", ITERATIONS, STEP_S))
             time.sleep(chaos.random.uniform(*GAP_S))
             chaos.strike()
+        user.until(lambda: not user.unfinished(jobs), "all jobs have ended", 400 + 20 * JOBS)
         ended = user.wait(*jobs)
         assert [job["state"] for job in ended] == ["exhausted"] * 2 + ["done"] * (len(jobs) - 2), user.events()[-40:]
         assert [job["step"] for job in ended] == [REAL_ITERATIONS] * 2 + [ITERATIONS] * (len(jobs) - 2)

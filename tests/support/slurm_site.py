@@ -151,10 +151,10 @@ class SlurmUser:
         told = [told for path in files if (told := _read(path)) and members in {None, told.get("members")}]
         return max((progress.get("step", 0) for progress in told), default=0)
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def until(self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
         while not condition():
-            assert time.monotonic() < deadline, f"not after {PATIENCE_S:.0f} s: {what}\n{self.report()}"
+            assert time.monotonic() < deadline, f"not after {patience_s:.0f} s: {what}\n{self.report()}"
             time.sleep(0.2)
 
     # -- what became of them ----------------------------------------------------------------------------------
