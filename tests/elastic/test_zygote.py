@@ -233,52 +233,58 @@ def test_idle_work_computes_what_the_bank_lacks_and_yields_to_a_lease(running: L
     assert running.zygote.alive
 
 
-@pytest.mark.parametrize("resident", [False, True], ids=["forked", "resident"])
 def test_a_lease_in_the_middle_of_a_trial_waits_for_one_step_at_most(
-    make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path, resident: bool
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
+    interrupt_a_trial(running, make_job_spec(max_iterations=5), tmp_path)
+
+
+def test_a_resident_worker_leaves_a_trial_for_a_lease(
+    make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = ElasticSettings(poll_s=0.02, resident=True)
+    listener = Listener(Zygote.start(tmp_path / "log.txt", settings.to_env()))
+    try:
+        interrupt_a_trial(listener, make_job_spec(max_iterations=5), tmp_path)
+    finally:
+        listener.zygote.exit()
+        print((tmp_path / "log.txt").read_text())
+
+
+def interrupt_a_trial(listener: Listener, spec: dict[str, Any], tmp_path: Path) -> None:
+    """A lease comes while the bank's task is being tried: it is served, and the trial goes on afterwards."""
     from prompttuner.bank import Bank, Entry
     from prompttuner.bank.tasks import note_task
     from prompttuner.bank.trial_log import read_trials
 
-    spec = make_job_spec(max_iterations=5)
     shelf = Bank.create(tmp_path / "bank").shelf(spec["model"])
     entry = shelf.add(Entry("text", "small", text="copy the letters"))
     for word in ("reverse the letters", "sort the letters"):
         shelf.add(Entry("text", "small", text=word))
     # Steps so large that the trial could not end before the lease does, if the lease had to wait for it.
-    note_task(shelf, entry, {**spec, "batch_size": 1024}, "j1")
-    listener = Listener(Zygote.start(tmp_path / "log.txt", ElasticSettings(poll_s=0.02, resident=resident).to_env()))
-
-    def log() -> Path:
-        return shelf.root / "trials" / f"{entry}.json"
-
-    try:
-        listener.zygote.load(spec["model"])
-        listener.next("loaded")
-        listener.zygote.idle_work(tmp_path / "bank", spec["model"])
-        deadline = time.monotonic() + PATIENCE_S
-        while not log().exists():
-            assert time.monotonic() < deadline, "no trial was begun"
-            time.sleep(0.02)
-        listener.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "127.0.0.1")
-        listener.next("lease_started")
-        assert listener.next("lease_ended")["outcome"] == "done"
-        before = read_trials(shelf)[entry]
-        assert before.losses and not before.complete
-        note_task(shelf, entry, {**spec, "batch_size": 2}, "j1")  # and now it may end
-        listener.zygote.idle_work(tmp_path / "bank", spec["model"])
-        while not read_trials(shelf)[entry].complete:
-            assert time.monotonic() < deadline + PATIENCE_S, "the trial was not taken up again"
-            time.sleep(0.05)
-        after = read_trials(shelf)[entry]
-        assert all(after.losses[name][: len(losses)] == losses for name, losses in before.losses.items())
-        assert len(after.after) == 3
-        listener.zygote.lease(new_job(tmp_path / "next", spec), "a", 1, "127.0.0.1")
-        assert listener.next("lease_ended")["outcome"] == "done"
-    finally:
-        listener.zygote.exit()
-        print((tmp_path / "log.txt").read_text())
+    note_task(shelf, entry, {**spec, "batch_size": 512}, "j1")
+    listener.zygote.load(spec["model"])
+    listener.next("loaded")
+    listener.zygote.idle_work(tmp_path / "bank", spec["model"])
+    deadline = time.monotonic() + PATIENCE_S
+    while not (shelf.root / "trials" / f"{entry}.json").exists():
+        assert time.monotonic() < deadline, "no trial was begun"
+        time.sleep(0.02)
+    listener.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "127.0.0.1")
+    listener.next("lease_started")
+    assert listener.next("lease_ended")["outcome"] == "done"
+    before = read_trials(shelf)[entry]
+    assert before.losses and not before.complete
+    note_task(shelf, entry, {**spec, "batch_size": 2}, "j1")  # and now it may end
+    listener.zygote.idle_work(tmp_path / "bank", spec["model"])
+    while not read_trials(shelf)[entry].complete:
+        assert time.monotonic() < deadline + PATIENCE_S, "the trial was not taken up again"
+        time.sleep(0.05)
+    after = read_trials(shelf)[entry]
+    assert all(after.losses[name][: len(losses)] == losses for name, losses in before.losses.items())
+    assert len(after.after) == 3
+    listener.zygote.lease(new_job(tmp_path / "next", spec), "a", 1, "127.0.0.1")
+    assert listener.next("lease_ended")["outcome"] == "done"
 
 
 @pytest.fixture
