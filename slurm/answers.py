@@ -35,6 +35,8 @@ _P, _R, _C, _E, _U = Native.PENDING, Native.RUNNING, Native.COMPLETING, Native.E
 STATES: dict[str, Native] = {
     "PENDING": _P,
     "CONFIGURING": _P,
+    "EXPEDITING": _P,
+    "POWER_UP_NODE": _P,
     "REQUEUED": _P,
     "REQUEUE_FED": _P,
     "REQUEUE_HOLD": _P,

@@ -35,7 +35,12 @@ HARMLESS = frozenset({"requeue", "no-requeue", "quiet"})
 ADVICE = {
     "array": "use '#PROMPTTUNER --grid' or `prompttuner submit --grid`", "deadline": "use '#PROMPTTUNER --deadline'",
     "wrap": "the body may hold set-up lines only", "dependency": "jobs here do not depend on each other",
+    "export": "write `export NAME=value` lines into the body", "test-only": "use `prompttuner submit --dry-run`",
 }  # fmt: skip
+GPU_OPTIONS = frozenset({"gres", "gpus", "gpus-per-node", "gpus-per-task"})
+ALONE = frozenset({"nodes", "ntasks", "ntasks-per-node"})
+"""Options that may only say 1."""
+WITH_VALUE = {*SETTINGS, *NOTED, *ADVICE, *GPU_OPTIONS, *ALONE, *LONG.values()} - WITHOUT_VALUE - {"test-only"}
 GPU = re.compile(r"(?:gres/|gpu:)?(?:gpu:)?(?:(?P<kind>[A-Za-z][\w.-]*):)?(?P<count>\d+)$")
 SETUP = re.compile(
     r"(module|ml|spack load|source|\.|export|unset|umask|ulimit|set|"
@@ -128,6 +133,8 @@ def _pairs(words: list[str], where: str, *, of_sbatch: bool) -> list[tuple[str, 
             equals = "=" if value else ""
         else:
             raise SpecError(f"{where}: {word!r} is not an option that is understood here")
+        if of_sbatch and not equals and name not in {*WITH_VALUE, *WITHOUT_VALUE}:
+            equals = "="  # refused later, by its name; whether it takes a value does not matter
         if not equals and name not in WITHOUT_VALUE:
             if not queue or (of_sbatch and queue[0].startswith("--")) or not of_sbatch:
                 raise SpecError(f"{where}: --{name} needs a value: --{name}=VALUE")
@@ -170,9 +177,9 @@ def _apply(script: BatchScript, given: Mapping[str, str], settings: Mapping[str,
             script.chdir = value
         elif name == "job-name":
             script.spec["name"] = value
-        elif name in {"gres", "gpus", "gpus-per-node", "gpus-per-task"}:
+        elif name in GPU_OPTIONS:
             _gpus(script, name, value, source)
-        elif name in {"nodes", "ntasks", "ntasks-per-node"}:
+        elif name in ALONE:
             if value != "1":
                 text = f"--{name}={value} cannot be: members are one GPU each, anywhere; use '#PROMPTTUNER --max-gpus'"
                 raise SpecError(f"{source}: {text}")

@@ -74,11 +74,14 @@ def scale(
     """Give a job a fixed number of GPUs, or leave it to the policy again."""
     if gpus != "auto" and not (gpus.isdecimal() and int(gpus) >= 1):
         raise SpecError(f"{gpus!r} is not a number of GPUs: give 1 or more, or auto (to pause a job: hold)")
+    from prompttuner.controller.submitting import check_within_cap
+
     count = None if gpus == "auto" else int(gpus)
     with one_job(job) as (_, row):
         batch = int(row.spec["batch_size"])
     if count is not None and count > batch:
         raise SpecError(f"{count} GPUs are more than the batch size of {batch}: a member would have no sample")
+    check_within_cap(context.settings(), count or 1)
     _change("scale", [job], json, members=count)
 
 

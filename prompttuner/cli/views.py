@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def job_view(job: Job, now: float, spool_dir: Path) -> dict[str, Any]:
         "max_gpus": job.max_gpus,
         "scale_to": job.scale_to,
         "history": job.history,
-        "gpu_seconds": job.gpu_seconds,
+        "gpu_seconds": job.gpu_seconds if job.finished_at is not None else max(job.gpu_seconds, _so_far(job, now)),
         "submitted_at": job.submitted_at,
         "submitted_iso": iso(job.submitted_at),
         "started_at": job.started_at,
@@ -67,6 +68,12 @@ def job_view(job: Job, now: float, spool_dir: Path) -> dict[str, Any]:
         "finished_iso": None if job.finished_at is None else iso(job.finished_at),
         "result": str(result) if job.state in {JobState.DONE, JobState.EXHAUSTED} else None,
     }
+
+
+def _so_far(job: Job, now: float) -> float:
+    """GPU-seconds of a job that has not ended: those of its present leases are not in its row yet."""
+    entries = [*job.history, [now, 0]]
+    return float(sum(max(0.0, end - at) * members for (at, members), (end, _) in itertools.pairwise(entries)))
 
 
 def event_view(event: Event | Row[Any]) -> dict[str, Any]:

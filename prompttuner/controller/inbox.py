@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from prompttuner.controller.pools import pool_of
 from prompttuner.controller.project import prepare_job
+from prompttuner.controller.submitting import check_within_cap
 from prompttuner.controller.tx import Tx
 from prompttuner.db import jobs as job_rows
 from prompttuner.db import requests as request_rows
@@ -76,6 +77,8 @@ def _apply_once(ctx: Context, request: Mapping[str, Any]) -> tuple[bool, str]:
     try:
         if request.get("kind") == "submit":
             _prepare_submit(ctx, request)
+        elif request.get("kind") == "scale":
+            check_within_cap(ctx.settings, int(request.get("members") or 1))
 
         def work(session: Session) -> str:
             tx = Tx(session, ctx.now())
@@ -109,6 +112,7 @@ def _prepare_submit(ctx: Context, request: Mapping[str, Any]) -> None:
     job_id, spec = str(request.get("job", "")), request.get("spec")
     if not _plain_id(job_id) or not isinstance(spec, dict):
         raise SpecError("a submit request needs a job id and a resolved spec")
+    check_within_cap(ctx.settings, int(spec.get("min_gpus") or 1))
     prepare_job(ctx.spool, job_id, spec)
 
 

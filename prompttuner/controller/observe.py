@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.controller.facts import AgentFacts, JobFacts
-from prompttuner.controller.tx import Tx
+from prompttuner.controller.tx import WENT_ON, Tx
 from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
 from prompttuner.slurm.spool import PROTOCOL, AgentStatus
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
@@ -50,8 +50,8 @@ def signalled(told: AgentFacts) -> bool:
 def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: float, view: Seen | None) -> None:
     if told.instance is not None and allocation.started_at is None:
         allocation.native_id = allocation.native_id or told.instance.get("native_id")
-    if signalled(told) and view is not None and view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}:
-        return  # Slurm's word follows: it says why
+    if signalled(told) and (view is None or view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}):
+        return  # Slurm's word follows, perhaps in a later tick: it says why
     if told.farewell is not None:
         reason = str(told.farewell.get("reason", "ended"))
         detail = str(told.farewell.get("detail", ""))
@@ -137,9 +137,12 @@ def _respect_scancel(tx: Tx, allocation: Allocation) -> None:
     job = tx.last_job_of(allocation)
     others = [] if job is None else [member for member in job.members if member != allocation.uuid]
     cause = "ended by scancel, not by prompttuner"
-    if job is not None and others and job.max_gpus > max(job.min_gpus, len(others)):
-        job.max_gpus = max(job.min_gpus, len(others))
-        cause += f": not replaced, {job.id} goes on with {len(others)} (`prompttuner scale` gives it more)"
+    if job is not None and others:
+        if job.scale_to is not None:
+            job.scale_to = min(job.scale_to, len(others))  # the user's latest word counts
+        job.max_gpus = min(job.max_gpus, max(job.min_gpus, len(others)))
+        if (job.scale_to or job.min_gpus) <= len(others):
+            cause += f": not replaced, {job.id} goes on with {len(others)} (`prompttuner scale` gives it more)"
     tx.event("allocation.scancelled", job=job, allocation=allocation, cause=cause)
 
 
@@ -165,7 +168,7 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
     plan = told.plan
     if plan is None or plan.generation <= job.generation or plan.by == "controller":
         return
-    tx.new_members(job, list(plan.members), f"the members went on by themselves ({plan.by})", plan.generation)
+    tx.new_members(job, list(plan.members), f"{WENT_ON} ({plan.by})", plan.generation)
     job.plan_generation = plan.generation
 
 

@@ -55,6 +55,8 @@ class SnapshotInputs:
     """By pool key: submission times, ascending."""
     step_s: Mapping[str, float] = field(default_factory=dict)
     """By job id: seconds of an iteration on one member, where it is known beforehand."""
+    kept: frozenset[str] = frozenset()
+    """Jobs that keep the members they have for the moment, whatever their limits."""
 
 
 def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given: SnapshotInputs) -> Snapshot:
@@ -85,8 +87,8 @@ def _jobs(
         submit=_floats(job.submitted_at for job in jobs),
         deadline=_floats(INF if job.deadline_at is None else job.deadline_at for job in jobs),
         priority=_ints(job.priority for job in jobs),
-        min_gpus=_ints(job.scale_to or job.min_gpus for job in jobs),
-        max_gpus=_ints(job.scale_to or job.max_gpus for job in jobs),
+        min_gpus=_ints(_limits(job, given.kept)[0] for job in jobs),
+        max_gpus=_ints(_limits(job, given.kept)[1] for job in jobs),
         step_s=_floats(given.step_s.get(job.id) or _step_s(job, profiles[index[job.pool]]) for job in jobs),
         iters_mid=_floats(given.remaining[job.id].mid for job in jobs),
         iters_hi=_floats(given.remaining[job.id].hi for job in jobs),
@@ -115,6 +117,13 @@ def _agents(
         ready_at=_floats(_ready_at(a, profiles[index[a.pool]] if a.pool in index else None, now) for a in allocations),
         ends_at=_floats(INF if a.ends_at is None else a.ends_at for a in allocations),
     )
+
+
+def _limits(job: Job, kept: frozenset[str]) -> tuple[int, int]:
+    """Fewest and most members that the policy may give it now."""
+    if job.id in kept and job.members:
+        return len(job.members), len(job.members)
+    return job.scale_to or job.min_gpus, job.scale_to or job.max_gpus
 
 
 def _job_phase(job: Job) -> JobPhase:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from prompttuner.controller.project import order_for, write_order
 from prompttuner.controller.tx import Tx
 from prompttuner.db.models import Allocation
+from prompttuner.errors import SpecError
 from prompttuner.files import make_private_dir, write_json
 from prompttuner.policy.snapshot import SiteLimits
 from prompttuner.slurm.backend import AllocationRequest, SubmitRefused, SubmitUnknown
@@ -20,12 +21,31 @@ from prompttuner.states import AllocationState
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from prompttuner.config import Settings
     from prompttuner.controller.context import Context
 
-__all__ = ["gpus_per_agent", "limits_now", "submit_intents"]
+__all__ = ["check_within_cap", "gpus_per_agent", "limits_now", "most_gpus", "submit_intents"]
 
 DEFAULT_MAX_GPUS = 8
 """GPUs held at a time where neither the user nor the site says otherwise: unknown means modest."""
+
+
+def most_gpus(settings: Settings) -> int:
+    """GPUs that may be held at a time."""
+    gpus = settings.local.slots if settings.backend == "local" else (settings.max_gpus or DEFAULT_MAX_GPUS)
+    return gpus if settings.max_gpus is None else min(gpus, settings.max_gpus)
+
+
+def check_within_cap(settings: Settings, gpus: int) -> None:
+    """Refuse a job that could never run.
+
+    Raises:
+        SpecError: it needs more GPUs than may be held.
+    """
+    most = most_gpus(settings)
+    if gpus > most:
+        key = "local.slots or max_gpus" if settings.backend == "local" else "max_gpus"
+        raise SpecError(f"{gpus} GPUs at a time are more than the {most} that may be held here (setting {key})")
 
 
 def gpus_per_agent(ctx: Context) -> int:
@@ -35,11 +55,10 @@ def gpus_per_agent(ctx: Context) -> int:
 def limits_now(ctx: Context, allocations: Sequence[Allocation]) -> SiteLimits:
     """What may be held and asked for in this tick."""
     s = ctx.settings
-    gpus = s.local.slots if s.backend == "local" else (s.max_gpus or DEFAULT_MAX_GPUS)
     held = sum(a.gpus for a in allocations)
     allowed = ctx.gate.allowance(ctx.now(), held, len(allocations), gpus_per_agent(ctx))
     return SiteLimits(
-        gpus=gpus if s.max_gpus is None else min(gpus, s.max_gpus),
+        gpus=most_gpus(s),
         allocations=float("inf") if s.max_jobs is None else s.max_jobs,
         requests_now=allowed.requests_now,
         idle_limit_s=s.idle_limit_s,

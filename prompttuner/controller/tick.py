@@ -50,6 +50,12 @@ OBSERVE_S = 5.0
 SIGNALLED_GAP_S = 1.0
 """Least time between two questions to Slurm while it has not yet said why an agent was signalled."""
 
+UNEXPLAINED_S = 30.0
+"""A job whose member leaves by itself is not given another for so long, unless Slurm has said why before."""
+
+SEEMS_WARM_S = 10.0
+"""The same where the agent has not said that it ends."""
+
 _ACTIVE_JOBS = (
     select(Job)
     .where(Job.state.in_(job_rows.ACTIVE_STATES))
@@ -267,6 +273,7 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         bank=outlook.bank,
         arrivals=outlook.arrivals,
         step_s=outlook.step_s,
+        kept=_with_unexplained_loss(ctx, rows.allocations),
     )
     snapshot = build_snapshot(rows.jobs, rows.allocations, given)
     plan = within_budget(snapshot, ctx.policy.plan(snapshot), submitting.gpus_per_agent(ctx))
@@ -285,6 +292,27 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
 
     acted, rows = ctx.store.transact(ctx.ownership, work)
     return acted, plan, rows
+
+
+def _with_unexplained_loss(ctx: Context, allocations: Sequence[Allocation]) -> frozenset[str]:
+    """Jobs that a member has left by itself a moment ago.
+
+    Only Slurm knows why, and what a user cancels there is not made good. A worker may be signalled, and leave, before
+    its agent says that it ends; so an agent that seems to be warm after that counts for a moment too.
+    """
+    now = ctx.now()
+    limits = {AllocationState.DRAINING: UNEXPLAINED_S, AllocationState.WARM: SEEMS_WARM_S}
+    leaving = [
+        a for a in allocations if not a.drain and 0 <= now - a.state_since < limits.get(AllocationState(a.state), 0.0)
+    ]
+    if not leaving:
+        return frozenset()
+
+    def read(session: Session) -> frozenset[str]:
+        tx = Tx(session, now)
+        return frozenset(job.id for a in leaving if (job := tx.left_by_itself(a)) is not None)
+
+    return ctx.store.query(read)
 
 
 def _notes_due(ctx: Context) -> bool:

@@ -17,9 +17,11 @@ from prompttuner.db import jobs as job_rows
 from prompttuner.db.models import Allocation, Job, Lease
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 
-__all__ = ["Tx"]
+__all__ = ["WENT_ON", "Tx"]
 
 CAUSE_LIMIT = 200
+WENT_ON = "the members went on by themselves"
+"""How the cause begins where survivors of a loss have written the plan."""
 NOTE_LIMIT = 500
 
 
@@ -141,6 +143,15 @@ class Tx:
         query = select(Lease.job_id).where(Lease.allocation == allocation.uuid).order_by(Lease.id.desc()).limit(1)
         name = allocation.job_id or self.session.scalar(query)
         job = None if name is None else self.session.get(Job, name)
+        return None if job is None or job.state in JOB_ENDED else job
+
+    def left_by_itself(self, allocation: Allocation) -> Job | None:
+        """The running job whose members have gone on without this allocation, not asked to by the controller."""
+        query = select(Lease).where(Lease.allocation == allocation.uuid).order_by(Lease.id.desc()).limit(1)
+        lease = self.session.scalar(query)
+        if lease is None or not (lease.end_reason or "").startswith(WENT_ON):
+            return None
+        job = self.session.get(Job, lease.job_id)
         return None if job is None or job.state in JOB_ENDED else job
 
     # -- the rest ---------------------------------------------------------------------------------------------

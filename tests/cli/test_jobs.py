@@ -153,7 +153,8 @@ def test_scale_sets_and_frees_the_number_of_gpus(cli: Cli, held: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "says"), [("0", "not a number"), ("many", "not a number"), ("17", "batch size of 16")]
+    ("count", "says"),
+    [("0", "not a number"), ("many", "not a number"), ("17", "batch size of 16"), ("16", "may be held here")],
 )
 def test_a_wrong_number_of_gpus_is_refused(cli: Cli, held: str, count: str, says: str) -> None:
     done = cli("scale", held, count)

@@ -168,6 +168,7 @@ def test_requests_are_applied_once_and_wrong_ones_answered(lab: Lab) -> None:
     reply = lab.ask("cancel", job="jnosuchjob1")
     assert not reply["ok"] and "no job" in reply["message"]
     assert not lab.ask("scale", job=job_id, members=99)["ok"]
+    assert "may be held here" in lab.ask("scale", job=job_id, members=16)["message"], "it could never run"
 
 
 def test_scaling_by_hand_grows_and_shrinks_a_running_job(tmp_path: Path) -> None:
@@ -187,7 +188,8 @@ def test_scaling_by_hand_grows_and_shrinks_a_running_job(tmp_path: Path) -> None
         assert [int(n) for _, n in lab.job(job_id).history][-1] == 1
 
 
-def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path, by_hand: bool) -> None:
     with (
         tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder,
         Lab(Path(folder), "prompttuner", local={"slots": 3}) as lab,
@@ -196,7 +198,8 @@ def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path) -> None:
         assert lab.ask("scale", job=job_id, members=2)["ok"]
         lab.run(30)
         assert len(lab.job(job_id).members) == 2
-        assert lab.ask("scale", job=job_id, members=None)["ok"]
+        if not by_hand:
+            assert lab.ask("scale", job=job_id, members=None)["ok"]
         lab.site.cancel([lab.site.running()[0].native_id])
         lab.run(60)
         job = lab.job(job_id)

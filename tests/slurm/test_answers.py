@@ -18,15 +18,17 @@ from prompttuner.slurm.answers import (
     parse_time,
 )
 from prompttuner.slurm.backend import Native
+from prompttuner.slurm.site import parse_partitions
 
-RECORDED = Path(__file__).parent / "recorded"
+ANSWERS = Path(__file__).parent / "answers"
+"""Recorded ones, and others written by hand: see the README there."""
 UUID = "6f1f2f3e-0000-4000-8000-000000000001"
-VERSIONS = sorted(path.name for path in RECORDED.iterdir() if path.is_dir())
+VERSIONS = sorted(path.name for path in ANSWERS.glob("written-*"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_recorded_queue(version: str) -> None:
-    rows = {row.job_id: row for row in parse_squeue((RECORDED / version / "squeue.txt").read_text())}
+def test_queue_as_each_release_prints_it(version: str) -> None:
+    rows = {row.job_id: row for row in parse_squeue((ANSWERS / version / "squeue.txt").read_text())}
     assert rows["4711"].state is Native.RUNNING
     assert rows["4711"].uuid == UUID
     assert rows["4711"].node == "gpu-01"
@@ -44,8 +46,8 @@ def test_recorded_queue(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_recorded_accounting(version: str) -> None:
-    rows = {row.job_id: row for row in parse_sacct((RECORDED / version / "sacct.txt").read_text())}
+def test_accounting_as_each_release_prints_it(version: str) -> None:
+    rows = {row.job_id: row for row in parse_sacct((ANSWERS / version / "sacct.txt").read_text())}
     assert {number: rows[number].word for number in ("4720", "4721", "4722", "4723")} == {
         "4720": "COMPLETED", "4721": "CANCELLED by 1000", "4722": "TIMEOUT", "4723": "NODE_FAIL",
     }  # fmt: skip
@@ -56,12 +58,36 @@ def test_recorded_accounting(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_recorded_job(version: str) -> None:
-    (record,) = parse_record((RECORDED / version / "scontrol_job.txt").read_text())
+def test_a_job_as_each_release_prints_it(version: str) -> None:
+    (record,) = parse_record((ANSWERS / version / "scontrol_job.txt").read_text())
     assert record["JobId"] == "4711"
     assert record["JobName"] == f"pt-{UUID}"
     assert record["JobState"] == "RUNNING"
     assert parse_time(record["EndTime"]) == parse_time("2026-11-20T12:00:00")
+
+
+def test_recorded_answers_of_a_real_cluster() -> None:
+    folder = ANSWERS / "recorded-22.05.8"
+    queue = {row.job_id: row for row in parse_squeue((folder / "squeue.txt").read_text())}
+    assert sorted(queue, key=int) == ["4", "5", "6", "7", "8", "9", "10", "12"], "all but the job array"
+    assert (queue["6"].state, queue["6"].uuid, queue["6"].node) == (Native.RUNNING, UUID, "n2")
+    assert queue["6"].ends_at == parse_time("2026-11-21T20:52:27")
+    assert (queue["7"].state, queue["7"].reason, queue["7"].node) == (Native.PENDING, "Resources", None)
+    assert queue["7"].start_at == parse_time("2026-11-21T20:52:27"), "Slurm's estimate"
+    assert {queue[number].state for number in ("8", "9", "12")} == {Native.ENDED}
+    assert queue["12"].reason == "NonZeroExitCode"
+    assert queue["10"].uuid is None
+    accounted = {row.job_id: row for row in parse_sacct((folder / "sacct.txt").read_text())}
+    words = {number: row.word for number, row in accounted.items()}
+    assert words == {"6": "RUNNING", "7": "PENDING", "8": "COMPLETED", "9": "CANCELLED by 0", "12": "FAILED"}
+    assert (accounted["7"].node, accounted["7"].start_at) == (None, None)
+    running, pending = parse_record((folder / "scontrol_job.txt").read_text())
+    assert (running["JobState"], running["NodeList"], running["Comment"]) == ("RUNNING", "n2", UUID)
+    assert (pending["JobState"], pending["NodeList"], pending["TresPerNode"]) == ("PENDING", "", "gres:gpu:fake:2")
+    partitions = {one.name: one for one in parse_partitions((folder / "scontrol_partition.txt").read_text(), {}, "OFF")}
+    assert (partitions["gpu"].walltime_s, partitions["gpu"].default) == (7 * 86400, True)
+    assert (partitions["spare"].walltime_s, partitions["spare"].preemptable) == (None, True)
+    assert partitions["short"].walltime_s == 300
 
 
 def test_every_known_word_has_a_meaning_and_new_ones_are_unknown() -> None:

@@ -58,6 +58,9 @@ def test_options_of_the_command_line_win_as_with_sbatch() -> None:
     [
         ("#SBATCH --teleport=yes", "line 2|--teleport"),
         ("#SBATCH --array=1-10", "--grid"),
+        ("#SBATCH --exclusive", "--exclusive has no meaning here"),
+        ("#SBATCH --exclusive --time=5", "--exclusive has no meaning here"),
+        ("#SBATCH --export=ALL", "into the body"),
         ("#SBATCH --nodes=4", "max-gpus"),
         ("#SBATCH --gres=gpu:many", "number of GPUs"),
         ("#SBATCH --partition=other", "slurm.partition"),

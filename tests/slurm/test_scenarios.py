@@ -219,6 +219,23 @@ def test_scaled_by_hand_while_it_runs_the_prompt_stays_the_same(
     check_no_double_admission(user)
 
 
+def test_the_users_own_scancel_is_respected(make_user: MakeUser) -> None:
+    user = make_user()
+    job = user.submit_paced("endless", iterations=100_000, step_s=0.1, max_gpus=2)
+    user.until(lambda: user.state(job)["state"] != "requested", f"{job} is known")
+    user.cli("scale", job, "2")
+    user.until(lambda: user.step(job, members=2) > 0, "steps with two members")
+    user.cluster.run("scancel", "--name", user.queue()[0])
+    user.until(lambda: any(kind == "allocation.scancelled" for kind, _ in user.events()), "it is said in events")
+    (cause,) = [cause for kind, cause in user.events() if kind == "allocation.scancelled"]
+    assert "not replaced" in cause
+    at = user.step(job)
+    user.until(lambda: user.step(job, members=1) > at + 20, "the other one goes on")
+    assert user.state(job)["members"] == 1
+    assert len(user.accounted()) == 2, "the cancelled one was not replaced"
+    user.cli("cancel", job)
+
+
 @pytest.mark.skipif(os.environ.get("PROMPTTUNER_NESTED") == "1", reason="is this very run")
 def test_everything_as_an_ordinary_user() -> None:
     """The first scenario on a cluster that belongs to an ordinary user, down to the controller and its agents."""

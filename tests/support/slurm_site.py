@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -75,11 +77,14 @@ class SlurmUser:
             self._controller = None
 
     def cli(self, *words: str) -> str:
-        """Standard output of a command as the user types it; it must succeed."""
-        command = [sys.executable, "-c", "from prompttuner.cli import main; main()", f"--home={self.home}", *self.flags]
-        done = subprocess.run([*command, *words], env=self.cluster.env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        """What a command prints, as the user types it; it must succeed."""
+        from prompttuner.cli.frame import run
+
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = run([f"--home={self.home}", *self.flags, *words])
+        assert code == 0, f"{words}: {code}\n{said.getvalue()}"
+        return said.getvalue()
 
     # -- jobs -------------------------------------------------------------------------------------------------
 
@@ -100,16 +105,16 @@ class SlurmUser:
         )  # fmt: skip
         return submit(spec, settings=self.settings)
 
-    def submit_paced(self, name: str, iterations: int, step_s: float) -> str:
+    def submit_paced(self, name: str, iterations: int, step_s: float, **fields: Any) -> str:
         """A job that sleeps instead of computing: its length does not depend on the machine."""
         from prompttuner.controller.requests import leave, new_job_id
         from prompttuner.spec import make_spec, resolve
 
         train, evaluation = tasks.write_dataset("reverse+upper", self.home / "data", train=128, evaluation=16)
         values = {"name": name, "model": "small", "train": str(train), "eval": str(evaluation), "max_gpus": 1,
-                  "target": "loss<=0.5", "max_iterations": 100_000}  # fmt: skip
+                  "target": "loss<=0.5", "max_iterations": 100_000, **fields}  # fmt: skip
         spec = resolve(make_spec(values), time.time())
-        spec["paced"] = {"step_s": step_s, "speedup": [1.0], "iterations": iterations}
+        spec["paced"] = {"step_s": step_s, "speedup": [1.0, 1.0], "iterations": iterations}
         job = new_job_id()
         leave(self.settings, {"kind": "submit", "job": job, "spec": spec})
         return job
