@@ -30,8 +30,8 @@ def summarise(rows: list[Row], quick: bool) -> dict[str, Any]:
             cells.append({**row, **{k: limit.get(k) for k in ("unavoidable", "bound_cost", "bound_violations")}})
     plain = [cell for cell in cells if not cell["variant"]]
     weaker = [cell for cell in cells if cell["variant"] == "weaker"]
-    if weaker:
-        weaker += [cell for cell in plain if not cell["bank"]]
+    there = {_place(cell)[1:5] for cell in weaker}
+    weaker += [cell for cell in plain if not cell["bank"] and _place(cell)[1:5] in there]
     gpus, slo = defs.HEADLINE
     return {
         "benchmark": "policies",
