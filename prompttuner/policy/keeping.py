@@ -1,4 +1,4 @@
-"""Which idle agents are kept warm, which are given back, which are started ahead of their jobs."""
+"""Which idle agents are kept warm and which are given back."""
 
 from __future__ import annotations
 

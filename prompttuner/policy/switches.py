@@ -24,7 +24,7 @@ class Switches:
     boost: bool = True
     """Idle GPUs speed up running jobs."""
     forecast: bool = True
-    """Keep agents longer (or start them ahead) where the arrival history says they will be needed."""
+    """Keep agents longer where the arrival history says they will be needed, and shorter elsewhere."""
     switch: bool = True
     """A warm agent may load another LLM."""
     overload: float = 1.0

@@ -37,7 +37,8 @@ def read_trace(path: Path) -> Loaded:
     if path.suffix == ".jsonl" or text.lstrip()[:1] == "{":
         rows: Iterable[tuple[int, Mapping[str, object]]] = _json_rows(text, loaded.problems)
     else:
-        rows = csv_rows(text, str(path), REQUIRED, loaded.problems)
+        hint = "; other logs and traces are turned into one by `prompttuner trace import`"
+        rows = csv_rows(text, str(path), REQUIRED, loaded.problems, hint=hint)
     build_jobs(loaded, rows, _job)
     if not loaded.jobs and not loaded.problems:
         raise DataError(f"{path} holds no jobs")

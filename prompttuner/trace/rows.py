@@ -74,7 +74,7 @@ def open_text(path: Path) -> str:
 
 
 def csv_rows(
-    text: str, source: str, required: Iterable[str], problems: list[Problem], delimiter: str = ","
+    text: str, source: str, required: Iterable[str], problems: list[Problem], delimiter: str = ",", hint: str = ""
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, row) of each row that has as many fields as the header; others are added to ``problems``.
 
@@ -91,7 +91,7 @@ def csv_rows(
         header = [name.strip() for name in next(parsed)]
         missing = [name for name in required if name not in header]
         if missing:
-            raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)})")
+            raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)}){hint}")
         for row in parsed:
             line = lines[parsed.line_num - 1][0]  # a quoted field may hold line breaks: the row's last line
             if len(row) != len(header):

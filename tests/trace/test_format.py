@@ -87,7 +87,7 @@ def test_broken_json_lines_are_named_by_line(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
-        ("id,submit_s\na,1\n", "no column llm, iters, step_s"),
+        ("id,submit_s\na,1\n", "no column llm, iters, step_s .*trace import"),
         ("id,submit_s,llm,iters,step_s\n", "holds no jobs"),
     ],
 )
