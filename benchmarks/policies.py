@@ -1,6 +1,7 @@
 """All policies against each other and against the limit, on bursty two-hour windows.
 
-python benchmarks/policies.py [--quick] [--json] [--seeds N] [--jobs N] [--out FILE] [--cache FILE [--check N]]
+python benchmarks/policies.py [--quick] [--json] [--seeds N] [--full] [--jobs N] [--out FILE]
+                              [--cache FILE [--check N]]
 
 Definitions, windows and seeds: ``policies_definitions.py``. All cells are computed and written, none picked; the
 figures are pooled over the report windows and seeds. ``--quick``: 32 GPUs, S = U(0.5,1.5), one seed, two windows.
@@ -135,21 +136,25 @@ def extra_cells(windows: Iterable[defs.Window], seeds: Iterable[int], slos: Iter
     return out
 
 
-def plan_cells(quick: bool, seeds: int) -> list[Cell]:
+def plan_cells(quick: bool, seeds: int, full: bool) -> list[Cell]:
     """All cells of a run, the headline first."""
     if quick:
         return cells_of(defs.REPORT[:2], *defs.HEADLINE, seeds=defs.SEEDS[:1])
-    chosen, extra = defs.SEEDS[:seeds], defs.SEEDS[: min(seeds, defs.EXTRA_SEEDS)]
+
+    def chosen(gpus: int, slo: str) -> tuple[int, ...]:
+        return defs.SEEDS[: seeds if full else min(seeds, defs.SEEDS_AT.get((gpus, slo), 1))]
+
+    extra = defs.SEEDS[: min(seeds, defs.EXTRA_SEEDS)]
     others = [slo for slo in defs.SLOS if slo != defs.HEADLINE[1]]
-    cells = cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen)
+    cells = cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen(*defs.HEADLINE))
     for slo in others:
-        cells += cells_of(defs.REPORT, 32, slo, chosen)
+        cells += cells_of(defs.REPORT, 32, slo, chosen(32, slo))
     cells += extra_cells(defs.REPORT, extra, ("0.5", defs.HEADLINE[1]))
-    cells += cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen, variant="weaker")
+    cells += cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen(*defs.HEADLINE), variant="weaker")
     for slo in others:
         cells += cells_of(defs.REPORT, 32, slo, extra, "weaker")
     for slo in defs.SLOS:
-        cells += cells_of(defs.REPORT, 96, slo, chosen[: defs.LARGE_SEEDS])
+        cells += cells_of(defs.REPORT, 96, slo, chosen(96, slo))
     return cells
 
 
@@ -183,12 +188,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seeds", type=int, default=len(defs.SEEDS), help="at most 5")
+    parser.add_argument("--full", action="store_true", help="all seeds in every cell (about an hour of one core)")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--cache", type=Path, help="keep computed cells here, to go on after an interruption")
     parser.add_argument("--check", type=int, default=0, help="compute so many cached cells again and compare")
     parser.add_argument("--out", type=Path, help="write the JSON object here too")
     options = parser.parse_args()
-    cells = plan_cells(options.quick, options.seeds)
+    cells = plan_cells(options.quick, options.seeds, options.full)
     start = time.monotonic()
     rows = compute(cells, options.jobs, options.cache, options.check)
     result = report.summarise(rows, quick=options.quick)
