@@ -198,7 +198,10 @@ def main() -> None:
     start = time.monotonic()
     rows = compute(cells, options.jobs, options.cache, options.check)
     result = report.summarise(rows, quick=options.quick)
-    result["command"] = "python benchmarks/policies.py " + " ".join(sys.argv[1:])
+    flags = [f"--{flag}" for flag in ("quick", "full", "json") if getattr(options, flag)]
+    result["command"] = " ".join(["python benchmarks/policies.py", *flags])
+    # cells kept by --cache that were computed again and found equal; cpu_s counts what this cache's runs computed
+    result["checked"] = options.check
     result["cores"] = os.cpu_count()
     result["wall_s"] = round(time.monotonic() - start, 1)
     result["workload"] = _base()[1]
