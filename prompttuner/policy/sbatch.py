@@ -75,11 +75,13 @@ class Sbatch:
     def _size(self, snapshot: Snapshot, guess: Estimate, row: int) -> int:
         jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
         low = max(int(jobs.min_gpus[row]), 1)
+        most = max(low, int(min(guess.top[row], snapshot.limits.allocations)))  # more would be waited for in vain
         if self.gpus:
-            return max(low, min(self.gpus, int(guess.top[row])))
+            return max(low, min(self.gpus, most))
         profile = snapshot.pools[pool]
         left = float(jobs.deadline[row] - jobs.submit[row]) - profile.queue_s - profile.start_s
-        return guess.fewest(row, pool, low, left - 2 * snapshot.tick_s) or low if np.isfinite(left) else low
+        wanted = guess.fewest(row, pool, low, left - 2 * snapshot.tick_s) or low if np.isfinite(left) else low
+        return min(wanted, most)
 
     def _start(self, snapshot: Snapshot, guess: Estimate, row: int, mine: list[int], actions: list[Action]) -> None:
         """Its GPUs are all there: tune. A job that lost one of them on the way runs with the rest."""

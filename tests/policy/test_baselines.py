@@ -31,6 +31,12 @@ def test_sbatch_starts_with_all_its_gpus_and_keeps_nothing(make):
     assert [a.agent for a in of(get("sbatch").plan(full), Release)] == ["a2"]
 
 
+def test_sbatch_never_waits_for_more_gpus_than_it_may_hold(make):
+    hurried = {"iters_mid": 100.0, "deadline": 60.0}
+    assert len(of(get("sbatch").plan(make([hurried])), Request)) == 4
+    assert len(of(get("sbatch").plan(make([hurried], allocations=2)), Request)) == 2
+
+
 def test_infless_counts_the_cold_start_into_the_size(make):
     warm = get("infless").plan(make([{"deadline": 110.0}], [{}]))
     cold = get("infless").plan(make([{"deadline": 110.0}], []))
