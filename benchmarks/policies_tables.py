@@ -19,10 +19,8 @@ from policies_definitions import REPORT
 
 RESULTS = Path(__file__).parent / "results" / "policies.json"
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "policies.md"
-BEGIN, END = (
-    "<!-- made by benchmarks/policies_tables.py: begin -->",
-    "<!-- made by benchmarks/policies_tables.py: end -->",
-)
+SCALE = Path(__file__).parent / "results" / "sim_scale.json"
+BEGIN, END = "<!-- {}, made by benchmarks/policies_tables.py: begin -->", "<!-- {}: end -->"
 ORDER = ("prompttuner", "infless", "elasticflow-fixed", "elasticflow", "edf", "sbatch")
 TITLES = {
     "paper": "*As the paper* (the bank is ours alone)",
@@ -177,10 +175,40 @@ def _sensitivity(rows: list[Row]) -> list[str]:
     return out
 
 
-def page_with(page: str, made: str) -> str:
-    """The page with these tables between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{made}\n{END}{rest.partition(END)[2]}"
+def speed(scale: dict[str, Any]) -> str:
+    """The table of ``sim_scale.py``."""
+    rows = [
+        ("10,000 jobs on 1,000 GPUs", f"{scale['seconds_10k']} s ({scale['jobs_per_s_10k']:.0f} jobs/s)", ""),
+        (
+            "100,000 jobs on 1,000 GPUs",
+            f"{scale['seconds_100k']} s ({scale['jobs_per_s_100k']:.0f} jobs/s)",
+            "under 120 s",
+        ),
+        ("time for each job, 100,000 over 10,000 jobs", f"{scale['growth']}", "at most 2"),
+        (
+            "one planning step, 9,000 waiting and 1,000 running jobs, 1,000 GPUs",
+            f"{scale['plan_ms']} ms",
+            "under 100 ms",
+        ),
+        ("cluster01 (1,595 jobs, 512 GPUs) with our `elasticflow`", f"{scale['cluster01_s']} s", "under 30 s"),
+    ]
+    return "\n".join(["| | figure | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def page_with(page: str, parts: dict[str, str]) -> str:
+    """The page with these tables between their marks."""
+    for name, made in parts.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, found, rest = page.partition(begin)
+        if not found or end not in rest:
+            raise SystemExit(f"{PAGE} lacks the marks {begin} and {end}")
+        page = f"{before}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def made() -> dict[str, str]:
+    """Each part of the page, from the committed results."""
+    return {"comparison": tables(json.loads(RESULTS.read_text())), "speed": speed(json.loads(SCALE.read_text()))}
 
 
 def main() -> None:
@@ -189,12 +217,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     page = PAGE.read_text()
-    wanted = page_with(page, tables(json.loads(RESULTS.read_text())))
+    wanted = page_with(page, made())
     if check and wanted != page:
-        raise SystemExit(f"{PAGE} is not what {RESULTS} says: run python benchmarks/policies_tables.py")
+        raise SystemExit(f"{PAGE} is not what the results say: run python benchmarks/policies_tables.py")
     if not check:
         PAGE.write_text(wanted)
-    print(f"{PAGE}: tables of {RESULTS.name}")
+    print(f"{PAGE}: tables of {RESULTS.name} and {SCALE.name}")
 
 
 if __name__ == "__main__":
