@@ -21,13 +21,13 @@ from prompttuner.smallmodel import tasks
 from prompttuner.states import JOB_ENDED
 from prompttuner.trace.job import TraceJob
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 TICK = [sys.executable, "-c", "from prompttuner.cli import main; main()"]
 KILLED = 0.5
 """Share of the cron ticks that are sent SIGKILL, unless they end before."""
 LEAST_KILLS = 4
-PATIENCE_S = 400.0
+PATIENCE_S = 800.0
 JOBS = [
     TraceJob(f"t{i}", 1.5 * i, "small", iters=1, step_s=1, max_gpus=1, deadline_s=1.5 * i + 60 * (1 + i % 3))
     for i in range(6)
