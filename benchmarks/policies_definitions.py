@@ -36,7 +36,7 @@ SLOS = ("0.5", "1.0", "1.5", "U(0.5,1.5)")
 HEADLINE = (32, "U(0.5,1.5)")
 SEEDS = (1, 2, 3, 4, 5)
 """A seed thins (or thickens) the window, draws the deadlines' multiples and the jobs' bank factors."""
-SEEDS_AT = {HEADLINE: 5}
+SEEDS_AT = {HEADLINE: 5, (32, "0.5"): 5}
 """How many of them, by GPUs and S; one elsewhere, unless ``--full`` asks for all of them everywhere."""
 EXTRA_SEEDS = 1
 """Seeds of ablations and sensitivity runs (those with the weaker bank have all of them at the headline)."""
