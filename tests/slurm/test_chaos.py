@@ -73,7 +73,7 @@ class Chaos:
 
     def agent(self) -> bool:
         """SIGKILL an agent that has a lease: no farewell, its worker is left to notice."""
-        leased = [status for status in self._statuses() if status.get("state") == "busy"]
+        leased = [s for s in self._statuses() if s.get("state") == "busy" and _runs(int(s["pid"]), b"submitit")]
         return bool(leased) and _kill(int(self.random.choice(leased)["pid"]))
 
     def worker(self) -> bool:
@@ -83,7 +83,8 @@ class Chaos:
             for job in self.jobs
             if job not in self.workers_killed
             for path in (self.user.settings.spool_dir / "jobs" / job).glob("g*/*/progress.json")
-            if (progress := read_json(path) or {}).get("phase") == "running" and progress.get("pid")
+            if (progress := read_json(path) or {}).get("phase") == "running"
+            and _runs(int(progress.get("pid") or 0), b"zygote")
         ]
         if not found:
             return False
@@ -160,6 +161,14 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
 
 def _ended(status: Path) -> bool:
     return (status.parent / "exit.json").exists()
+
+
+def _runs(pid: int, what: bytes) -> bool:
+    """Whether this process still is what its file says: those of killed ones stay."""
+    try:
+        return pid > 0 and what in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _kill(pid: int) -> bool:
