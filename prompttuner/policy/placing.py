@@ -87,11 +87,16 @@ def _demote(work: Pass, row: int) -> None:
     most = int(work.guess.top[row])
     speed = work.guess.speeds[int(jobs.pool[row])][most]
     took = work.fixed[row] + float(work.guess.work_mid[row]) / speed
-    text = (
-        "its deadline in {:.0f} s cannot be met: even {} warm GPUs would take {:.0f} s; it goes on as best effort; "
-        "a deadline {:.0f} s later could be met"
-    )
-    work.actions.append(Demote(jobs.id[row], Why(text, left, most, took, max(took - left, 0.0))))
+    if left <= 0:
+        text = "its deadline passed {:.0f} s ago; it goes on as best effort; a deadline {:.0f} s later could be met"
+        why = Why(text, -left, took - left)
+    else:
+        text = (
+            "its deadline in {:.0f} s cannot be met: even {} warm GPUs would take {:.0f} s; it goes on as best effort; "
+            "a deadline {:.0f} s later could be met"
+        )
+        why = Why(text, left, most, took, max(took - left, 0.0))
+    work.actions.append(Demote(jobs.id[row], why))
     work.timely[row] = False
 
 

@@ -20,7 +20,7 @@ class ElasticSettings:
     """All times in seconds."""
 
     loss_timeout_s: float = 15.0
-    """A member that keeps the others waiting for so long (frozen, network silent) is lost. Killed ones show at once."""
+    """A member that keeps others waiting for so long (frozen, network silent) is lost; a killed one often sooner."""
     grace_s: float = 3.0
     """After a loss, a member without a sign of life for so long is dead; not before do survivors write a plan."""
     join_timeout_s: float = 60.0

@@ -80,6 +80,11 @@ def test_hopeless_jobs_turn_best_effort_and_regain_their_deadline(make):
     assert [a.job for a in of(back, Restore)] == ["j0"]
 
 
+def test_a_deadline_that_has_passed_is_said_to_have_passed(make):
+    plan = get("prompttuner").plan(make([{"deadline": -9.0}], [{}]))
+    assert "passed 9 s ago" in str(of(plan, Demote)[0].reason)
+
+
 def test_overload_puts_the_largest_last(make):
     jobs = [{"deadline": 150.0}, {"deadline": 151.0, "iters_mid": 120.0}, {"deadline": 152.0, "iters_mid": 40.0}]
     plan = get("prompttuner").plan(make(jobs, [{}], gpus=1))
