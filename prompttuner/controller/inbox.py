@@ -91,8 +91,10 @@ def _apply_once(ctx: Context, request: Mapping[str, Any]) -> tuple[bool, str]:
         return True, ctx.store.transact(ctx.ownership, work)
     except (SpecError, NotFound, StateError) as error:
         text = str(error)
-        ctx.store.transact(ctx.ownership, lambda session: _record(session, request, False, text, ctx.now()))
-        return False, text
+    except (KeyError, TypeError, ValueError) as error:  # refused: left in the inbox, it would stop every tick to come
+        text = f"the {request.get('kind')} request cannot be understood: {type(error).__name__}: {error}"
+    ctx.store.transact(ctx.ownership, lambda session: _record(session, request, False, text, ctx.now()))
+    return False, text
 
 
 def _record(session: Session, request: Mapping[str, Any], ok: bool, message: str, at: float) -> None:
@@ -100,12 +102,16 @@ def _record(session: Session, request: Mapping[str, Any], ok: bool, message: str
         session,
         str(request["id"]),
         str(request.get("kind")),
-        requested_at=float(request.get("at") or at),
+        requested_at=_time(request.get("at"), at),
         by=str(request.get("by", "")),
         at=at,
         ok=ok,
         message=message,
     )
+
+
+def _time(value: Any, default: float) -> float:
+    return float(value) if isinstance(value, int | float) and value else default
 
 
 def _prepare_submit(ctx: Context, request: Mapping[str, Any]) -> None:

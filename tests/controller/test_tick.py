@@ -48,6 +48,19 @@ def test_a_job_that_cannot_reach_its_target_is_exhausted_and_keeps_its_best(lab:
     assert lab.job(job_id).note == "max_iterations are used up and the target was not reached"
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("scale", {"members": "many"}), ("update", {"priority": ["high"]}), ("submit", {"spec": {"min_gpus": "some"}})],
+)
+def test_a_request_that_makes_no_sense_is_refused_and_stops_no_tick(lab: Lab, kind: str, values: dict) -> None:
+    job_id = lab.submit(ita=30)
+    lab.tick()
+    told = lab.ask(kind, **{"job": "jother" if kind == "submit" else job_id, **values})
+    assert not told["ok"] and "cannot be understood" in told["message"]
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.DONE
+
+
 def test_cancel_hold_and_release(lab: Lab) -> None:
     cancelled, held = lab.submit(ita=300), lab.submit(ita=150)
     lab.run(15)
