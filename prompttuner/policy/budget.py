@@ -56,6 +56,11 @@ class _Purse:
     committed_s: float = 0.0
     paid: dict[int, float] = field(default_factory=dict)
     """Row of a job -> GPU-seconds set aside for its run."""
+    rows: dict[str, int] = field(init=False)
+    """Job -> its row."""
+
+    def __post_init__(self) -> None:
+        self.rows = {name: row for row, name in enumerate(self.snapshot.jobs.id)}
 
     def set_aside(self) -> None:
         """For the rest of what runs, and for what was asked for."""
@@ -76,7 +81,7 @@ class _Purse:
         pools = self.snapshot.pools
         match action:
             case Assign(job=name, agents=agents):
-                row = self.snapshot.jobs.id.index(name)
+                row = self.rows[name]
                 more = len(agents) > int(self.est.members[row])
                 return self._run_s(row, len(agents)) - self.paid.get(row, 0.0) if more else 0.0
             case Request(pool=pool, job=name):
@@ -91,7 +96,7 @@ class _Purse:
         name = getattr(action, "job", None)
         if name is None or not isinstance(action, Assign | Request | SwitchModel):
             return
-        row = self.snapshot.jobs.id.index(name)
+        row = self.rows[name]
         if isinstance(action, Assign):
             if len(action.agents) > int(self.est.members[row]):
                 self.paid[row] = max(self._run_s(row, len(action.agents)), self.paid.get(row, 0.0))
@@ -139,7 +144,7 @@ class _Purse:
         """The same with one member, for a job that nothing is set aside for yet."""
         if job is None:
             return 0.0
-        row = self.snapshot.jobs.id.index(job)
+        row = self.rows[job]
         return 0.0 if row in self.paid else self._run_s(row, 1)
 
     def _start_s(self, agent: int) -> float:
