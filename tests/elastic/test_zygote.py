@@ -61,6 +61,16 @@ def running(zygote: Listener) -> Listener:
     return zygote
 
 
+@pytest.fixture
+def resident(tmp_path: Path) -> Iterator[Listener]:
+    """A zygote with a long-lived worker, as on a GPU."""
+    settings = ElasticSettings(poll_s=0.02, resident=True)
+    listener = Listener(Zygote.start(tmp_path / "log.txt", settings.to_env()))
+    yield listener
+    listener.zygote.exit()
+    print((tmp_path / "log.txt").read_text())
+
+
 def new_job(folder: Path, spec: dict[str, Any], agent: str = "a") -> Path:
     folder.mkdir()
     write_json(folder / "spec.json", spec)
@@ -153,37 +163,31 @@ def test_a_model_that_is_not_there_is_an_answer_not_an_end(running: Listener, tm
 
 
 def test_a_resident_worker_runs_leases_in_turn_and_is_replaced_when_it_dies(
-    make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+    resident: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    settings = ElasticSettings(poll_s=0.02, resident=True)
-    listener = Listener(Zygote.start(tmp_path / "log.txt", settings.to_env()))
-    try:
-        spec = make_job_spec(max_iterations=5)
-        listener.zygote.load(spec["model"])
-        listener.next("loaded")
-        pids = []
-        for name in ("one", "two"):
-            listener.zygote.lease(new_job(tmp_path / name, spec), "a", 1, "127.0.0.1")
-            pids.append(listener.next("lease_started")["pid"])
-            assert listener.next("lease_ended")["outcome"] == "done"
-        assert pids[0] == pids[1], "the weights stay where they are"
-        endless = new_job(tmp_path / "endless", make_job_spec(max_iterations=100000))
-        listener.zygote.lease(endless, "a", 1, "127.0.0.1")
-        wait_for_step(endless, 2)
-        listener.zygote.end_lease()
-        assert listener.next("lease_ended")["outcome"] == "terminated"
-        assert listener.next("lease_started")["pid"] == pids[0]
-        assert propose(endless, Membership(1, ("a",)).after(["a"], by="controller"))
-        listener.zygote.lease(endless, "a", 2, "127.0.0.1")
-        assert listener.next("lease_started")["pid"] == pids[0]
-        listener.zygote.kill_lease()
-        assert listener.next("lease_ended")["outcome"] == "crashed"
-        listener.zygote.lease(new_job(tmp_path / "three", spec), "a", 1, "127.0.0.1")
-        assert listener.next("lease_started")["pid"] not in pids
-        assert listener.next("lease_ended")["outcome"] == "done"
-    finally:
-        listener.zygote.exit()
-        print((tmp_path / "log.txt").read_text())
+    spec = make_job_spec(max_iterations=5)
+    resident.zygote.load(spec["model"])
+    resident.next("loaded")
+    pids = []
+    for name in ("one", "two"):
+        resident.zygote.lease(new_job(tmp_path / name, spec), "a", 1, "127.0.0.1")
+        pids.append(resident.next("lease_started")["pid"])
+        assert resident.next("lease_ended")["outcome"] == "done"
+    assert pids[0] == pids[1], "the weights stay where they are"
+    endless = new_job(tmp_path / "endless", make_job_spec(max_iterations=100000))
+    resident.zygote.lease(endless, "a", 1, "127.0.0.1")
+    wait_for_step(endless, 2)
+    resident.zygote.end_lease()
+    assert resident.next("lease_ended")["outcome"] == "terminated"
+    assert resident.next("lease_started")["pid"] == pids[0]
+    assert propose(endless, Membership(1, ("a",)).after(["a"], by="controller"))
+    resident.zygote.lease(endless, "a", 2, "127.0.0.1")
+    assert resident.next("lease_started")["pid"] == pids[0]
+    resident.zygote.kill_lease()
+    assert resident.next("lease_ended")["outcome"] == "crashed"
+    resident.zygote.lease(new_job(tmp_path / "three", spec), "a", 1, "127.0.0.1")
+    assert resident.next("lease_started")["pid"] not in pids
+    assert resident.next("lease_ended")["outcome"] == "done"
 
 
 def test_when_the_zygote_is_killed_its_worker_leaves_and_the_client_says_gone(
@@ -240,15 +244,9 @@ def test_a_lease_in_the_middle_of_a_trial_waits_for_one_step_at_most(
 
 
 def test_a_resident_worker_leaves_a_trial_for_a_lease(
-    make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+    resident: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    settings = ElasticSettings(poll_s=0.02, resident=True)
-    listener = Listener(Zygote.start(tmp_path / "log.txt", settings.to_env()))
-    try:
-        interrupt_a_trial(listener, make_job_spec(max_iterations=5), tmp_path)
-    finally:
-        listener.zygote.exit()
-        print((tmp_path / "log.txt").read_text())
+    interrupt_a_trial(resident, make_job_spec(max_iterations=5), tmp_path)
 
 
 def interrupt_a_trial(listener: Listener, spec: dict[str, Any], tmp_path: Path) -> None:
