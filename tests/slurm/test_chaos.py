@@ -18,6 +18,7 @@ from postgres import PostgresServer
 from slurm_cluster import Cluster
 from slurm_site import SlurmUser
 from tally import tally
+from watched_controller import TickWatch, command
 
 from prompttuner.files import read_json
 
@@ -36,47 +37,55 @@ LEAST_JOBS = 4
 STEP_S = 0.1
 GAP_S = (1.0, 4.0)
 """Between two faults."""
+INTO_TICK_S = 0.1
+"""The controller is killed within so much of a tick's begin; ticks take longer than that now and then."""
+AIMS = 20
+"""Attempts to kill it within a tick, before it is killed between two."""
+TICK_PATIENCE_S = 60.0
+"""For the next tick: a controller that was just killed has to start and to wait for its ownership."""
 
 
 class Chaos:
-    """Kills things, and knows whether a lease or a tick was hit."""
+    """Kills things, aims at ticks and running leases, and knows what was hit."""
 
-    def __init__(self, user: SlurmUser, database: PostgresServer, jobs: list[str]) -> None:
-        self.user, self.database, self.jobs = user, database, jobs
+    def __init__(self, user: SlurmUser, watch: TickWatch, database: PostgresServer, jobs: list[str]) -> None:
+        self.user, self.watch, self.database, self.jobs = user, watch, database, jobs
         self.random = random.Random(SEED)
+        self.faults: Counter[str] = Counter()
         self.hits: Counter[str] = Counter()
-        self.missed = 0
+        """Of these faults: in the midst of a tick, on a running lease, on neither."""
         self.workers_killed: set[str] = set()
 
     def strike(self) -> None:
-        """One fault; counted as a miss when nothing was there to hit."""
-        kinds: list[tuple[str, Callable[[], bool]]] = [
-            ("controller", self.controller),
-            ("controller", self.controller),
-            ("agent", self.agent),
-            ("worker", self.worker),
-            ("slurmctld", self.slurmctld),
-            ("slurmd", self.slurmd),
-            ("postgres", self.postgres),
-            ("preemption", self.preemption),
-        ]
-        name, fault = self.random.choice(kinds)
-        if fault():
-            self.hits[name] += 1
-        else:
-            self.missed += 1
+        """One fault, of the first kind in random order that finds something to hit; none if nothing does."""
+        kinds: list[Callable[[], str | None]] = [
+            self.controller, self.controller, self.agent, self.worker, self.slurmctld, self.slurmd, self.postgres,
+            self.preemption,
+        ]  # fmt: skip
+        for fault in self.random.sample(kinds, len(kinds)):
+            if (hit := fault()) is not None:
+                self.faults[fault.__name__] += 1
+                self.hits[hit] += 1
+                return
 
-    def controller(self) -> bool:
+    def controller(self) -> str:
+        """SIGKILL the controller some way into a tick."""
+        for _ in range(AIMS):
+            if self.watch.wait_for_tick(TICK_PATIENCE_S):
+                time.sleep(self.random.uniform(0.0, INTO_TICK_S))
+                if self.watch.in_tick():
+                    break
         self.user.kill()
+        hit = "tick" if self.watch.in_tick() else "neither"
         self.user.start()
-        return True
+        return hit
 
-    def agent(self) -> bool:
+    def agent(self) -> str | None:
         """SIGKILL an agent that has a lease: no farewell, its worker is left to notice."""
-        leased = [s for s in self._statuses() if s.get("state") == "busy" and _runs(int(s["pid"]), b"submitit")]
-        return bool(leased) and _kill(int(self.random.choice(leased)["pid"]))
+        leased = [pid for pid in self._leased().values() if _runs(pid, b"submitit")]
+        return "lease" if leased and _kill(self.random.choice(leased)) else None
 
-    def worker(self) -> bool:
+    def worker(self) -> str | None:
         """SIGKILL the worker of a job that was spared so far: a job whose worker dies again and again is given up."""
         found = [
             (job, int(progress["pid"]))
@@ -87,40 +96,61 @@ class Chaos:
             and _runs(int(progress.get("pid") or 0), b"zygote")
         ]
         if not found:
-            return False
+            return None
         job, pid = self.random.choice(found)
         self.workers_killed.add(job)
-        return _kill(pid)
+        return "lease" if _kill(pid) else None
 
-    def slurmctld(self) -> bool:
-        self.user.cluster.restart_slurmctld()
-        return True
+    def slurmctld(self) -> str:
+        """Away for a second or two."""
+        return self._away(self.user.cluster.restart_slurmctld)
 
-    def slurmd(self) -> bool:
-        node = self.random.choice(self.user.cluster.shape.node_names)
-        busy = node in self.user.cluster.run("squeue", "-h", "-t", "RUNNING", "-o", "%N", check=False)
+    def postgres(self) -> str:
+        """Its processes end at once, as in a crash."""
+        return self._away(lambda: self.database.restart(signal.SIGQUIT))
+
+    def slurmd(self) -> str | None:
+        """A node's power cut, with a lease on it."""
+        nodes = self._leased_nodes()
+        if not nodes:
+            return None
+        node = self.random.choice(nodes)
         self.user.cluster.kill_node(node)
         self.user.cluster.set_node(node, "down")
         self.user.cluster.return_node(node)
-        return busy
+        return "lease"
 
-    def postgres(self) -> bool:
-        self.database.restart(signal.SIGQUIT)
-        return True
-
-    def preemption(self) -> bool:
-        before = self.user.cluster.run("squeue", "-h", "-t", "RUNNING", "-o", "%N", check=False).split()
-        if not before:
-            return False
-        node = self.random.choice(before)
+    def preemption(self) -> str | None:
+        """Slurm takes a node with a lease on it for a job of higher priority."""
+        nodes = self._leased_nodes()
+        if not nodes:
+            return None
+        node = self.random.choice(nodes)
         self.user.cluster.run(
             "sbatch", "-p", "gpu", "-w", node, "--gpus-per-node=2", "-o", "/dev/null", "--wrap", "sleep 3"
         )
-        return True
+        return "lease"
 
-    def _statuses(self) -> list[dict[str, object]]:
-        paths = (self.user.settings.spool_dir / "agents").glob("*/status.json")
-        return [value for path in paths if isinstance(value := read_json(path), dict) and not _ended(path)]
+    def _away(self, restart: Callable[[], None]) -> str:
+        """Restart a server; whether that hit a tick."""
+        in_tick, before = self.watch.in_tick(), self.watch.begun()
+        restart()
+        return "tick" if in_tick or self.watch.begun() > before else "neither"
+
+    def _leased(self) -> dict[str, int]:
+        """Process ids of agents that have a lease, by uuid."""
+        found = {}
+        for path in (self.user.settings.spool_dir / "agents").glob("*/status.json"):
+            status = read_json(path)
+            if isinstance(status, dict) and status.get("state") == "busy" and not (path.parent / "exit.json").exists():
+                found[path.parent.name] = int(status["pid"])
+        return found
+
+    def _leased_nodes(self) -> list[str]:
+        """Nodes on which such an agent runs."""
+        leased = self._leased()
+        rows = self.user.cluster.run("squeue", "-h", "-t", "RUNNING", "-o", "%j %N", check=False).splitlines()
+        return sorted({node for name, node in map(str.split, rows) if name.removeprefix("pt-") in leased})
 
 
 def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: PostgresServer, tmp_path: Path) -> None:
@@ -128,19 +158,22 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
         slurm, tmp_path / "home", database=own_postgres.url(), policy="prompttuner", max_gpus=4, idle_limit_s=20,
         suspect_s=10, **{"slurm.partition": "spare"},
     )  # fmt: skip
+    watch = TickWatch(tmp_path / "ticks")
+    user.program = command(watch)
     user.start()
     try:
         jobs = [user.submit(f"real{index}", REAL_ITERATIONS) for index in range(2)]
         jobs += [user.submit_paced(f"paced{index}", ITERATIONS, STEP_S) for index in range(JOBS - 2)]
         user.until(lambda: any(user.state(job)["state"] == "running" for job in jobs), "the first job runs")
-        chaos = Chaos(user, own_postgres, jobs)
+        chaos = Chaos(user, watch, own_postgres, jobs)
         until = time.monotonic() + PATIENCE_S
-        while sum(chaos.hits.values()) < FAULTS:
-            assert time.monotonic() < until, f"{chaos.hits}, {chaos.missed} misses\n{user.report()}"
+        while sum(chaos.faults.values()) < FAULTS:
+            assert time.monotonic() < until, f"{chaos.faults}\n{user.report()}"
             if user.unfinished(jobs) < LEAST_JOBS:
                 jobs.append(user.submit_paced(f"paced{len(jobs)}", ITERATIONS, STEP_S))
             time.sleep(chaos.random.uniform(*GAP_S))
             chaos.strike()
+        assert 2 * chaos.hits["neither"] < FAULTS, f"most faults are to hit a tick or a lease: {chaos.hits}"
         user.until(lambda: not user.unfinished(jobs), "all jobs have ended", 400 + 20 * JOBS)
         ended = user.wait(*jobs)
         assert [job["state"] for job in ended] == ["exhausted"] * 2 + ["done"] * (len(jobs) - 2), user.events()[-40:]
@@ -152,15 +185,12 @@ def test_all_jobs_end_right_whatever_is_killed(slurm: Cluster, own_postgres: Pos
         assert all(len(states) == 1 for states in user.accounted().values()), "a uuid was submitted twice"
         tally(
             chaos_jobs=len(jobs),
-            chaos_faults=sum(chaos.hits.values()),
-            **{f"chaos_{k}": n for k, n in chaos.hits.items()},
+            chaos_faults=sum(chaos.faults.values()),
+            **{f"chaos_{kind}": n for kind, n in chaos.faults.items()},
+            **{f"chaos_hit_{what}": n for what, n in chaos.hits.items()},
         )
     finally:
         user.stop()
-
-
-def _ended(status: Path) -> bool:
-    return (status.parent / "exit.json").exists()
 
 
 def _runs(pid: int, what: bytes) -> bool:

@@ -47,15 +47,15 @@ class SlurmUser:
         self.settings: Settings = load_settings(flags, cwd=home)
         self.flags = [f"--set={key}={_toml(value)}" for key, value in flags.items() if key != "home"]
         self._controller: subprocess.Popen[bytes] | None = None
+        self.program = [sys.executable, "-c", "from prompttuner.cli import main; main()"]
 
     # -- the controller ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start `prompttuner run`."""
-        command = [sys.executable, "-c", "from prompttuner.cli import main; main()"]
         with (self.home / "controller.log").open("ab") as log:
             self._controller = subprocess.Popen(
-                [*command, f"--home={self.home}", *self.flags, "run", "--wait=30"],
+                [*self.program, f"--home={self.home}", *self.flags, "run", "--wait=30"],
                 env=self.cluster.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
