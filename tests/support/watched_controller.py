@@ -1,4 +1,4 @@
-"""`prompttuner run` with ticks that can be watched from outside: a test can kill it within one, and know that it did."""
+"""`prompttuner run` whose ticks can be watched from outside: a test can kill it within one."""
 
 from __future__ import annotations
 
