@@ -77,7 +77,7 @@ def read_json(path: Path) -> Any:
     try:
         with path.open("rb") as handle:
             return json.loads(handle.read())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # no JSON, or none that Python takes
         return None
     except OSError as error:
         if error.errno in {116, 5}:  # ESTALE, EIO: NFS replaced it under us; the next poll sees it

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner import policy as policies
@@ -28,6 +29,9 @@ __all__ = ["Context", "make_backend", "open_context"]
 
 log = logging.getLogger("prompttuner.controller")
 
+SAY_AGAIN_S = 3600.0
+MOST_WARNINGS = 1000
+
 
 @dataclass(slots=True)
 class Context:
@@ -44,11 +48,14 @@ class Context:
     now: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
     """Measures gaps between ticks; unlike ``now`` it never jumps."""
-    warnings: list[str] = field(default_factory=list)
+    warnings: dict[str, float] = field(default_factory=dict)
+    """What was warned of, and when (``steady`` seconds)."""
     last_observed: float = float("-inf")
     """When Slurm was last asked (``steady`` seconds)."""
     last_noted: float = float("-inf")
     """When jobs that wait were last explained (``steady`` seconds)."""
+    unread: frozenset[Path] = frozenset()
+    """Requests that could not be read in the last tick: no reason to tick again at once."""
     history: History | None = None
     """What past jobs tell, kept for a moment."""
     seen_before: tuple[float, object] | None = None
@@ -75,10 +82,14 @@ class Context:
         return self._specs
 
     def warn(self, message: str) -> None:
-        """Say something once, in the log and to whoever reads the tick's report."""
-        if message not in self.warnings:
-            self.warnings.append(message)
-            log.warning("%s", message)
+        """Say something in the log; the same again only after an hour."""
+        now = self.steady()
+        if now - self.warnings.get(message, float("-inf")) < SAY_AGAIN_S:
+            return
+        if len(self.warnings) >= MOST_WARNINGS:
+            self.warnings.clear()
+        self.warnings[message] = now
+        log.warning("%s", message)
 
 
 def make_backend(settings: Settings, spool: Spool) -> Backend:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from prompttuner.controller.plannable import check_plannable, point_in_time, priority_of
 from prompttuner.controller.pools import pool_of
 from prompttuner.controller.project import prepare_job
 from prompttuner.controller.submitting import check_within_cap
@@ -31,40 +33,64 @@ __all__ = ["apply_inbox", "pending_requests"]
 
 Handler = Callable[[Tx, Mapping[str, Any]], str]
 
+PLAIN_ID = re.compile(r"[A-Za-z0-9]{2,64}")
+"""A job's id; it names a folder."""
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""A request's id; it names the file of its reply."""
+
 
 def pending_requests(spool: Spool) -> list[Path]:
     """Request files in the order in which they were made (one directory listing)."""
     with os.scandir(spool.inbox) as entries:
-        found = [
-            (entry.stat(follow_symlinks=False).st_mtime_ns, entry.path)
-            for entry in entries
-            if entry.name.endswith(".json") and not entry.name.startswith(".")
-        ]
+        names = [entry for entry in entries if entry.name.endswith(".json") and not entry.name.startswith(".")]
+        found = []
+        for entry in names:
+            with contextlib.suppress(FileNotFoundError):  # taken by another controller meanwhile
+                found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
     return [Path(path) for _, path in sorted(found)]
 
 
 def apply_inbox(ctx: Context) -> int:
     """Apply all waiting requests; returns how many. One that is wrong is answered with its error, not dropped."""
-    count = 0
+    count, unread = 0, set[Path]()
     for path in pending_requests(ctx.spool):
         try:
-            request = read_own_json(path)
+            request = _read(path)
         except SpoolError as error:
-            ctx.warn(str(error))
+            _set_aside(ctx, path, str(error))
             continue
-        if not isinstance(request, dict) or not isinstance(request.get("id"), str):
-            _set_aside(path)
-            ctx.warn(f"{path.name} in the inbox is not a request: set aside as {path.name}.broken")
+        except OSError as error:  # a network file system that cannot show it now will do so later
+            ctx.warn(f"request {path} cannot be read now: {error.strerror or error}")
+            unread.add(path)
             continue
         ok, message = _apply_once(ctx, request)
         write_json(ctx.spool.reply(request["id"]), {"ok": ok, "message": message, "at": ctx.now()})
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         count += 1
+    ctx.unread = frozenset(unread)
     return count
 
 
-def _set_aside(path: Path) -> None:
+def _read(path: Path) -> dict[str, Any]:
+    """A request.
+
+    Raises:
+        SpoolError: it is none, now or later, or another user's.
+        OSError: it cannot be read now.
+    """
+    request = read_own_json(path)
+    if request is None:
+        path.read_bytes()  # whether it was the file system that kept it from us
+        request = read_own_json(path)
+    if not isinstance(request, dict) or PLAIN_NAME.fullmatch(str(request.get("id", ""))) is None:
+        raise SpoolError("it is not a request")
+    return request
+
+
+def _set_aside(ctx: Context, path: Path, why: str) -> None:
+    """A file that no tick can take is kept for people, under a name that no tick looks at again."""
+    ctx.warn(f"{path.name} in the inbox is set aside as {path.name}.broken: {why}")
     with contextlib.suppress(OSError):
         path.rename(path.with_name(path.name + ".broken"))
 
@@ -91,7 +117,8 @@ def _apply_once(ctx: Context, request: Mapping[str, Any]) -> tuple[bool, str]:
         return True, ctx.store.transact(ctx.ownership, work)
     except (SpecError, NotFound, StateError) as error:
         text = str(error)
-    except (KeyError, TypeError, ValueError) as error:  # refused: left in the inbox, it would stop every tick to come
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+        # Refused: left in the inbox, it would stop every tick to come.
         text = f"the {request.get('kind')} request cannot be understood: {type(error).__name__}: {error}"
     ctx.store.transact(ctx.ownership, lambda session: _record(session, request, False, text, ctx.now()))
     return False, text
@@ -116,14 +143,12 @@ def _time(value: Any, default: float) -> float:
 
 def _prepare_submit(ctx: Context, request: Mapping[str, Any]) -> None:
     job_id, spec = str(request.get("job", "")), request.get("spec")
-    if not _plain_id(job_id) or not isinstance(spec, dict):
+    if PLAIN_ID.fullmatch(job_id) is None or not isinstance(spec, dict):
         raise SpecError("a submit request needs a job id and a resolved spec")
+    check_plannable(spec)
     check_within_cap(ctx.settings, int(spec.get("min_gpus") or 1))
-    prepare_job(ctx.spool, job_id, spec)
-
-
-def _plain_id(text: str) -> bool:
-    return 2 <= len(text) <= 64 and text.isascii() and text.isalnum()
+    if ctx.store.query(lambda session: session.get(Job, job_id)) is None:  # else its spec is frozen
+        prepare_job(ctx.spool, job_id, spec)
 
 
 def _submit(tx: Tx, request: Mapping[str, Any]) -> str:
@@ -133,7 +158,7 @@ def _submit(tx: Tx, request: Mapping[str, Any]) -> str:
     pool = pool_of(spec)
     held = bool(request.get("hold"))
     owner = str(request.get("by", ""))
-    row = {
+    row: dict[str, Any] = {
         "id": job_id,
         "name": str(spec.get("name") or ""),
         "owner": owner,
@@ -141,9 +166,9 @@ def _submit(tx: Tx, request: Mapping[str, Any]) -> str:
         "spec": spec,
         "pool": pool.key,
         "model": pool.model,
-        "submitted_at": float(spec.get("submitted_at") or request["at"]),
-        "deadline_at": spec.get("deadline_at"),
-        "priority": int(spec.get("priority") or 0),
+        "submitted_at": point_in_time(spec.get("submitted_at") or request["at"]),
+        "deadline_at": None if spec.get("deadline_at") is None else point_in_time(spec["deadline_at"]),
+        "priority": priority_of(spec.get("priority") or 0),
         "min_gpus": int(spec.get("min_gpus") or 1),
         "max_gpus": int(spec.get("max_gpus") or 1),
         "on_miss": str(spec.get("on_miss") or "continue"),
@@ -182,11 +207,11 @@ def _update(tx: Tx, request: Mapping[str, Any]) -> str:
     job = _active_job(tx, request)
     said = []
     if "deadline_at" in request:
-        job.deadline_at = None if request["deadline_at"] is None else float(request["deadline_at"])
+        job.deadline_at = None if request["deadline_at"] is None else point_in_time(request["deadline_at"])
         job.best_effort = False
         said.append("deadline")
     if "priority" in request:
-        job.priority = int(request["priority"])
+        job.priority = priority_of(request["priority"])
         said.append("priority")
     if not said:
         raise SpecError("nothing to update: give a deadline or a priority")

@@ -143,7 +143,8 @@ def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[floa
     if (stated := stated_remaining(job, spec)) is not None:
         return stated
     past = known.get((job.pool, _data_key(spec))) or known.get(job.pool)
-    evaluations = [(int(step), float(value)) for step, value in job.evaluations or ()]
+    # A metric that is not a number is kept as null; the others still make a curve.
+    evaluations = [(int(step), float(value)) for step, value in job.evaluations or () if value is not None]
     return remaining_iterations(spec, job.step, evaluations, past)
 
 

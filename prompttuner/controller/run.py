@@ -70,15 +70,15 @@ def run(
             began = time.monotonic()
             try:
                 report = tick(ctx)
-            except (DatabaseError, SpoolError, BackendError, OSError) as error:
-                ctx.warn(f"{error}: the next tick tries again")
-                report = TickReport()
-            else:
                 if on_tick is not None:
                     on_tick(ctx, report)
                 if until_done and not _unfinished(ctx):
                     _give_back(ctx, stop)
                     return
+            except BrokenPipeError:  # whoever read our output has gone
+                raise
+            except (DatabaseError, SpoolError, BackendError, OSError) as error:
+                ctx.warn(f"{error}: the next tick tries again")
             _sleep(ctx, stop, began + settings.tick_s)
     if stop == ["SIGINT"]:
         raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
@@ -138,8 +138,9 @@ def _sleep(ctx: Context, stop: list[str], until: float) -> None:
     """Sleep until the next tick is due, a request comes in, or a signal asks for the end."""
     while not stop and (left := until - time.monotonic()) > 0:
         time.sleep(min(INBOX_LOOK_S, left))
-        if pending_requests(ctx.spool):
-            return
+        with contextlib.suppress(OSError):  # a spool that cannot be read now: the tick says so
+            if not ctx.unread.issuperset(pending_requests(ctx.spool)):
+                return
 
 
 @contextlib.contextmanager

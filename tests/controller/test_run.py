@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,41 @@ def test_who_is_no_longer_the_owner_ends(settings: Settings, monkeypatch: pytest
     monkeypatch.setattr(running, "tick", lost)
     with pytest.raises(NotOwner):
         running.run(settings)
+
+
+@pytest.mark.parametrize("where", ["_unfinished", "pending_requests", "reporter"])
+def test_what_fails_between_two_ticks_does_not_end_the_controller(
+    settings: Settings, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = OSError(errno.ESTALE, os.strerror(errno.ESTALE)) if where == "pending_requests" else DatabaseError("away")
+    failing, asked = [fault], iter([True])
+
+    def now_and_then(*_: object) -> bool:
+        if failing:
+            raise failing.pop()
+        return False
+
+    real = getattr(running, where, now_and_then)
+    if where != "reporter":
+        monkeypatch.setattr(running, where, lambda *args: now_and_then() or real(*args))
+    if where == "pending_requests":  # so that there is a pause at all
+        monkeypatch.setattr(running, "_unfinished", lambda _ctx: next(asked, False))
+    running.run(settings, now_and_then if where == "reporter" else None, until_done=True)
+    assert not failing
+
+
+def test_a_controller_whose_reader_has_gone_ends(settings: Settings) -> None:
+    def gone(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    with pytest.raises(BrokenPipeError):
+        running.run(settings, gone)
+
+
+def test_the_same_trouble_is_told_again_after_an_hour(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    with running.controlling(settings) as ctx, caplog.at_level(logging.WARNING):
+        now = ctx.steady()
+        for minutes in (0, 59, 61, 119, 122):
+            ctx.steady = partial(float, now + 60.0 * minutes)
+            ctx.warn("Slurm is away")
+    assert len(caplog.records) == 3
