@@ -62,6 +62,8 @@ class Context:
     """When facts were last written to the rows, and those facts: the same again need no transaction."""
     told: set[tuple[str, str, float | None]] | None = None
     """Deadlines that the user was told of; None until read."""
+    dated: frozenset[str] | None = None
+    """Active jobs with a deadline in the last tick; None: look for what ended unseen."""
     metrics: Metrics | None = None
     """Set where figures are wanted."""
     pools: dict[str, Pool] = field(default_factory=dict)

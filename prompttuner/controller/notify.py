@@ -6,17 +6,21 @@ import json
 import shlex
 import shutil
 import subprocess
+import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.message import EmailMessage
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import defer
 
 from prompttuner.controller.tx import Tx
 from prompttuner.db.models import Event, Job
 from prompttuner.errors import ConfigError
 from prompttuner.spec.when import iso
+from prompttuner.states import JOB_ENDED, JobState
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -27,36 +31,68 @@ __all__ = ["tell_of_deadlines"]
 
 MISSED = "deadline.missed"
 ENDANGERED = "deadline.endangered"
+STDERR = 2
 HOOK_S = 5.0
 """Longest wait for one hook: the tick waits meanwhile."""
-AT_ONCE = 10
-"""Most deadlines told of in one tick; the others follow in the next."""
+AT_ONCE_S = 15.0
+"""After so long the rest is told in the next tick."""
+LOOK_BACK_S = 86400.0
+"""A new controller tells what a killed one did not get to, if it is no older."""
 
 
 def tell_of_deadlines(ctx: Context, jobs: Sequence[Job]) -> int:
     """Record and tell which deadlines were missed, or cannot be met any more, since the last tick; returns how many.
 
-    The event is committed before anybody is told, so that nobody is told twice.
+    Each event is committed before anybody is told, so that nobody is told twice; a controller that is killed right
+    between tells nobody, and the event remains. Each commit renews the ownership, however long hooks take.
+
+    Args:
+        jobs: those that have not ended.
     """
-    now = ctx.now()
-    late = [(job, MISSED) for job in jobs if job.deadline_at is not None and now > job.deadline_at]
-    unsure = [
-        (job, ENDANGERED) for job in jobs if job.deadline_at is not None and job.best_effort and now <= job.deadline_at
-    ]
-    found = [(job, kind) for job, kind in late + unsure if (job.id, kind, job.deadline_at) not in _told(ctx)][:AT_ONCE]
-    if not found:
-        return 0
-
-    def work(session: Session) -> None:
-        tx = Tx(session, now)
-        for job, kind in found:
-            tx.event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at})
-
-    ctx.store.transact(ctx.ownership, work)
-    for job, kind in found:
+    began, now = time.monotonic(), ctx.now()
+    dated = [job for job in jobs if job.deadline_at is not None]
+    late = [(job, MISSED) for job in dated if now > float(job.deadline_at or 0.0)]
+    unsure = [(job, ENDANGERED) for job in dated if job.best_effort and now <= float(job.deadline_at or 0.0)]
+    ended = [(job, MISSED) for job in _ended(ctx, dated)]
+    told = 0
+    for job, kind in [*late, *unsure, *ended]:
+        if (job.id, kind, job.deadline_at) in _told(ctx):
+            continue
+        if time.monotonic() - began > AT_ONCE_S:
+            ctx.dated = None  # so that ended ones are looked for again
+            break
+        _record(ctx, job, kind)
         _told(ctx).add((job.id, kind, job.deadline_at))
         _tell(ctx, _message(job, kind))
-    return len(found)
+        told += 1
+    return told
+
+
+def _record(ctx: Context, job: Job, kind: str) -> None:
+    def work(session: Session) -> None:
+        Tx(session, ctx.now()).event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at})
+
+    ctx.store.transact(ctx.ownership, work)
+
+
+def _ended(ctx: Context, dated: Sequence[Job]) -> list[Job]:
+    """Jobs that have ended without having met their deadline: asked for when one of the last tick's is gone.
+
+    A job may miss its deadline and end between two ticks, or be stopped by the tick that sees it miss.
+    """
+    present = frozenset(job.id for job in dated)
+    before, ctx.dated = ctx.dated, present
+    if before is not None and before <= present:
+        return []
+    missed = (Job.state != JobState.DONE) | (Job.finished_at > Job.deadline_at)
+    query = select(Job).where(
+        Job.finished_at > ctx.now() - LOOK_BACK_S,
+        Job.deadline_at.is_not(None),
+        Job.state.in_(sorted(JOB_ENDED - {JobState.CANCELLED})),
+        missed,
+    )
+    columns = defer(Job.spec), defer(Job.history), defer(Job.evaluations)
+    return ctx.store.query(lambda session: list(session.scalars(query.options(*columns))))
 
 
 def _told(ctx: Context) -> set[tuple[str, str, float | None]]:
@@ -74,7 +110,11 @@ def _told(ctx: Context) -> set[tuple[str, str, float | None]]:
 
 
 def _cause(job: Job, kind: str) -> str:
-    return "the deadline has passed" if kind == MISSED else f"the deadline will probably be missed: {job.note}"
+    if kind == ENDANGERED:
+        return f"the deadline will probably be missed: {job.note}"
+    return (
+        "the deadline has passed" if job.state not in JOB_ENDED else f"the job has ended without meeting it: {job.note}"
+    )
 
 
 def _message(job: Job, kind: str) -> dict[str, Any]:
@@ -91,18 +131,25 @@ def _message(job: Job, kind: str) -> dict[str, Any]:
 
 
 def _tell(ctx: Context, message: dict[str, Any]) -> None:
-    """Run all hooks that are set; a hook that fails is a warning, never an error of the tick."""
-    s = ctx.settings
-    body = json.dumps(message)
-    try:
-        if s.command_hook:
-            subprocess.run(shlex.split(s.command_hook), input=body, text=True, timeout=HOOK_S, check=True)
-        if s.webhook:
-            _post(s.webhook, body)
-        if s.mail:
-            _mail(s.mail, message)
-    except (OSError, subprocess.SubprocessError, ValueError, ConfigError) as error:
-        ctx.warn(f"nobody could be told of {message['event']} of {message['job']}: {error}")
+    """Run all hooks that are set, each on its own; one that fails is a warning, never an error of the tick."""
+    s, body = ctx.settings, json.dumps(message)
+    hooks: list[tuple[str | None, Callable[[str], object]]] = [
+        (s.command_hook, lambda command: _call(shlex.split(command), body.encode())),
+        (s.webhook, lambda url: _post(url, body)),
+        (s.mail, lambda address: _mail(address, message)),
+    ]
+    for setting, hook in hooks:
+        if not setting:
+            continue
+        try:
+            hook(setting)
+        except (OSError, subprocess.SubprocessError, HTTPException, ValueError, ConfigError) as error:
+            ctx.warn(f"nobody could be told of {message['event']} of {message['job']}: {error}")
+
+
+def _call(command: Sequence[str], text: bytes) -> None:
+    """Run a program; what it prints goes to our standard error, which is the log."""
+    subprocess.run(command, input=text, stdout=STDERR, timeout=HOOK_S, check=True)
 
 
 def _post(url: str, body: str) -> None:
@@ -121,4 +168,4 @@ def _mail(address: str, message: dict[str, Any]) -> None:
     mail["To"] = address
     mail["Subject"] = f"prompttuner: {message['event']} {message['name'] or message['job']}"
     mail.set_content("\n".join(f"{key}: {value}" for key, value in message.items()))
-    subprocess.run([program, "-t", "-oi"], input=mail.as_bytes(), timeout=HOOK_S, check=True)
+    _call([program, "-t", "-oi"], mail.as_bytes())

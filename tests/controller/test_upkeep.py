@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -70,6 +71,76 @@ def test_a_hook_that_fails_is_a_warning_and_the_job_goes_on(lab: Lab) -> None:
     lab.run(60)
     assert lab.job(job_id).state == JobState.DONE
     assert any("nobody could be told" in text for text in lab.ctx.warnings)
+
+
+def told(lab: Lab) -> list[tuple[str, str]]:
+    """(job, kind) of all that was told of deadlines, oldest first."""
+    rows = lab.ctx.store.query(events.latest)
+    return [(row.job_id, row.kind.partition(".")[2]) for row in reversed(rows) if row.kind.startswith("deadline.")]
+
+
+def test_a_deadline_missed_by_a_job_that_ends_between_two_ticks_is_told(lab: Lab) -> None:
+    """As with cron: no tick ever sees the job late and active."""
+    late, in_time = lab.submit(ita=200, deadline_s=60.0), lab.submit(ita=150, deadline_s=900.0)
+    lab.run(15)
+    assert [lab.job(job).state for job in (late, in_time)] == [JobState.RUNNING] * 2
+    for _ in range(200):
+        lab.site.step(1.0)
+    lab.tick()
+    lab.tick()
+    assert [lab.job(job).state for job in (late, in_time)] == [JobState.DONE] * 2
+    assert [job for job, kind in told(lab) if kind == "missed"] == [late]
+
+
+def test_jobs_that_end_without_a_result_in_time_are_told_unless_cancelled(lab: Lab) -> None:
+    stopped = lab.submit(ita=900, max_iterations=1000, deadline_s=15.0, on_miss="stop")
+    exhausted = lab.submit(ita=900, max_iterations=20)
+    cancelled = lab.submit(ita=900, max_iterations=1000)
+    lab.run(5)
+    lab.ask("cancel", job=cancelled)
+    lab.run(60)
+    assert [lab.job(job).state for job in (stopped, exhausted)] == [JobState.STOPPED, JobState.EXHAUSTED]
+    assert sorted(job for job, kind in told(lab) if kind == "missed") == [stopped, exhausted]
+
+
+def test_what_a_killed_controller_did_not_tell_the_next_one_tells(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = lab.submit(ita=900, max_iterations=20)
+    with monkeypatch.context() as patch:
+        patch.setattr("prompttuner.controller.tick.tell_of_deadlines", lambda *_: 0)
+        lab.run(60)
+    assert lab.job(job_id).state == JobState.EXHAUSTED and told(lab) == []
+    lab.crash()
+    lab.tick()
+    lab.tick()
+    assert told(lab) == [(job_id, "missed")]
+
+
+def test_a_hook_that_fails_or_answers_nonsense_keeps_no_other_from_being_run(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "HOOK_S", 120.0)
+    mails = tmp_path / "bin" / "sendmail"
+    mails.parent.mkdir()
+    mails.write_text(f"#!/bin/sh\ncat >> {tmp_path}/mails\n")
+    mails.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{mails.parent}:{os.environ['PATH']}")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(b"good morning\r\n\r\n")
+
+        Thread(target=answer, daemon=True).start()
+        with_settings(
+            lab, command_hook="false", webhook=f"http://127.0.0.1:{server.getsockname()[1]}/", mail="ada@example.org"
+        )
+        job_id = lab.submit(ita=900, max_iterations=20)
+        lab.run(60)
+    assert lab.job(job_id).state == JobState.EXHAUSTED
+    assert f"prompttuner: deadline.missed {job_id}" in (tmp_path / "mails").read_text()
+    assert sum("nobody could be told" in text for text in lab.ctx.warnings) == 2
 
 
 def test_figures_are_written_to_a_file_that_the_exporter_can_read(lab: Lab, tmp_path: Path) -> None:
