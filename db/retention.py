@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import CursorResult, Delete, delete, exists, func, select, update
+from sqlalchemy import CursorResult, Delete, Select, case, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from prompttuner.db import events
@@ -15,13 +15,16 @@ from prompttuner.db.tables import chunks, table_of, upsert_rows
 from prompttuner.errors import NotFound, StateError
 from prompttuner.states import JOB_ENDED, JobState
 
-__all__ = ["Pruned", "prune", "purge_jobs"]
+__all__ = ["Pruned", "forgotten_gpu_seconds", "held_gpu_seconds", "prune", "purge_jobs"]
 
 BATCH = 5000
 """Rows deleted from one table in one call: transactions stay short."""
 
 HORIZON = "events_horizon"
 """Key in ``meta``: the triggers let events up to this number be deleted."""
+
+FORGOTTEN = "gpu_seconds_forgotten"
+"""Key in ``meta``: GPU-seconds of allocations whose rows were deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,31 @@ def _prune_allocations(session: Session, before: float) -> int:
     unused = ~exists().where(Lease.allocation == Allocation.uuid)
     query = select(Allocation.uuid).where(Allocation.ended_at < before, unused).order_by(Allocation.ended_at)
     ids = session.scalars(query.limit(BATCH)).all()
-    return sum(_rows(session, delete(Allocation).where(Allocation.uuid.in_(part))) for part in chunks(ids))
+    gone = 0
+    for part in chunks(ids):
+        doomed = Allocation.uuid.in_(part)
+        _remember_gpu_seconds(session, float(session.scalar(held_gpu_seconds(before).where(doomed)) or 0.0))
+        gone += _rows(session, delete(Allocation).where(doomed))
+    return gone
+
+
+def held_gpu_seconds(now: float) -> Select[tuple[float]]:
+    """The sum over allocations of the GPU-seconds that they were held until their end, or ``now``."""
+    held = func.coalesce(Allocation.ended_at, now) - Allocation.started_at
+    return select(func.sum(case((held > 0, held * Allocation.gpus), else_=0.0))).where(
+        Allocation.started_at.is_not(None)
+    )
+
+
+def forgotten_gpu_seconds(session: Session) -> float:
+    """GPU-seconds of the allocations whose rows are gone: a budget does not fill up again as they are forgotten."""
+    return float(session.scalar(select(Meta.value).where(Meta.key == FORGOTTEN)) or 0.0)
+
+
+def _remember_gpu_seconds(session: Session, seconds: float) -> None:
+    if seconds > 0:
+        value = repr(forgotten_gpu_seconds(session) + seconds)
+        upsert_rows(session, table_of(Meta), [{"key": FORGOTTEN, "value": value}])
 
 
 def _prune_requests(session: Session, before: float) -> int:

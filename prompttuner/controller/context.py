@@ -64,6 +64,8 @@ class Context:
     """Deadlines that the user was told of; None until read."""
     dated: frozenset[str] | None = None
     """Active jobs with a deadline in the last tick; None: look for what ended unseen."""
+    purge_again_at: float = float("-inf")
+    """When to look for unfinished purges again (``steady`` seconds); a new controller looks at once."""
     metrics: Metrics | None = None
     """Set where figures are wanted."""
     pools: dict[str, Pool] = field(default_factory=dict)

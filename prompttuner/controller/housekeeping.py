@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +15,7 @@ from prompttuner.db import retention
 from prompttuner.db.allocations import LIVE_STATES
 from prompttuner.db.jobs import ACTIVE_STATES
 from prompttuner.db.models import Allocation, Job
-from prompttuner.files import read_json, write_json
+from prompttuner.files import read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -24,19 +26,40 @@ __all__ = ["clean_up", "purge_asked"]
 
 EVERY_S = 3600.0
 DAY_S = 86400.0
+PURGE_AGAIN_S = 60.0
+TICK_LOG = "tick.log"
+"""Where the line of ``cron install`` writes, in the folder of logs."""
+LOG_BYTES = 10_000_000
 ORPHAN_S = DAY_S
 """A folder of the spool without a row is removed after this long: it was left by a submit that never was applied."""
 
 
-def purge_asked(ctx: Context) -> int:
-    """Remove the jobs that the user asked to purge: folder first, so that a cut-off purge is taken up again."""
+def purge_asked(ctx: Context, asked: bool = True) -> int:
+    """Remove the jobs that the user asked to purge: folder first, so that a cut-off purge is taken up again.
+
+    ``asked``: a request came in; else this looks only for what a controller before left undone, and tries again what
+    could not be removed.
+    """
+    now = ctx.steady()
+    if not asked and now < ctx.purge_again_at:
+        return 0
     ids = ctx.store.query(lambda session: list(session.scalars(select(Job.id).where(Job.purged))))
-    for job_id in ids:
-        shutil.rmtree(ctx.spool.job(job_id), ignore_errors=True)
-    gone = [job_id for job_id in ids if not ctx.spool.job(job_id).exists()]
+    gone = [job_id for job_id in ids if _is_removed(ctx, ctx.spool.job(job_id))]
     if gone:
         ctx.store.transact(ctx.ownership, lambda session: retention.purge_jobs(session, gone, ctx.now()))
+    ctx.purge_again_at = float("inf") if len(gone) == len(ids) else now + PURGE_AGAIN_S
     return len(gone)
+
+
+def _is_removed(ctx: Context, folder: Path) -> bool:
+    """Remove a folder, never what a link in it (or in its place) points at; False if something of it is left."""
+    try:
+        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        ctx.warn(f"{folder} cannot be removed: {error.strerror or error} ({error.filename}); tried again later")
+    return not os.path.lexists(folder)
 
 
 def clean_up(ctx: Context) -> None:
@@ -54,10 +77,14 @@ def clean_up(ctx: Context) -> None:
     live, known = ctx.store.query(_names)
     _remove(path for path in _older(ctx.spool.agents, before) if path.name not in live)
     _remove(path for path in _older(ctx.spool.jobs, now - ORPHAN_S) if path.name not in known)
-    for path in _older(ctx.spool.replies, now - DAY_S):
-        path.unlink(missing_ok=True)
+    scraps = [path for path in _older(ctx.spool.inbox, before) if path.suffix != ".json"]
+    logs = [path for path in _older(ctx.settings.logs_dir, before) if path.name.startswith("controller-")]
+    for path in [*_older(ctx.spool.replies, now - DAY_S), *scraps, *logs]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    _shorten(ctx.settings.logs_dir / TICK_LOG)
     _remove(_older(ctx.settings.home / "submitit", before))
-    _limit_size(ctx)
+    _limit_size(ctx, live)
 
 
 def _ended_jobs(session: Session, before: float) -> list[str]:
@@ -70,11 +97,13 @@ def _names(session: Session) -> tuple[set[str], set[str]]:
     return set(session.scalars(live)), set(session.scalars(select(Job.id)))
 
 
-def _limit_size(ctx: Context) -> None:
-    """Remove the largest waste first-in first-out: what members wrote, results last, until ``keep_mb`` is kept."""
+def _limit_size(ctx: Context, live: set[str]) -> None:
+    """Remove the largest waste first-in first-out until ``keep_mb`` is kept: what members of ended jobs wrote, then
+    folders of ended agents, results last."""
     query = select(Job.id).where(Job.state.not_in(ACTIVE_STATES)).order_by(Job.finished_at)
     folders = [ctx.spool.job(job_id) for job_id in ctx.store.query(lambda session: list(session.scalars(query)))]
-    sizes = {folder: _size(folder) for folder in folders}
+    agents = sorted((path for path in ctx.spool.agents.iterdir() if path.name not in live), key=_mtime)
+    sizes = {folder: _size(folder) for folder in [*folders, *agents]}
     total = sum(sizes.values())
     limit = ctx.settings.keep_mb * 1e6
     for folder in folders:  # checkpoints of ended jobs: nobody needs them any more
@@ -82,11 +111,24 @@ def _limit_size(ctx: Context) -> None:
             return
         _remove(path for path in folder.glob("g*") if path.is_dir())
         total -= sizes[folder] - _size(folder)
-    for folder in folders:
+    for folder in [*agents, *folders]:
         if total <= limit:
             return
         total -= _size(folder)
         _remove([folder])
+
+
+def _shorten(log: Path) -> None:
+    """Keep the last half of a log that has grown large in a second file; cron goes on appending to the first."""
+    try:
+        if log.stat().st_size <= LOG_BYTES:
+            return
+        with log.open("rb") as handle:
+            handle.seek(-LOG_BYTES // 2, os.SEEK_END)
+            write_bytes(log.with_name(f"{log.name}.1"), handle.read())
+        os.truncate(log, 0)
+    except OSError:  # there is none
+        return
 
 
 def _older(folder: Path, before: float) -> list[Path]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
-
 from prompttuner.controller.project import order_for, write_order
 from prompttuner.controller.tx import Tx
+from prompttuner.db import retention
 from prompttuner.db.models import Allocation
 from prompttuner.errors import SpecError
 from prompttuner.files import make_private_dir, write_json
@@ -74,9 +73,8 @@ def hours_left(ctx: Context, budget: float | None) -> float:
         return float("inf")
 
     def spent(session: Session) -> float:
-        end = func.coalesce(Allocation.ended_at, ctx.now())
-        query = select(func.sum((end - Allocation.started_at) * Allocation.gpus))
-        return float(session.scalar(query.where(Allocation.started_at.is_not(None))) or 0.0)
+        held = float(session.scalar(retention.held_gpu_seconds(ctx.now())) or 0.0)
+        return held + retention.forgotten_gpu_seconds(session)
 
     return max(0.0, budget - ctx.store.query(spent) / 3600.0)
 

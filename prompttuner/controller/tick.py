@@ -114,8 +114,7 @@ def tick(ctx: Context) -> TickReport:
     report.submitted = submitting.submit_intents(ctx, acted.intents)
     _cancel(ctx, acted, rows)
     rows = _project(ctx, rows)
-    if report.requests:
-        purge_asked(ctx)
+    purge_asked(ctx, report.requests > 0)
     tell_of_deadlines(ctx, rows.jobs)
     clean_up(ctx)
     ctx.indexer.follow(ctx)

@@ -9,6 +9,7 @@ import pytest
 from lab import Lab, scratch_root
 
 from prompttuner.controller.submitting import hours_left
+from prompttuner.db import allocations
 from prompttuner.states import JobState
 
 BUDGET_H = 0.05
@@ -31,3 +32,20 @@ def test_a_budget_stops_growth_before_it_is_exceeded(policy: str, tmp_path: Path
         lab.ctx.settings = lab.ctx.settings.model_copy(update={"max_gpu_hours": 10.0})
         lab.run(240, every=2.0)
         assert {lab.job(job).state for job in jobs} == {JobState.DONE}
+
+
+def test_a_budget_does_not_fill_up_again_as_old_rows_are_forgotten(tmp_path: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder,
+        Lab(Path(folder), max_gpu_hours=10.0, idle_limit_s=20.0) as lab,
+    ):
+        for _ in range(2):
+            lab.submit(ita=50)
+        lab.run(120)
+        assert lab.site.running() == []
+        left = hours_left(lab.ctx, 10.0)
+        assert 0 < left < 10.0
+        lab.site.time += 40 * 86400
+        lab.tick()
+        assert lab.ctx.store.query(allocations.find) == []
+        assert hours_left(lab.ctx, 10.0) == pytest.approx(left, abs=1e-9)

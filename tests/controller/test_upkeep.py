@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import urllib.request
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from prompttuner.controller import notify
+from prompttuner.controller import housekeeping, notify
 from prompttuner.controller.metrics import Metrics
 from prompttuner.db import events, jobs
 from prompttuner.states import JobState
@@ -205,3 +206,74 @@ def test_too_much_waste_is_removed_checkpoints_first(lab: Lab) -> None:
     left = [job_id for job_id in (first, second) if list(lab.spool.job(job_id).glob("g*/big"))]
     assert len(left) == 1
     assert all((lab.spool.job(job_id) / "result").is_dir() for job_id in (first, second))
+
+
+def test_agents_folders_go_before_results_when_space_is_short(lab: Lab) -> None:
+    job_id = lab.submit(ita=10)
+    lab.run(200)
+    (agent,) = list(lab.spool.agents.iterdir())
+    (agent / "log.txt").write_bytes(b"x" * 3_000_000)
+    with_settings(lab, keep_mb=1.0)
+    lab.site.time += 7200
+    lab.tick()
+    assert not agent.exists() and (lab.spool.job(job_id) / "result").is_dir()
+
+
+def test_logs_and_scraps_are_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "LOG_BYTES", 1000)
+    logs = lab.settings.logs_dir
+    logs.mkdir(exist_ok=True)
+    (logs / "tick.log").write_bytes(b"a" * 700 + b"b" * 500)
+    old = [logs / "controller-7.log", lab.spool.inbox / "x.json.broken", lab.spool.inbox / ".y.json.1.abcd"]
+    kept = [logs / "controller-8.log", logs / "controller.sh", lab.spool.inbox / "z.json.broken"]
+    for path in [*old, *kept]:
+        path.touch()
+        os.utime(path, (lab.site.time - 40 * 86400,) * 2 if path in old else None)
+    os.utime(kept[1], (lab.site.time - 40 * 86400,) * 2)
+    lab.tick()
+    assert not [path for path in old if path.exists()]
+    assert all(path.exists() for path in kept)
+    assert (logs / "tick.log").read_bytes() == b""
+    assert (logs / "tick.log.1").read_bytes() == b"b" * 500
+
+
+def test_a_purge_that_was_cut_short_goes_on_without_another_request(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = lab.submit(ita=10)
+    lab.run(30)
+    with monkeypatch.context() as patch:
+        patch.setattr("prompttuner.controller.tick.purge_asked", lambda *_: 0)
+        assert lab.ask("purge", job=done)["ok"]
+    lab.crash()
+    lab.tick()
+    assert not lab.spool.job(done).exists()
+    assert lab.ctx.store.query(jobs.find) == []
+
+
+def test_a_purge_follows_no_link_and_tries_again_what_cannot_be_removed(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, linked = lab.submit(ita=10), lab.submit(ita=10)
+    lab.run(40)
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "precious").touch()
+    (lab.spool.job(done) / "link").symlink_to(others)
+    lab.spool.job(linked).rename(lab.settings.home / "moved")
+    lab.spool.job(linked).symlink_to(others)
+    real, stuck = shutil.rmtree, [True]
+
+    def rmtree(path: Path, **_: object) -> None:
+        if stuck:
+            raise PermissionError(13, "Permission denied", str(path))
+        real(path)
+
+    monkeypatch.setattr(housekeeping.shutil, "rmtree", rmtree)
+    for job in (done, linked):
+        assert lab.ask("purge", job=job)["ok"]
+    assert [row.id for row in lab.ctx.store.query(jobs.find)] == [done]
+    assert any("cannot be removed" in text for text in lab.ctx.warnings)
+    stuck.clear()
+    lab.run(70)
+    assert lab.ctx.store.query(jobs.find) == []
+    assert not lab.spool.job(done).exists() and not lab.spool.job(linked).is_symlink()
+    assert (others / "precious").exists()
