@@ -28,7 +28,7 @@ def replay(
     folder: Annotated[Path | None, typer.Option(help="Where the replay is kept; default: home/replays/TRACE.")] = None,
     spec: Annotated[Path | None, typer.Option(help="Tune jobs of this spec, instead of paced workers.")] = None,
     accelerate: Annotated[float, typer.Option(help="Divide gaps, deadlines and iterations by this.")] = 1.0,
-    profile: Annotated[list[Path] | None, typer.Option(help="Profile of an LLM, for paced workers.")] = None,
+    profile: Annotated[list[Path] | None, typer.Option(help="Profile of an LLM, or a folder of them; repeat.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="The first n jobs only.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Submit what is due and end: for cron.")] = False,
     json: JsonFlag = False,
@@ -87,7 +87,7 @@ def _start(
     trace: Path | None, place: Path, accelerate: float, spec: Path | None, profiles: list[Path], first: int | None
 ) -> Replay:
     from prompttuner.controller.replay import Replay, schedule
-    from prompttuner.profiles import load_profile, stated
+    from prompttuner.profiles import load_profiles, remarks, stated
     from prompttuner.spec import load_values
     from prompttuner.trace.format import read_trace
 
@@ -95,6 +95,9 @@ def _start(
         raise SpecError("name the trace to replay, or --resume one")
     jobs = read_trace(trace).require_clean().jobs[:first]
     template = load_values(spec, {}) if spec is not None else None
-    known = stated(sorted({job.llm for job in jobs}), [load_profile(path) for path in profiles])
+    llms, given = sorted({job.llm for job in jobs}), load_profiles(profiles)
+    known = stated(llms, given)
+    for remark in remarks(llms, given) if template is None else []:
+        sys.stderr.write(f"note: {remark}\n")
     entries = schedule(jobs, known, accelerate=accelerate, template=template)
     return Replay.start(place, entries, str(trace), accelerate, time.time() - entries[0].at_s)

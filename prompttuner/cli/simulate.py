@@ -28,7 +28,7 @@ def simulate(
     policy: Annotated[str, typer.Option(help="Policies to compare, with commas between.")] = "prompttuner,edf,infless",
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of the simulated site.")] = 32,
     slo: Annotated[str | None, typer.Option(help="New deadlines: 1.0, or U(0.5,1.5), x the one-GPU time.")] = None,
-    profile: Annotated[list[Path] | None, typer.Option(help="Profile file of an LLM (may be repeated).")] = None,
+    profile: Annotated[list[Path] | None, typer.Option(help="Profile of an LLM, or a folder of them; repeat.")] = None,
     bank: Annotated[bool, typer.Option(help="Whether there is a Prompt Bank.")] = True,
     bank_factor: Annotated[float, typer.Option(help="Expected factor on the iterations after a lookup.")] = 0.5,
     tick: Annotated[float, typer.Option(min=0.01, help="Period of the control loop, seconds.")] = 1.0,
@@ -47,7 +47,7 @@ def simulate(
 ) -> None:
     """Say what would have happened to a trace under each policy."""
     from prompttuner.policy import get
-    from prompttuner.profiles import load_profile, stated
+    from prompttuner.profiles import load_profiles, remarks, stated
     from prompttuner.sim import SimOptions
     from prompttuner.sim import simulate as run
 
@@ -56,7 +56,10 @@ def simulate(
     if not names:
         raise SpecError("--policy names no policy")
     policies = [get(name) for name in names]
-    profiles = stated(sorted({job.llm for job in jobs}), [load_profile(path) for path in profile or []])
+    llms, given = sorted({job.llm for job in jobs}), load_profiles(profile or [])
+    profiles = stated(llms, given)
+    for remark in remarks(llms, given):
+        typer.echo(f"note: {remark}", err=True)
     has_bank = bank and any(job.bank_factor < 1 for job in jobs)
     high = min(1.0, bank_factor * 1.56)  # P90 of a lognormal with sigma 0.35
     options = SimOptions(

@@ -22,7 +22,13 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Import, generate and describe traces of jobs.")
 
+WHOLE = ("elasticflow", "prompttuner")
+"""Kinds whose jobs are taken as they are."""
 KINDS = ("elasticflow", "philly", "chronus", "swf", "sacct", "azure", "prompttuner")
+
+MOST_LOAD = 10
+MANY_COPIES = 10
+"""Copies of a window's jobs from which on it is another workload than its trace was."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The trace to write: .csv or .jsonl.")]
 Slo = Annotated[str | None, typer.Option(help="Deadlines by SLO multiple: 1.0, or U(0.5,1.5).")]
@@ -40,12 +46,13 @@ def import_(
     path: Annotated[Path, typer.Argument(help="The file.")],
     out: Out,
     throughputs: Annotated[Path | None, typer.Option(help="elasticflow: the folder of throughput tables.")] = None,
+    profiles: Annotated[Path | None, typer.Option(help="elasticflow: write a profile of each pool here.")] = None,
     min_s: Annotated[float, typer.Option(help="Leave out jobs that ran for less.")] = 0.0,
     max_s: Annotated[float, typer.Option(help="Leave out jobs that ran for longer.")] = math.inf,
     max_gpus: Annotated[int, typer.Option(help="Leave out jobs of more GPUs; also the most a job may use.")] = 8,
     cpus_per_gpu: Annotated[int, typer.Option(min=1, help="swf: processors that stand for one GPU.")] = 1,
     start: Annotated[float | None, typer.Option(help="Cut out a window that begins so many seconds in.")] = None,
-    length: Annotated[float, typer.Option(help="Length of that window, in seconds.")] = 7200.0,
+    length: Annotated[float, typer.Option(min=1, help="Length of that window, in seconds.")] = 7200.0,
     gpus: Annotated[int, typer.Option(min=1, help="Cluster that --load refers to.")] = 32,
     load: Annotated[float | None, typer.Option(help="Thin out or copy jobs until the window has this load.")] = None,
     slo: Slo = None,
@@ -60,26 +67,37 @@ def import_(
     from prompttuner.trace.window import cut, to_load
 
     wanted = Wanted(min_s=min_s, max_s=max_s, max_gpus=max_gpus, seed=seed)
+    _check(kind, wanted != Wanted(seed=seed), profiles, start, load)
     loaded = _load(kind, path, wanted, throughputs, cpus_per_gpu)
     if not skip_broken:
         loaded.require_clean()
     jobs: list[TraceJob] = loaded.jobs
+    copies = 1
     if start is not None:
         jobs = cut(jobs, start, length)
-    if load is not None:
-        jobs = to_load(jobs, gpus, load, length_s=length, seed=seed)
+    if load is not None and jobs:
+        window, jobs = jobs, to_load(jobs, gpus, load, length_s=length, seed=seed)
+        copies = math.ceil(len(jobs) / len(window))
     if slo is not None:
         jobs = with_slo(jobs, SloMultiple.parse(slo), seed)
     if not jobs:
-        raise SpecError(f"no job of {path} is left: {_left_out(loaded) or 'the window is empty'}")
+        raise SpecError(f"no job of {path} is left: {_why_none(loaded)}")
     _write(lambda: write_trace(out, jobs), out)
     for problem in loaded.problems:
         typer.echo(f"skipped {problem}", err=True)
     told = {"jobs": len(jobs), "written": str(out), "broken": len(loaded.problems), "left_out": loaded.left_out}
+    if profiles is not None and throughputs is not None:
+        told["profiles"] = _write_profiles(profiles, throughputs, {job.llm for job in jobs})
     if json:
-        print_json(told)
-    else:
-        print_pairs({**told, "broken": len(loaded.problems) or None, "left_out": _left_out(loaded)})
+        print_json({**told, "copies": copies})
+        return
+    print_pairs({**told, "broken": len(loaded.problems) or None, "left_out": _left_out(loaded)})
+    if copies > MANY_COPIES:
+        typer.echo(
+            f"note: the window has little load of its own, so its jobs stand there up to {copies} times; "
+            "--start chooses a busier one",
+            err=True,
+        )
 
 
 @app.command()
@@ -159,6 +177,39 @@ def _load(kind: str, path: Path, wanted: Wanted, throughputs: Path | None, cpus_
     if kind not in others:
         raise SpecError(f"there is no importer {kind!r}: choose one of {', '.join(KINDS)}")
     return others[kind](path, wanted)
+
+
+def _check(kind: str, chosen: bool, profiles: Path | None, start: float | None, load: float | None) -> None:
+    """Options that would mean nothing are refused, not ignored. Raises SpecError."""
+    if kind in WHOLE and chosen:
+        raise SpecError(f"--min-s, --max-s and --max-gpus do not apply to {kind}: its jobs are taken as they are")
+    if profiles is not None and kind != "elasticflow":
+        raise SpecError(f"--profiles: {kind} says nothing of speed-ups; only elasticflow's throughput tables do")
+    if load is not None and (start is None or not 0 < load <= MOST_LOAD):
+        raise SpecError(f"--load needs a window (--start, --length) and a figure above 0, {MOST_LOAD} at most")
+
+
+def _write_profiles(folder: Path, throughputs: Path, pools: set[str]) -> str:
+    from prompttuner.files import make_private_dir
+    from prompttuner.profiles import save_profile
+    from prompttuner.trace.importers.elasticflow import profiles_of, read_throughputs
+
+    made = profiles_of(read_throughputs(throughputs), pools, f"ElasticFlow's throughput tables ({throughputs})")
+
+    def write() -> None:
+        make_private_dir(folder)
+        for profile in made:
+            save_profile(folder, profile)
+
+    _write(write, folder)
+    return f"{len(made)} in {folder}"
+
+
+def _why_none(loaded: Loaded) -> str:
+    if loaded.jobs:
+        return f"none of its {len(loaded.jobs)} jobs was submitted in the window, or --load is below its smallest job"
+    broken = f"{len(loaded.problems)} rows are broken" if loaded.problems else ""
+    return ", ".join(filter(None, (broken, _left_out(loaded)))) or "it has no rows"
 
 
 def _left_out(loaded: Loaded) -> str:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from prompttuner.profiles.load import builtin, load_profile, parse_profile, stated
+from prompttuner.profiles.load import (
+    builtin,
+    load_profile,
+    load_profiles,
+    parse_profile,
+    remarks,
+    save_profile,
+    stated,
+)
 
-__all__ = ["builtin", "load_profile", "parse_profile", "stated"]
+__all__ = ["builtin", "load_profile", "load_profiles", "parse_profile", "remarks", "save_profile", "stated"]

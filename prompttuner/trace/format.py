@@ -78,6 +78,9 @@ def _json_rows(text: str, problems: list[Problem]) -> Iterator[tuple[int, Mappin
         except json.JSONDecodeError as error:
             problems.append(Problem(line, f"not JSON: {error.msg} at column {error.colno}"))
             continue
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands
+            problems.append(Problem(line, f"not JSON that can be read: {error}"))
+            continue
         if not isinstance(value, dict):
             problems.append(Problem(line, "not a JSON object"))
             continue

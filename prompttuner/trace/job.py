@@ -9,6 +9,12 @@ from prompttuner.errors import DataError
 
 __all__ = ["TraceJob"]
 
+LATEST_S = 1e10
+"""Some 300 years, Unix times included: what lies later is a broken number, not a job."""
+MOST_WORK_S = 1e12
+MOST_GPUS = 1_000_000
+MOST_PRIORITY = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class TraceJob:
@@ -49,12 +55,19 @@ class TraceJob:
                 not _clean(self.id, self.llm, self.task, self.user),
                 "texts must be printable, without blanks around them",
             ),
-            (not (math.isfinite(self.submit_s) and self.submit_s >= 0), "submit_s must be a time of 0 or later"),
+            (not 0 <= self.submit_s <= LATEST_S, f"submit_s must be a time from 0 to {LATEST_S:g} s"),
             (not (math.isfinite(self.iters) and self.iters > 0), "iters must be above 0"),
             (not (math.isfinite(self.step_s) and self.step_s > 0), "step_s must be above 0"),
+            (not self.work_s <= MOST_WORK_S, f"iters x step_s must be {MOST_WORK_S:g} s at most"),
             (not self.deadline_s > self.submit_s, "deadline_s must lie after submit_s (inf: best effort)"),
+            (MOST_WORK_S < self.deadline_s < math.inf, f"deadline_s must be {MOST_WORK_S:g} at most, or inf"),
             (not 1 <= self.min_gpus <= self.max_gpus, "min_gpus and max_gpus must hold 1 <= min_gpus <= max_gpus"),
-            (self.requested_gpus < 0, "requested_gpus must be 0 (not known) or more"),
+            (not self.max_gpus <= MOST_GPUS, f"max_gpus must be {MOST_GPUS} at most"),
+            (
+                not 0 <= self.requested_gpus <= MOST_GPUS,
+                f"requested_gpus: 0 (not known) to {MOST_GPUS}",
+            ),
+            (not abs(self.priority) <= MOST_PRIORITY, f"priority must lie within {MOST_PRIORITY} of 0"),
             (not 0 < self.bank_factor <= 10, "bank_factor must lie above 0 and be 10 at most"),
         ):
             if wrong:

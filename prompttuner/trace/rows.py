@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +13,10 @@ from pathlib import Path
 from prompttuner.errors import DataError
 from prompttuner.trace.job import TraceJob
 
-__all__ = ["Loaded", "Problem", "build_jobs", "csv_rows", "integer", "number", "open_text", "whole"]
+__all__ = ["Loaded", "Problem", "build_jobs", "csv_rows", "integer", "number", "open_text", "seconds", "whole"]
 
 SHOWN_PROBLEMS = 20
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,61 +61,102 @@ class Loaded:
 
 
 def open_text(path: Path) -> str:
-    """The file's text, UTF-8, a byte-order mark removed.
+    """The file's text: UTF-8, unpacked if it is gzip's, a byte-order mark removed, lines ended by ``\\n``.
 
     Raises:
         DataError: missing, unreadable or not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        if data.startswith(GZIP):
+            data = gzip.decompress(data)
+        text = data.decode()
     except FileNotFoundError:
         raise DataError(f"no trace file {path}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); is it compressed?") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not UTF-8 text (line {line}): convert it with iconv, or unpack it unless gzip packed it"
+        ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a broken gzip file: {error}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def csv_rows(
-    text: str, source: str, required: Iterable[str], problems: list[Problem], delimiter: str = ",", hint: str = ""
+    text: str, source: str, required: Iterable[str], problems: list[Problem], hint: str = "", bars: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, row) of each row that has as many fields as the header; others are added to ``problems``.
 
-    Lines that are blank or begin with ``#`` are skipped.
+    Each line is a row of its own, so that a quote that is never closed spoils no row but its own. Lines that are blank
+    or begin with ``#`` are skipped.
+
+    Args:
+        hint: added to the message about missing columns.
+        bars: fields stand between ``|``, and quotes mean nothing (as ``sacct --parsable2`` writes).
 
     Raises:
-        DataError: no header, or a required column is missing.
+        DataError: no header, a required column is missing, or two columns have one name.
     """
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")]
     if not lines:
         raise DataError(f"{source} is empty: a header line with the column names is needed")
-    parsed = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter)
     try:
-        header = [name.strip() for name in next(parsed)]
-        missing = [name for name in required if name not in header]
-        if missing:
-            raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)}){hint}")
-        for row in parsed:
-            line = lines[parsed.line_num - 1][0]  # a quoted field may hold line breaks: the row's last line
-            if len(row) != len(header):
-                problems.append(Problem(line, f"{len(row)} fields, the header has {len(header)}"))
-                continue
-            yield line, {name: value.strip() for name, value in zip(header, row, strict=True)}
+        header = [name.strip() for name in _fields(lines[0][1], bars)]
     except csv.Error as error:
-        at = lines[min(parsed.line_num, len(lines)) - 1][0]
-        raise DataError(f"{source} line {at} is not CSV: {error}") from None
+        raise DataError(f"{source} line {lines[0][0]} is not CSV: {error}") from None
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise DataError(f"{source}: no column {', '.join(missing)} (found: {', '.join(header)}){hint}")
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise DataError(f"{source}: more than one column {', '.join(doubled)}")
+    for line, raw in lines[1:]:
+        try:
+            row = _fields(raw, bars)
+        except csv.Error as error:
+            problems.append(Problem(line, f"not CSV: {error}"))
+            continue
+        if len(row) != len(header):
+            problems.append(Problem(line, f"{len(row)} fields, the header has {len(header)}"))
+            continue
+        yield line, {name: value.strip() for name, value in zip(header, row, strict=True)}
+
+
+def _fields(line: str, bars: bool) -> list[str]:
+    return line.split("|") if bars else next(csv.reader([line], strict=True))
 
 
 def number(row: Mapping[str, object], name: str) -> float:
     """A finite number. Raises ValueError with the column's name."""
     value = row.get(name)
     try:
+        if isinstance(value, bool):
+            raise TypeError
         result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, not a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is {_shown(value)}, not a number") from None
     if not math.isfinite(result):
-        raise ValueError(f"{name} is {value!r}, not a finite number")
+        raise ValueError(f"{name} is {_shown(value)}, not a finite number")
     return result
+
+
+def seconds(row: Mapping[str, object], name: str) -> float:
+    """A finite time of 0 or more. Raises ValueError with the column's name."""
+    value = number(row, name)
+    if value < 0:
+        raise ValueError(f"{name} is {value:g}, below 0")
+    return value
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than some thousand digits
+        return "too large"
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def integer(row: Mapping[str, object], name: str) -> int:

@@ -1,11 +1,12 @@
 """Profile files: the built-in ones, a lab's own, and broken ones."""
 
 import json
+import math
 
 import pytest
 
 from prompttuner.errors import ConfigError
-from prompttuner.profiles import builtin, load_profile, stated
+from prompttuner.profiles import builtin, load_profile, load_profiles, stated
 
 GOOD = {
     "name": "mine",
@@ -48,11 +49,26 @@ def test_a_file_takes_the_place_of_the_builtin(tmp_path):
         ({"speedup": [[1, 1.0], [2, 0.5]]}, "grow"),
         ({"speedup": 3}, "list of"),
         ({"colour": "red"}, "unknown colour"),
+        ({"name": " "}, "name must"),
+        ({"start_s": math.nan}, "not a finite number"),
+        ({"start_s": 10**400}, "times are numbers"),
+        ({"start_s": "9"}, "not a finite number"),
+        ({"speedup": [[1, 1.0], [2.5, 2.0]]}, "not a whole number of GPUs"),
+        ({"speedup": [[1, 1.0], [math.inf, 2.0]]}, "not a whole number of GPUs"),
+        ({"speedup": [[1, 1.0], [2, math.nan]]}, "not a finite number"),
     ],
 )
 def test_broken_profiles_are_refused(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message):
         load_profile(write(tmp_path, {**GOOD, **change}))
+
+
+def test_a_folder_holds_one_profile_of_each_llm(tmp_path):
+    write(tmp_path, GOOD)
+    assert [profile.name for profile in load_profiles([tmp_path])] == ["mine"]
+    (tmp_path / "again.json").write_text(json.dumps(GOOD))
+    with pytest.raises(ConfigError, match="both profiles of mine"):
+        load_profiles([tmp_path])
 
 
 def test_unreadable_files_are_refused(tmp_path):

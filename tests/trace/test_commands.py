@@ -75,10 +75,54 @@ def test_bad_input_is_named(call, args: tuple[str, ...], says: str) -> None:
     assert code == 2 and says in err
 
 
+def test_options_that_would_mean_nothing_are_refused(call) -> None:
+    assert call("trace", "generate", "-o", "t.csv", "--gpus", 4, "--length", 600)[0] == 0
+    for extra, says in (
+        (("--max-gpus", 4), "do not apply to prompttuner"),
+        (("--load", 0.5), "--load needs a window"),
+        (("--load", 0, "--start", 0), "--load needs a window"),
+        (("--profiles", "p"), "says nothing of speed-ups"),
+        (("--start", 1e6), "was submitted in the window"),
+    ):
+        code, _, err = call("trace", "import", "prompttuner", "t.csv", "-o", "w.csv", *extra)
+        assert code == 2 and says in err and not Path("w.csv").exists()
+
+
+def test_a_window_thickened_by_copies_says_how_often_its_jobs_stand_there(call) -> None:
+    Path("t.csv").write_text("id,submit_s,llm,iters,step_s\na,5,m,10,1\nb,6,m,10,1\n")
+    args = ("trace", "import", "prompttuner", "t.csv", "-o", "w.csv", "--start", 0, "--length", 500, "--gpus", 1)
+    code, out, err = call(*args, "--load", 0.8)
+    assert code == 0 and "jobs     40" in out and "up to 20 times" in err
+    assert json.loads(call(*args, "--load", 0.8, "--json")[1])["copies"] == 20
+    assert "times" not in call(*args, "--load", 0.2)[2]
+
+
+def test_elasticflow_import_writes_profiles_that_simulate_takes(call) -> None:
+    Path("tables").mkdir()
+    Path("tables/net.csv").write_text("global_batch_size,1,2\n32,1.0,1.5\n64,1.0,2.0\n")
+    Path("e.csv").write_text("job_id,submit_time,iteration,model_name,ddl,batch_size,num_gpu\na,0,100,net,75,32,2\n")
+    args = ("trace", "import", "elasticflow", "e.csv", "--throughputs", "tables", "-o", "t.csv")
+    assert call(*args, "--profiles", "p")[0] == 0 and [path.name for path in Path("p").iterdir()] == ["net-b32.json"]
+    simulate = ("simulate", "t.csv", "--gpus", 2, "--policy", "edf", "--json")
+    code, out, err = call(*simulate, "--profile", "p")
+    assert code == 0 and "note:" not in err
+    assert json.loads(out)["policies"][0]["violations"] == 1, "66.7 s at best, after a start-up of 21 s"
+    code, out, err = call(*simulate)
+    assert code == 0 and "no profile of net-b32: the stated default" in err
+    assert json.loads(out)["policies"][0]["violations"] == 0 or "default" in err
+    Path("p/other.json").write_text(Path("p/net-b32.json").read_text().replace("net-b32", "net-b33"))
+    assert "the profile of net-b33 is not used: the trace has net-b32" in call(*simulate, "--profile", "p")[2]
+    Path("none").mkdir()
+    code, _, err = call(*simulate, "--profile", "none")
+    assert code != 0 and "no profiles (*.json) in none" in err
+
+
 def test_an_import_of_which_nothing_is_left_says_why(call) -> None:
     Path("s.txt").write_text("JobID|User|Submit|ElapsedRaw|AllocTRES|State\n1|u|17|5|cpu=1|COMPLETED\n")
     code, _, err = call("trace", "import", "sacct", "s.txt", "-o", "t.csv")
     assert code == 2 and "1 asked for no GPU" in err
+    Path("s.txt").write_text("JobID|User|Submit|ElapsedRaw|AllocTRES|State\n")
+    assert "it has no rows" in call("trace", "import", "sacct", "s.txt", "-o", "t.csv")[2]
 
 
 def test_stats_of_one_job_are_finite_where_they_can_be() -> None:

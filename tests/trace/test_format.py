@@ -1,5 +1,6 @@
 """The trace format: what is written is read back equal, and broken rows are named by line."""
 
+import gzip
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from prompttuner.trace.format import COLUMNS, dump_trace, read_trace, write_trac
 from prompttuner.trace.job import TraceJob
 
 names = st.text("abcXYZ019-_.,\"' é", min_size=1, max_size=12).filter(lambda s: s.strip() == s)
-positive = st.floats(1e-6, 1e9)
+positive = st.floats(1e-6, 1e6)
 
 
 @st.composite
@@ -109,7 +110,7 @@ def test_unknown_columns_are_errors_unless_they_are_the_users_own(tmp_path: Path
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no trace file"):
         read_trace(tmp_path / "none.csv")
-    (tmp_path / "b.csv").write_bytes(b"\x1f\x8b\xff")
+    (tmp_path / "b.csv").write_bytes(b"PK\xff\x00")
     with pytest.raises(DataError, match="not UTF-8"):
         read_trace(tmp_path / "b.csv")
 
@@ -119,13 +120,13 @@ def test_header_names_every_field() -> None:
     assert tuple(header.split(",")) == COLUMNS
 
 
-def test_line_numbers_stay_right_after_a_field_with_a_line_break(tmp_path: Path) -> None:
+def test_a_line_is_a_row_and_line_numbers_stay_right_after_a_line_break_in_a_field(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('id,submit_s,llm,iters,step_s\n"a\nb",0,m,1,1\nc,1,m,1\nd,2,m,1,1\n')
     loaded = read_trace(path)
-    assert [job.id for job in loaded.jobs] == ["d"]
+    assert [job.id for job in loaded.jobs] == ['b"', "d"]
     assert [(problem.line, problem.message[:15]) for problem in loaded.problems] == [
-        (3, "job 'a\\nb': tex"),
+        (2, "not CSV: unexpe"),
         (4, "4 fields, the h"),
     ]
 
@@ -134,3 +135,54 @@ def test_line_numbers_stay_right_after_a_field_with_a_line_break(tmp_path: Path)
 def test_names_that_no_text_file_could_give_back_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=r"id must not|texts must"):
         TraceJob(name, 0, "m", 1, 1)
+
+
+def test_a_quote_that_is_never_closed_spoils_its_own_row_alone(tmp_path: Path) -> None:
+    """Not even where a later row happens to close it, which would make one row of several."""
+    path = tmp_path / "t.csv"
+    path.write_text('id,submit_s,llm,iters,step_s,x_note\na,0,m,1,1,"so\nb,1,m,1,1,x\nc,2,m,1,1,"and so\nd,3,m,1,1,\n')
+    loaded = read_trace(path)
+    assert [job.id for job in loaded.jobs] == ["b", "d"]
+    assert [problem.line for problem in loaded.problems] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('"iters": 1' + "0" * 400, "iters is 1000000000000000000000000000000000000000..., not a number"),
+        ('"iters": 1' + "0" * 5000, "not JSON that can be read"),
+        ('"iters": ' + "[" * 100_000, "not JSON"),
+        ('"iters": true', "iters is True, not a number"),
+        ('"iters": NaN', "not a finite number"),
+        ('"iters": 1e300', "iters x step_s must be"),
+        ('"iters": 1, "submit_s": 1e15', "submit_s must be"),
+        ('"iters": 1, "deadline_s": 1e99', "deadline_s must be"),
+        ('"iters": 1, "max_gpus": 99999999999999999999', "max_gpus must be"),
+        ('"iters": 1, "requested_gpus": 99999999999999999999', "requested_gpus"),
+        ('"iters": 1, "priority": -99999999999999999999', "priority must"),
+    ],
+)
+def test_figures_that_no_job_has_are_problems_of_their_row(row: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "a", "llm": "m", "step_s": 1, "submit_s": 0, ' + row + "}\n")
+    problems = read_trace(path).problems
+    assert [problem.line for problem in problems] == [1] and says in problems[0].message
+
+
+def test_packed_traces_are_read_and_other_bytes_named_by_line(tmp_path: Path) -> None:
+    text = "id,submit_s,llm,iters,step_s\r\na,0,m,1,1\r\n"
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
+    assert [job.id for job in read_trace(tmp_path / "t.csv.gz").require_clean().jobs] == ["a"]
+    (tmp_path / "half.gz").write_bytes(gzip.compress(text.encode())[:-12])
+    with pytest.raises(DataError, match="broken gzip file"):
+        read_trace(tmp_path / "half.gz")
+    (tmp_path / "latin.csv").write_bytes((text + "é,0,m,1,1\n").encode("latin-1"))
+    with pytest.raises(DataError, match=r"not UTF-8 text \(line 3\)"):
+        read_trace(tmp_path / "latin.csv")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,submit_s,llm,iters,step_s,id\na,0,m,1,1,b\n")
+    with pytest.raises(DataError, match="more than one column id"):
+        read_trace(path)

@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from prompttuner.errors import DataError, SpecError
+from prompttuner.profiles import load_profiles, save_profile
 from prompttuner.trace.format import read_trace, write_trace
 from prompttuner.trace.importers.common import Wanted
-from prompttuner.trace.importers.elasticflow import import_elasticflow, read_throughputs, speedups_of
+from prompttuner.trace.importers.elasticflow import (
+    import_elasticflow,
+    profiles_of,
+    read_throughputs,
+    speedups_of,
+)
 from prompttuner.trace.importers.logs import import_sacct, import_swf
 from prompttuner.trace.importers.tables import import_azure, import_chronus, import_philly
 from prompttuner.trace.rows import Loaded
@@ -58,6 +64,31 @@ def test_sacct_dump_with_unix_times_and_more_fields(tmp_path: Path) -> None:
     path.write_text("JobID|User|Submit|State\n")
     with pytest.raises(DataError, match="no column ElapsedRaw, AllocTRES"):
         import_sacct(path, Wanted())
+
+
+HEADER = "JobID|User|Submit|ElapsedRaw|AllocTRES|State\n"
+
+
+def test_quotes_in_a_sacct_dump_are_letters_and_swallow_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "sacct.txt"
+    rows = ['1|"ann|17|5|gres/gpu=1|COMPLETED', "2|bob|18|5|gres/gpu=1|COMPLETED", '3|b"b|19|5|gres/gpu=1|COMPLETED']
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    assert [job.user for job in import_sacct(path, Wanted()).require_clean().jobs] == ['"ann', "bob", 'b"b']
+
+
+@pytest.mark.parametrize(
+    ("tres", "gpus"),
+    [
+        ("cpu=4,gres/gpu=2,gres/gpu:a100=2,gres/gpumem=80G,gres/gpuutil=50", 2),
+        ("gres/gpu:a100=2,gres/gpu:h100=1", 3),
+        ("gres/gpu:a100=2,gres/gpu:h100=1,gres/gpu=3", 3),
+        ("gres/gpu:1g.10gb=1,node=1", 1),
+    ],
+)
+def test_gpus_of_a_sacct_job_are_counted_once_each(tres: str, gpus: int, tmp_path: Path) -> None:
+    path = tmp_path / "sacct.txt"
+    path.write_text(f"{HEADER}1|u|17|5|{tres}|COMPLETED\n")
+    assert [job.requested_gpus for job in import_sacct(path, Wanted()).require_clean().jobs] == [gpus]
 
 
 def test_swf(tmp_path: Path) -> None:
@@ -110,6 +141,30 @@ def test_chronus_times_are_minutes_and_deadlines_are_kept(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+def test_rows_that_make_no_job_are_problems_of_their_line_and_stop_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(
+        "job_id,user,num_gpu,submit_time,duration,expect_time_list,best_effort\n"
+        "0,u,4,10,30,0,0\n"  # a deadline at its submission
+        "1,u,1,12,30,60,0\n"
+        "2,u,1,12,1e308,60,0\n"
+        "3,u,1,12,-1,60,0\n"
+        "4,a\tb,1,12,30,60,0\n"
+    )
+    loaded = import_chronus(path, Wanted())
+    assert [job.id for job in loaded.jobs] == ["chronus-1"]
+    assert [problem.line for problem in loaded.problems] == [2, 4, 5, 6]
+    assert "deadline_s" in loaded.problems[0].message and "below 0" in loaded.problems[2].message
+
+
+@pytest.mark.parametrize("at", ["2023-11-16 18:17:03", "2023-11-16 18:17:03.25", "2023-11-16 18:17:03.250000+00:00"])
+def test_azure_times_have_fractions_and_zones_of_any_form(at: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{at},4,1\n{at} or so,4,1\n{at},-4,1\n")
+    loaded = import_azure(path, Wanted())
+    assert [job.id for job in loaded.jobs] == ["azure-2"] and [problem.line for problem in loaded.problems] == [3, 4]
+
+
 def test_azure_reads_seven_digits_of_a_second(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(
@@ -147,6 +202,20 @@ def test_elasticflow_with_both_spellings_of_its_columns(tmp_path: Path) -> None:
 def test_missing_throughputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no throughput tables"):
         read_throughputs(tmp_path)
+    for row in ("32,,", "32,,4", "32,0,4"):
+        (tmp_path / "net.csv").write_text(f"global_batch_size,1,2\n{row}\n")
+        with pytest.raises(DataError, match="line 2: no throughput of one GPU"):
+            read_throughputs(tmp_path)
+
+
+def test_profiles_of_the_pools_have_the_tables_speedups(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "net.csv").write_text("global_batch_size,1,2,4,8\n32,2.0,4.0,3.8,5.0\n64,1.0,1.9,,\n")
+    (profile,) = profiles_of(read_throughputs(tmp_path / "t"), ["net-b32"], "tables")
+    assert (profile.name, profile.step_s) == ("net-b32", 0.5)
+    assert profile.speedup == ((1, 1.0), (2, 2.0), (4, 2.0), (8, 2.5)), "more GPUs never count as slower"
+    save_profile(tmp_path, profile)
+    assert load_profiles([tmp_path]) == [profile] and "tables" in profile.origin and "stated" in profile.origin
 
 
 def test_draws_depend_on_the_seed_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from prompttuner.errors import SpecError
+from prompttuner.errors import DataError, SpecError
 from prompttuner.trace.generate import DEFAULT_MIX, LlmMix, draw_bank_factors
 from prompttuner.trace.job import TraceJob
 from prompttuner.trace.rows import Loaded, Problem
@@ -70,10 +70,7 @@ def mapped(loaded: Loaded, rows: Iterable[Arrival], wanted: Wanted) -> Loaded:
             seen[row.id] = row.line
             taken.append(row)
     taken.sort(key=lambda row: (row.at, row.line))
-    loaded.problems.sort(key=lambda problem: problem.line)
-    if not taken:
-        return loaded
-    start = taken[0].at
+    start = taken[0].at if taken else 0.0
     rng = np.random.default_rng([wanted.seed, 0x1B])
     shares = np.array([mix.share for mix in wanted.llms])
     picks = rng.choice(len(wanted.llms), size=len(taken), p=shares / shares.sum())
@@ -81,8 +78,8 @@ def mapped(loaded: Loaded, rows: Iterable[Arrival], wanted: Wanted) -> Loaded:
     factors = draw_bank_factors(tasks, wanted.bank_median, wanted.bank_sigma, wanted.seed)
     for row, pick, task, factor in zip(taken, picks, tasks, factors, strict=True):
         mix = wanted.llms[int(pick)]
-        loaded.jobs.append(
-            TraceJob(
+        try:
+            job = TraceJob(
                 id=row.id,
                 submit_s=row.at - start,
                 llm=mix.llm,
@@ -95,8 +92,12 @@ def mapped(loaded: Loaded, rows: Iterable[Arrival], wanted: Wanted) -> Loaded:
                 requested_gpus=row.gpus,
                 user=row.user,
             )
-        )
+        except DataError as error:
+            loaded.problems.append(Problem(row.line, str(error)))
+        else:
+            loaded.jobs.append(job)
     loaded.jobs.sort(key=lambda job: (job.submit_s, job.id))
+    loaded.problems.sort(key=lambda problem: problem.line)
     return loaded
 
 

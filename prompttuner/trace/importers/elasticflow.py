@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from prompttuner.errors import DataError
+from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.profiles.load import stated
 from prompttuner.trace.job import TraceJob
 from prompttuner.trace.rows import Loaded, build_jobs, csv_rows, integer, number, open_text
 
-__all__ = ["Throughputs", "import_elasticflow", "read_throughputs", "speedups_of"]
+__all__ = ["Throughputs", "import_elasticflow", "profiles_of", "read_throughputs", "speedups_of"]
 
 Throughputs = Mapping[str, tuple[tuple[int, float], ...]]
 """Pool name (model and global batch) -> (GPUs, iterations a second), up to the fastest size."""
@@ -34,6 +38,8 @@ def read_throughputs(folder: Path) -> Throughputs:
             try:
                 batch = integer(row, "global_batch_size")
                 known = sorted((int(n), number(row, n)) for n, v in row.items() if n.isdigit() and v not in ("", "nan"))
+                if not known or known[0][0] != 1 or known[0][1] <= 0:
+                    raise ValueError("no throughput of one GPU")
             except ValueError as error:
                 raise DataError(f"{path} line {line}: {error}") from None
             fastest = max(known, key=lambda pair: pair[1])[0]
@@ -48,6 +54,22 @@ def read_throughputs(folder: Path) -> Throughputs:
 def speedups_of(throughputs: Throughputs) -> dict[str, tuple[tuple[int, float], ...]]:
     """(GPUs, speed-up over one GPU) for each pool."""
     return {name: tuple((n, rate / table[0][1]) for n, rate in table) for name, table in throughputs.items()}
+
+
+def profiles_of(throughputs: Throughputs, pools: Iterable[str], source: str) -> list[PoolProfile]:
+    """Profiles of these pools: speed-up and step time from the tables, all other times those of the default profile."""
+    usual = stated(["default"])["default"]
+    speedups = speedups_of(throughputs)
+    return [
+        replace(
+            usual,
+            name=pool,
+            speedup=tuple(accumulate(speedups[pool], lambda before, now: (now[0], max(before[1], now[1])))),
+            step_s=1 / throughputs[pool][0][1],
+            origin=f"speed-up and step time from {source}; other times: {usual.origin}",
+        )
+        for pool in sorted(pools)
+    ]
 
 
 def import_elasticflow(path: Path, throughputs: Throughputs) -> Loaded:

@@ -14,11 +14,14 @@ from prompttuner.trace.rows import Loaded, Problem, csv_rows, open_text
 __all__ = ["SACCT_FIELDS", "import_sacct", "import_swf"]
 
 SACCT_FIELDS = ("JobID", "User", "Submit", "ElapsedRaw", "AllocTRES", "State")
-"""Ask for them with ``sacct -a -X --parsable2 --format=JobID,User,Submit,ElapsedRaw,AllocTRES,State``."""
+"""``sacct -a -X --parsable2 --starttime=DAY --format=JobID,User,Submit,ElapsedRaw,AllocTRES,State`` shows them."""
 SWF_COLUMNS = 18
-_GPUS = re.compile(r"(?:^|,)gres/gpu(?::[^=,]+)?=(\d+)")
+_GPUS = re.compile(r"(?:^|,)gres/gpu(:[^=,]+)?=(\d+)")
 _UNIX = re.compile(r"\d+(\.\d+)?")
-_UNDECIDED = {"PENDING", "RUNNING", "SUSPENDED", "REQUEUED", "RESIZING"}
+_UNDECIDED = {
+    "PENDING", "RUNNING", "SUSPENDED", "REQUEUED", "RESIZING", "CONFIGURING", "COMPLETING", "STOPPED", "REQUEUE_HOLD",
+    "REQUEUE_FED", "SIGNALING", "STAGE_OUT",
+}  # fmt: skip
 
 
 def import_swf(path: Path, wanted: Wanted, cpus_per_gpu: int = 1) -> Loaded:
@@ -30,7 +33,7 @@ def import_swf(path: Path, wanted: Wanted, cpus_per_gpu: int = 1) -> Loaded:
     loaded = Loaded(str(path))
 
     def arrivals() -> Iterator[Arrival]:
-        for line, raw in enumerate(open_text(path).splitlines(), 1):
+        for line, raw in enumerate(open_text(path).split("\n"), 1):
             if not raw.strip() or raw.lstrip().startswith(";"):
                 continue
             fields = raw.split()
@@ -60,7 +63,7 @@ def import_sacct(path: Path, wanted: Wanted) -> Loaded:
     loaded = Loaded(str(path))
 
     def arrivals() -> Iterator[Arrival]:
-        for line, row in csv_rows(open_text(path), str(path), SACCT_FIELDS, loaded.problems, delimiter="|"):
+        for line, row in csv_rows(open_text(path), str(path), SACCT_FIELDS, loaded.problems, bars=True):
             if "." in row["JobID"]:
                 loaded.leave_out("a step, not a job")
                 continue
@@ -80,6 +83,11 @@ def _sacct_job(line: int, row: Mapping[str, str]) -> Arrival:
         raise ValueError(f"ElapsedRaw is {row['ElapsedRaw']!r}, not a number of seconds")
     submit = row["Submit"]
     at = float(submit) if _UNIX.fullmatch(submit) else moment(submit, "%Y-%m-%dT%H:%M:%S")
-    # typed and untyped entries may stand side by side for the same GPUs: gres/gpu=2,gres/gpu:a100=2
-    gpus = max((int(n) for n in _GPUS.findall(row["AllocTRES"])), default=0)
-    return Arrival(line, f"slurm-{row['JobID']}", at, float(row["ElapsedRaw"]), gpus, row["User"])
+    return Arrival(line, f"slurm-{row['JobID']}", at, float(row["ElapsedRaw"]), _gpus(row["AllocTRES"]), row["User"])
+
+
+def _gpus(tres: str) -> int:
+    """GPUs of e.g. ``gres/gpu=4,gres/gpu:a100=2,gres/gpu:h100=2``: the untyped entry counts all, typed ones a part."""
+    entries = [(bool(kind), int(count)) for kind, count in _GPUS.findall(tres)]
+    untyped = [count for typed, count in entries if not typed]
+    return untyped[0] if untyped else sum(count for _, count in entries)

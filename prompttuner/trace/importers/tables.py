@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from prompttuner.errors import DataError
 from prompttuner.trace.importers.common import Arrival, Wanted, mapped, moment
-from prompttuner.trace.rows import Loaded, Problem, csv_rows, integer, number, open_text
+from prompttuner.trace.rows import Loaded, Problem, csv_rows, integer, number, open_text, seconds
 
 __all__ = ["import_azure", "import_chronus", "import_philly"]
 
 MINUTE = 60.0
 FORM = "%Y-%m-%d %H:%M:%S"
+_AZURE_TIME = re.compile(r"(.{19})(\.\d+)?(?:\+00:00|Z)?")
 
 
 def import_philly(path: Path, wanted: Wanted) -> Loaded:
@@ -20,7 +22,7 @@ def import_philly(path: Path, wanted: Wanted) -> Loaded:
 
     def make(line: int, row: Mapping[str, str]) -> Arrival:
         at = moment(row["timestamp"], FORM)
-        return Arrival(line, f"philly-{line}", at, number(row, "duration"), integer(row, "num_gpus"), row["cluster"])
+        return Arrival(line, f"philly-{line}", at, seconds(row, "duration"), integer(row, "num_gpus"), row["cluster"])
 
     return _import(path, ("timestamp", "duration", "num_gpus", "cluster"), make, wanted)
 
@@ -36,12 +38,12 @@ def import_chronus(path: Path, wanted: Wanted) -> Loaded:
         slo = float("inf")
         if row["best_effort"] != "1":
             first = row["expect_time_list"].replace(";", "-").split("-")[0]
-            slo = MINUTE * number({"expect_time_list": first}, "expect_time_list")
+            slo = MINUTE * seconds({"expect_time_list": first}, "expect_time_list")
         return Arrival(
             line,
             f"chronus-{row['job_id']}",
             MINUTE * number(row, "submit_time"),
-            MINUTE * number(row, "duration"),
+            MINUTE * seconds(row, "duration"),
             integer(row, "num_gpu"),
             row["user"],
             slo,
@@ -59,9 +61,11 @@ def import_azure(path: Path, wanted: Wanted) -> Loaded:
     """
 
     def make(line: int, row: Mapping[str, str]) -> Arrival:
-        # seven digits of a second, one more than Python reads
-        at = moment(row["TIMESTAMP"][:26], FORM + ".%f" if "." in row["TIMESTAMP"] else FORM)
-        tokens = number(row, "ContextTokens") + number(row, "GeneratedTokens")
+        found = _AZURE_TIME.fullmatch(row["TIMESTAMP"])
+        if found is None:
+            raise ValueError(f"{row['TIMESTAMP']!r} is not a time of the form {FORM}, with or without fractions")
+        at = moment(found[1], FORM) + float(found[2] or 0)  # seven digits, one more than Python reads
+        tokens = seconds(row, "ContextTokens") + seconds(row, "GeneratedTokens")
         return Arrival(line, f"azure-{line}", at, tokens, 1)
 
     return _import(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), make, wanted)
