@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -95,6 +96,7 @@ def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
     from prompttuner.sbatch_templates import check_lines, render
 
     words = own_command()
+    wait_s = math.ceil(2 * settings.owner_expiry_s) + 10
     values = {
         "settings": settings,
         "command": shlex.join(words),
@@ -104,5 +106,6 @@ def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
         "minutes": max(1, round(settings.cron_tick_s / 60)),
         "scron": scron,
         "job_name": CONTROLLER_JOB,
+        "wait_s": wait_s,  # the one before may have been lost with its node: its ownership has to run out first
     }
     return render(name, values, settings.slurm.templates or settings.home / "templates")

@@ -54,6 +54,8 @@ class Context:
     """When Slurm was last asked (``steady`` seconds)."""
     last_noted: float = float("-inf")
     """When jobs that wait were last explained (``steady`` seconds)."""
+    cancelled: dict[str, float] = field(default_factory=dict)
+    """What the resource manager was told to end, by native id, and when (``steady`` seconds)."""
     unread: frozenset[Path] = frozenset()
     """Requests that could not be read in the last tick: no reason to tick again at once."""
     history: History | None = None

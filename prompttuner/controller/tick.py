@@ -44,6 +44,9 @@ NOTES_EVERY_S = 5.0
 KILL_AFTER_S = 60.0
 """An allocation that was told to end and has not after this long is ended through the resource manager."""
 
+CANCEL_AGAIN_S = 30.0
+"""What Slurm was told to end is not named to it again sooner: it may take its time, and does not want to be asked."""
+
 OBSERVE_S = 5.0
 """Facts that have not changed are looked at again after this long, for what time alone brings about (suspicion)."""
 
@@ -325,21 +328,25 @@ def _notes_due(ctx: Context) -> bool:
 
 def _cancel(ctx: Context, acted: Acted, rows: Rows) -> None:
     """Tell the resource manager to end what no agent can hear of, or what did not listen."""
-    now = ctx.now()
-    doomed = [
+    now, steady = ctx.now(), ctx.steady()
+    doomed = {
         a.native_id
         for a in rows.allocations
         if a.drain
         and a.native_id is not None
         and a.job_id is None
         and (a.uuid in acted.cancels or a.state in _UNHEARD or now - a.state_since > KILL_AFTER_S)
-    ]
-    if not doomed:
+    }
+    told = {name: at for name, at in ctx.cancelled.items() if name in doomed and steady - at < CANCEL_AGAIN_S}
+    ctx.cancelled = told
+    if not doomed - told.keys():
         return
     try:
-        ctx.backend.cancel(doomed)
+        ctx.backend.cancel(sorted(doomed - told.keys()))
     except BackendError as error:
         ctx.warn(str(error))
+    else:
+        ctx.cancelled = dict.fromkeys(doomed, steady) | told
 
 
 # -- the spool ----------------------------------------------------------------------------------------------------

@@ -221,3 +221,18 @@ def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path, by_hand: bool
         assert len(said) == 1 and "not replaced" in said[0].cause
         lab.run(600, every=5.0)
         assert lab.job(job_id).state == JobState.DONE
+
+
+def test_slurm_is_not_told_again_and_again_to_end_the_same_allocation(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, list[str]]] = []
+    monkeypatch.setattr(lab.site, "cancel", lambda ids: told.append((lab.site.time, list(ids))))
+    lab.site.gpus = 0  # what is asked for waits in the queue
+    lab.submit(ita=900, max_gpus=1)
+    lab.run(2)
+    (allocation,) = lab.site.allocations.values()
+    assert lab.ask("release_agent", allocation="all")["ok"]
+    lab.run(50)
+    own = [(at, ids) for at, ids in told if allocation.native_id in ids]
+    assert len(own) == 2 and own[1][0] - own[0][0] >= 30

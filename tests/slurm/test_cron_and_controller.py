@@ -10,6 +10,7 @@ import pytest
 from slurm_cluster import Cluster
 
 from prompttuner.cli.frame import run
+from prompttuner.db import OwnerInfo, Store
 
 
 @pytest.fixture
@@ -56,6 +57,33 @@ def test_first_line_of_an_empty_table(crontab: Path) -> None:
 def test_ticks_rarer_than_half_the_idle_limit_are_refused(crontab: Path) -> None:
     assert run(["--set", "cron_tick_s=400", "cron", "install", "--with=crontab"]) == 2
     assert not crontab.exists()
+
+
+def test_the_successor_of_a_controller_on_a_lost_node_waits_until_its_ownership_has_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PROMPTTUNER_OWNER_EXPIRY_S", "3")
+    monkeypatch.chdir(tmp_path)
+    assert run(["tick"]) == 0
+    with Store.open(tmp_path / "home" / "state.db") as store:
+        store.acquire(OwnerInfo("n1", 7, "prompttuner run", "another machine", "1"), ttl_s=4.0)
+    capsys.readouterr()
+    assert run(["render", "controller"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" &")]
+    words = line.removesuffix(" &").split()
+    assert run([*words[words.index("run") :], "--until-done"]) == 0
+
+
+def test_local_jobs_outlive_the_service_that_runs_the_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path))
+    assert run(["--backend=local", "render", "systemd"]) == 0
+    local = capsys.readouterr().out
+    assert "KillMode=process" in local and "MemoryMax" not in local
+    assert run(["--backend=slurm", "render", "systemd"]) == 0
+    assert "MemoryMax=1G" in capsys.readouterr().out
 
 
 @pytest.mark.slurm
