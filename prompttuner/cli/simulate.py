@@ -11,6 +11,7 @@ from prompttuner.cli.output import JsonFlag, print_json, print_table
 from prompttuner.errors import SpecError
 
 if TYPE_CHECKING:
+    from prompttuner.policy.plan import Policy
     from prompttuner.policy.snapshot import PoolProfile
     from prompttuner.sim import SimOptions, SimResult
     from prompttuner.trace.job import TraceJob
@@ -25,7 +26,12 @@ COLUMNS = ["policy", "jobs", "missed", "%", "rejected", "cost GPU-s", "busy", "s
 @app.command()
 def simulate(
     trace: Annotated[Path, typer.Argument(help="A trace (CSV or JSONL).")],
-    policy: Annotated[str, typer.Option(help="Policies to compare, with commas between.")] = "prompttuner,edf,infless",
+    policy: Annotated[
+        str, typer.Option(help="Policies to compare, with commas between; with switches: infless:bank=off:keep_s=60.")
+    ] = "prompttuner,edf,infless",
+    without: Annotated[
+        str | None, typer.Option(help="Ablations: rules to leave out, one at a time, of each policy that has them.")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of the simulated site.")] = 32,
     slo: Annotated[str | None, typer.Option(help="New deadlines: 1.0, or U(0.5,1.5), x the one-GPU time.")] = None,
     profile: Annotated[list[Path] | None, typer.Option(help="Profile of an LLM, or a folder of them; repeat.")] = None,
@@ -46,16 +52,12 @@ def simulate(
     json: JsonFlag = False,
 ) -> None:
     """Say what would have happened to a trace under each policy."""
-    from prompttuner.policy import get
     from prompttuner.profiles import load_profiles, remarks, stated
     from prompttuner.sim import SimOptions
     from prompttuner.sim import simulate as run
 
     jobs = _jobs(trace, skip_broken, slo, seed)
-    names = [name.strip() for name in policy.split(",") if name.strip()]
-    if not names:
-        raise SpecError("--policy names no policy")
-    policies = [get(name) for name in names]
+    policies = _policies(policy, without)
     llms, given = sorted({job.llm for job in jobs}), load_profiles(profile or [])
     profiles = stated(llms, given)
     for remark in remarks(llms, given):
@@ -87,6 +89,23 @@ def simulate(
         )
     if not has_bank:
         typer.echo("no Prompt Bank: the trace knows no factors, or --no-bank was given")
+
+
+def _policies(names: str, without: str | None) -> list[Policy]:
+    """The policies named, each followed by its ablations."""
+    from prompttuner.policy import switches_of, variant
+
+    words = [name.strip() for name in names.split(",") if name.strip()]
+    if not words:
+        raise SpecError("--policy names no policy")
+    rules = [rule.strip() for rule in (without or "").split(",") if rule.strip()]
+    known = {word: [s for s, kind in switches_of(word.split(":")[0]).items() if kind is bool] for word in words}
+    for rule in rules:
+        if not any(rule in switches for switches in known.values()):
+            every = ", ".join(dict.fromkeys(switch for switches in known.values() for switch in switches))
+            raise SpecError(f"--without: no policy named has a rule '{rule}': choose from {every}")
+    ablations = {word: [f"{word}:{rule}=off" for rule in rules if rule in known[word]] for word in words}
+    return [variant(one) for word in words for one in (word, *ablations[word])]
 
 
 def _jobs(path: Path, skip_broken: bool, slo: str | None, seed: int) -> list[TraceJob]:

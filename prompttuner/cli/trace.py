@@ -107,18 +107,31 @@ def generate(
     load: Annotated[float, typer.Option(help="Work over capacity.")] = 0.6,
     length: Annotated[float, typer.Option(help="Length in seconds.")] = 7200.0,
     burst: Annotated[float, typer.Option(help="Mean jobs in a burst; 1 is a Poisson stream.")] = 8.0,
+    spread: Annotated[float, typer.Option(help="Mean seconds from a burst's begin to its jobs.")] = 60.0,
+    every: Annotated[float, typer.Option(help="Bursts at regular times, seconds apart; 0: at random ones.")] = 0.0,
+    work: Annotated[float, typer.Option(help="Median seconds of a job on one GPU, at most 1800.")] = 300.0,
+    llm: Annotated[str | None, typer.Option(help="One LLM for all jobs; default: a stated mix of three.")] = None,
     slo: Slo = "U(0.5,1.5)",
     seed: Seed = 0,
     json: JsonFlag = False,
 ) -> None:
     """Make a bursty stream of prompt-tuning jobs; equal options give equal traces."""
     from prompttuner.trace.format import write_trace
-    from prompttuner.trace.generate import Workload
+    from prompttuner.trace.generate import DEFAULT_MIX, LlmMix, Workload
     from prompttuner.trace.generate import generate as make
     from prompttuner.trace.slo import SloMultiple
 
     multiple = None if slo in (None, "none") else SloMultiple.parse(slo)
-    jobs = make(Workload(gpus=gpus, load=load, length_s=length, burst_jobs=burst, slo=multiple, seed=seed))
+    steps = {mix.llm: mix.step_s for mix in DEFAULT_MIX}
+    if llm is not None and llm not in steps:
+        raise SpecError(f"--llm {llm}: choose one of {', '.join(steps)}, which have stated step times")
+    jobs = make(
+        Workload(
+            gpus=gpus, load=load, length_s=length, burst_jobs=burst, burst_spread_s=spread, every_s=every,
+            work_median_s=work, llms=DEFAULT_MIX if llm is None else (LlmMix(llm, 1.0, steps[llm]),), slo=multiple,
+            seed=seed,
+        )
+    )  # fmt: skip
     _write(lambda: write_trace(out, jobs), out)
     told = {"jobs": len(jobs), "written": str(out)}
     if json:

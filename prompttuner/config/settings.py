@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     )
     policy: str = Field(default="prompttuner", description="scheduling policy")
     pool: Literal["warm", "none"] = Field(default="warm", description="none: agents end with their job")
+    prewarm: bool = Field(
+        default=True, description="agents may be started before the jobs that regular past ones foretell (pool = warm)"
+    )
 
     tick_s: Seconds = Field(default=1.0, gt=0, le=600, description="period of `prompttuner run`")
     cron_tick_s: Seconds = Field(default=60.0, gt=0, le=3600, description="period of cron ticks")

@@ -20,8 +20,8 @@ from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
+    from prompttuner.controller.history import History
     from prompttuner.controller.metrics import Metrics
-    from prompttuner.controller.outlook import History
     from prompttuner.db import Ownership, Store
     from prompttuner.db.models import Job
 
@@ -52,6 +52,10 @@ class Context:
     """What was warned of, and when (``steady`` seconds)."""
     last_observed: float = float("-inf")
     """When Slurm was last asked (``steady`` seconds)."""
+    plan_at: float = float("-inf")
+    """When the policy wants to plan next (Unix time) although there may be neither job nor allocation."""
+    look_s: float = 0.0
+    """Period of cron's ticks where those come next; 0: a daemon ticks."""
     last_noted: float = float("-inf")
     """When jobs that wait were last explained (``steady`` seconds)."""
     cancelled: dict[str, float] = field(default_factory=dict)

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from prompttuner import profiles
+from prompttuner.controller.history import Arrived, data_key, history_of
 from prompttuner.controller.paced import stated_bank, stated_remaining, stated_speedup, stated_step_s
 from prompttuner.controller.pools import Pool, pool_of
-from prompttuner.controller.predict import Remaining, remaining_iterations, sample_quantiles
+from prompttuner.controller.predict import Remaining, remaining_iterations
 from prompttuner.controller.snapshot import BankOutlook
 from prompttuner.controller.tx import Tx
 from prompttuner.db import profiles as profile_rows
 from prompttuner.db.models import Allocation, Job
 from prompttuner.policy.snapshot import PoolProfile
-from prompttuner.states import JobState
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from prompttuner.controller.context import Context
 
-__all__ = ["History", "Outlook", "outlook_of", "remember"]
+__all__ = ["Outlook", "outlook_of", "remember"]
 
-PAST_JOBS = 200
-"""Latest ended jobs that predictions look at."""
-ARRIVALS = 500
-HISTORY_S = 5.0
-"""History is read again after this long."""
 SMOOTHING = 0.3
 """Weight of a new measurement in a start-up time's moving average."""
 BANK_FACTOR = BankOutlook(0.2, 0.85)
@@ -48,7 +40,7 @@ class Outlook:
     remaining: dict[str, Remaining]
     """By job id."""
     bank: dict[str, BankOutlook]
-    arrivals: dict[str, list[float]]
+    arrivals: dict[str, list[Arrived]]
     step_s: dict[str, float]
     """By job id, where it is known beforehand (paced jobs)."""
 
@@ -56,9 +48,10 @@ class Outlook:
 def outlook_of(
     ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
 ) -> Outlook:
-    """Expectations for these jobs and allocations."""
-    pools = _pools(ctx, jobs, specs, allocations)
-    history = _history(ctx, tuple(pool.key for pool in pools))
+    """Expectations for these jobs and allocations, and for the pools that may have jobs again soon."""
+    present = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
+    history = history_of(ctx, tuple(sorted(present)))
+    pools = _pools(ctx, jobs, specs, present, history.foreseen())
     paced = _paced_speedups(jobs, specs)
     banked = {job.pool for job in jobs if stated_bank(specs[job.id])}
     return Outlook(
@@ -71,78 +64,26 @@ def outlook_of(
     )
 
 
-@dataclass(slots=True)
-class History:
-    """What past jobs of some pools tell; kept for a moment, as it changes slowly."""
-
-    keys: tuple[str, ...]
-    at: float
-    itas: Mapping[Any, tuple[float, float]]
-    arrivals: dict[str, list[float]]
-    speeds: Sequence[Any]
-    startups: Sequence[Any]
-
-
-def _history(ctx: Context, keys: tuple[str, ...]) -> History:
-    """Four statements, at most every ``HISTORY_S``."""
-    known = ctx.history
-    if known is not None and known.keys == keys and 0 <= ctx.now() - known.at < HISTORY_S:
-        return known
-
-    def read(session: Session) -> History:
-        past = select(Job.pool, Job.spec, Job.ita).where(Job.state == JobState.DONE, Job.ita.is_not(None))
-        past = past.where(Job.pool.in_(keys)).order_by(Job.finished_at.desc()).limit(PAST_JOBS)
-        came = select(Job.pool, Job.submitted_at).where(Job.pool.in_(keys)).order_by(Job.submitted_at.desc())
-        arrivals: dict[str, list[float]] = defaultdict(list)
-        for key, at in reversed(session.execute(came.limit(ARRIVALS)).all()):
-            arrivals[key].append(at)
-        return History(
-            keys,
-            ctx.now(),
-            _past_itas(session.execute(past).all()),
-            arrivals,
-            profile_rows.load_speeds(session),
-            profile_rows.load_startups(session),
-        )
-
-    ctx.history = ctx.store.query(read)
-    return ctx.history
-
-
 def _pools(
-    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], present: set[str], foreseen: set[str]
 ) -> list[Pool]:
-    keys = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
+    """The pools of what is there; of those that are only foreseen, the ones an allocation tells the set-up of."""
     for job in jobs:
         if job.pool not in ctx.pools:
             ctx.pools[job.pool] = pool_of(specs[job.id])
-    unknown = keys - ctx.pools.keys()
+    unknown = (present | foreseen) - ctx.pools.keys()
     if unknown:
-        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.pool.in_(unknown))
+        latest = select(func.max(Allocation.uuid)).where(Allocation.pool.in_(unknown)).group_by(Allocation.pool)
+        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.uuid.in_(latest))
         for key, model, place in ctx.store.query(lambda session: session.execute(query).all()):
             ctx.pools[key] = Pool.from_record(key, model, place or {})
-    return [ctx.pools[key] for key in sorted(keys)]
-
-
-def _data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Jobs with the same of these need similar numbers of iterations."""
-    target = spec["target"]
-    return (spec.get("train_sha256"), target["metric"], target["value"])
-
-
-def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:
-    """(median, P90) by pool, and by pool and data."""
-    known: dict[Any, list[float]] = defaultdict(list)
-    for pool, spec, ita in rows:
-        known[pool].append(float(ita))
-        known[pool, _data_key(spec)].append(float(ita))
-    return {key: sample_quantiles(values) for key, values in known.items()}
+    return [ctx.pools[key] for key in sorted(present | (foreseen & ctx.pools.keys()))]
 
 
 def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
     if (stated := stated_remaining(job, spec)) is not None:
         return stated
-    past = known.get((job.pool, _data_key(spec))) or known.get(job.pool)
+    past = known.get((job.pool, data_key(spec))) or known.get(job.pool)
     # A metric that is not a number is kept as null; the others still make a curve.
     evaluations = [(int(step), float(value)) for step, value in job.evaluations or () if value is not None]
     return remaining_iterations(spec, job.step, evaluations, past)

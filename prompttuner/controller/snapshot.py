@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prompttuner.controller.history import Arrived
 from prompttuner.controller.pools import Pool
 from prompttuner.controller.predict import Remaining
 from prompttuner.policy.snapshot import AgentPhase, Agents, Arrivals, JobPhase, Jobs, PoolProfile, SiteLimits, Snapshot
@@ -51,10 +52,12 @@ class SnapshotInputs:
     """By job id."""
     bank: Mapping[str, BankOutlook] = field(default_factory=dict)
     """By pool key."""
-    arrivals: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By pool key: submission times, ascending."""
+    arrivals: Mapping[str, Sequence[Arrived]] = field(default_factory=dict)
+    """By pool key: submissions, ascending in time."""
     step_s: Mapping[str, float] = field(default_factory=dict)
     """By job id: seconds of an iteration on one member, where it is known beforehand."""
+    look_s: float = 0.0
+    """See ``Snapshot.look_s``."""
     kept: frozenset[str] = frozenset()
     """Jobs that keep the members they have for the moment, whatever their limits."""
 
@@ -70,9 +73,16 @@ def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given
         agents=_agents(allocations, index, row_of, profiles, given.now),
         pools=profiles,
         limits=given.limits,
-        arrivals=Arrivals([np.asarray(given.arrivals.get(pool.key, ()), dtype=np.float64) for pool in given.pools]),
+        arrivals=_arrivals(given),
         tick_s=given.tick_s,
+        look_s=given.look_s,
     )
+
+
+def _arrivals(given: SnapshotInputs) -> Arrivals:
+    """Rows become columns: times, work and slack."""
+    rows = [np.array(given.arrivals.get(pool.key, ()), dtype=np.float64).reshape(-1, 3) for pool in given.pools]
+    return Arrivals([r[:, 0] for r in rows], [r[:, 2] for r in rows], [r[:, 1] for r in rows])
 
 
 def _jobs(

@@ -64,6 +64,7 @@ def limits_now(ctx: Context, allocations: Sequence[Allocation]) -> SiteLimits:
         walltime_s=walltime_s(ctx) or float("inf"),
         gpu_hours_left=hours_left(ctx, s.max_gpu_hours),
         warm_pool=s.pool == "warm",
+        prewarm=s.prewarm,
     )
 
 

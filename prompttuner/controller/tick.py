@@ -261,10 +261,14 @@ def _ending(outcome: str, done: Mapping[str, Any]) -> str:
 
 
 def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
-    if not rows.jobs and not rows.allocations:
-        return Acted([], []), Plan(), rows
+    nothing = not rows.jobs and not rows.allocations
+    if nothing and ctx.now() < ctx.plan_at:
+        return Acted([], []), Plan(wake_at=ctx.plan_at), rows
     specs = ctx.specs_of(rows.jobs)
     outlook = outlook_of(ctx, rows.jobs, specs, rows.allocations)
+    if not outlook.pools:
+        ctx.plan_at = float("inf")
+        return Acted([], []), Plan(), rows
     given = SnapshotInputs(
         now=ctx.now(),
         tick_s=ctx.settings.tick_s,
@@ -275,10 +279,12 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         bank=outlook.bank,
         arrivals=outlook.arrivals,
         step_s=outlook.step_s,
+        look_s=ctx.look_s,
         kept=_with_unexplained_loss(ctx, rows.allocations),
     )
     snapshot = build_snapshot(rows.jobs, rows.allocations, given)
     plan = within_budget(snapshot, ctx.policy.plan(snapshot), submitting.gpus_per_agent(ctx))
+    ctx.plan_at = plan.wake_at
     if not plan.actions and not (_notes_due(ctx) and new_notes(plan, rows.jobs)):
         return Acted([], []), plan, rows
 

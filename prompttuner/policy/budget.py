@@ -2,7 +2,8 @@
 
 Running jobs are never cut short by it: their predicted rest is set aside first. What is left pays for new jobs, growth
 and new allocations in the plan's order, each with its predicted cost at the planning quantile; what it cannot pay for
-is left out of the plan, and idle allocations that then have nothing to do are given back.
+is left out of the plan, and idle allocations that then have nothing to do are given back. Allocations for no job in
+particular come last, after the idle ones that are kept.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def within_budget(snapshot: Snapshot, plan: Plan, gpus_each: int = 1) -> Plan:
     purse.set_aside()
     kept: list[Action] = []
     dropped: list[tuple[str | None, float]] = []
-    for action in plan.actions:
+    # what was only to be warmed for jobs that may come is paid from what is left, and the lack of it stops nothing else
+    later = [action for action in plan.actions if isinstance(action, Request) and action.job is None]
+    for action in (action for action in plan.actions if not (isinstance(action, Request) and action.job is None)):
         cost = purse.cost(action)
         if cost <= 0 or cost <= purse.left_s:
             purse.left_s -= max(cost, 0.0)
@@ -42,6 +45,10 @@ def within_budget(snapshot: Snapshot, plan: Plan, gpus_each: int = 1) -> Plan:
             dropped.append((getattr(action, "job", None), cost))
     notes = purse.notes(dropped)
     kept += purse.idle_to_release(kept, bool(dropped))
+    for request in later:
+        if (cost := purse.cost(request)) <= purse.left_s:
+            purse.left_s -= cost
+            kept.append(request)
     return Plan(kept, plan.wake_at, {**plan.notes, **notes} if notes else plan.notes)
 
 

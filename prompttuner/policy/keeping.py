@@ -16,7 +16,8 @@ def keep_or_release(work: Pass) -> None:
     """Release what has been idle for as long as warming it again would cost: at most twice the best cost in hindsight.
 
     Karlin et al., "Competitive snoopy caching" (1988), the ski-rental rule; with ``forecast`` an agent is kept up to
-    twice as long while jobs arrive faster than it would be warmed again, and less where they do not.
+    twice as long while jobs arrive faster than it would be warmed again, and less where they do not. Agents for jobs
+    that are expected soon stay.
     """
     snapshot, rules = work.snapshot, work.rules
     agents, now, limits = snapshot.agents, snapshot.now, snapshot.limits
@@ -26,8 +27,13 @@ def keep_or_release(work: Pass) -> None:
         if rules.forecast:
             keep *= _expected(snapshot.arrivals.times[pool], now, profile.start_s)
         keep = min(keep, limits.idle_limit_s) if rules.warm_pool and limits.warm_pool else 0.0
+        expected, until = work.expected.get(pool, (0, now))
         for entry in entries:
             if entry[3] < 0:
+                continue
+            if expected > 0 and entry[1] in (Kind.IDLE, Kind.COMING):
+                expected -= 1
+                work.wake(until)
                 continue
             if entry[1] == Kind.IDLE:
                 idle = now - float(agents.since[entry[3]])

@@ -53,6 +53,8 @@ class Pass:
     """Job rows whose membership this pass changes."""
     late: list[int] = field(default_factory=list)
     """Waiting jobs whose deadline does not fit into the plan."""
+    expected: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """Pool -> (agents to be kept for jobs that are expected, until when)."""
     wake_at: float = float("inf")
     _members: dict[int, list[int]] | None = None
 

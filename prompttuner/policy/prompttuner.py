@@ -10,6 +10,7 @@ from prompttuner.policy.limiting import respect_limits
 from prompttuner.policy.passing import Pass, open_pass
 from prompttuner.policy.placing import place_all
 from prompttuner.policy.plan import Plan
+from prompttuner.policy.prewarming import prewarm
 from prompttuner.policy.snapshot import Snapshot
 from prompttuner.policy.switches import Switches
 
@@ -21,7 +22,8 @@ class PromptTuner(Switches):
     """Earliest deadline first with the fewest GPUs, elastic, from warm pools; see docs/reference/policies.md.
 
     One pass: demote what cannot be met; place jobs with deadlines (waiting ones, and running ones that are late) on
-    the timeline; rescue those that do not fit; let best effort fill the gaps; lend idle GPUs; release the rest.
+    the timeline; rescue those that do not fit; let best effort fill the gaps; warm agents for bursts that are
+    expected; lend idle GPUs; release the rest.
     """
 
     name: str = "prompttuner"
@@ -32,6 +34,7 @@ class PromptTuner(Switches):
         respect_limits(work)
         place_all(work)
         fill(work)
+        prewarm(work)
         if self.boost:
             boost(work)
         keep_or_release(work)

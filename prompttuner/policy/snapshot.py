@@ -147,6 +147,8 @@ class SiteLimits:
     gpu_hours_left: float = float("inf")
     warm_pool: bool = True
     """False where the site forbids placeholders: agents end with their job."""
+    prewarm: bool = True
+    """False where no allocation may be asked for before its job has come."""
 
 
 @dataclass(slots=True)
@@ -156,7 +158,10 @@ class Arrivals:
     times: list[Floats] = field(default_factory=list)
     """For each pool: times of its latest submissions (bounded), ascending."""
     work: list[Floats] = field(default_factory=list)
-    """For each pool, beside ``times``: one-member seconds each of those jobs was expected to take; may be empty."""
+    """For each pool, beside ``times``: one-member seconds each of those jobs was expected to take; may be empty. nan
+    where it is not known."""
+    slack: list[Floats] = field(default_factory=list)
+    """For each pool, beside ``times``: seconds from submission to deadline (inf for best effort); may be empty."""
 
 
 @dataclass(slots=True)
@@ -169,3 +174,5 @@ class Snapshot:
     arrivals: Arrivals
     tick_s: float = 1.0
     """Period of the control loop: nothing decided now takes effect sooner than the spool's delay."""
+    look_s: float = 0.0
+    """Seconds until the next plan at the latest, where that is more than ``tick_s`` (ticks by cron)."""

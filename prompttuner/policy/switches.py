@@ -25,6 +25,8 @@ class Switches:
     """Idle GPUs speed up running jobs."""
     forecast: bool = True
     """Keep agents longer where the arrival history says they will be needed, and shorter elsewhere."""
+    prewarm: bool = True
+    """Warm agents before bursts that the arrival history foretells (only with ``forecast``)."""
     switch: bool = True
     """A warm agent may load another LLM."""
     overload: float = 1.0

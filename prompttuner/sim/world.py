@@ -61,6 +61,7 @@ class World:
         sizes = np.bincount([self.pool_of[job.llm] for job in trace], minlength=len(names))
         self._times = [np.zeros(size) for size in sizes]
         self._work = [np.zeros(size) for size in sizes]
+        self._slack = [np.zeros(size) for size in sizes]
         self.snapshot = self._empty_snapshot()
 
     # -- what a policy sees
@@ -73,7 +74,7 @@ class World:
             options.gpus, idle_limit_s=options.idle_limit_s, walltime_s=options.walltime_s, warm_pool=options.warm_pool
         )
         empty = [np.zeros(0) for _ in self.pools]
-        arrivals = Arrivals(list(empty), list(empty))
+        arrivals = Arrivals(list(empty), list(empty), list(empty))
         return Snapshot(0.0, jobs, agents, self.pools, limits, arrivals, options.tick_s)
 
     def observe(self) -> Snapshot:
@@ -158,10 +159,13 @@ class World:
         if self.job_of.setdefault(trace.id, job) is not job:
             raise StateError(f"two jobs of the trace are called {trace.id}")
         seen = self._arrived[pool]
-        self._times[pool][seen], self._work[pool][seen] = self.now, trace.work_s
+        banked = options.bank_mid * trace.work_s + self.pools[pool].lookup_s
+        self._times[pool][seen], self._slack[pool][seen] = self.now, trace.deadline_s - trace.submit_s
+        self._work[pool][seen] = min(trace.work_s, banked) if bank else trace.work_s
         self._arrived[pool] = seen = seen + 1
-        self.snapshot.arrivals.times[pool] = self._times[pool][max(0, seen - HISTORY) : seen]
-        self.snapshot.arrivals.work[pool] = self._work[pool][max(0, seen - HISTORY) : seen]
+        arrivals, latest = self.snapshot.arrivals, slice(max(0, seen - HISTORY), seen)
+        arrivals.times[pool], arrivals.work[pool] = self._times[pool][latest], self._work[pool][latest]
+        arrivals.slack[pool] = self._slack[pool][latest]
         self.result.jobs.append(job.outcome)
         self.dirty = True
 

@@ -43,6 +43,8 @@ class Workload:
     length_s: float = 7200.0
     burst_jobs: float = 8.0
     """Mean jobs in a burst; 1 for a Poisson stream."""
+    every_s: float = 0.0
+    """Bursts begin so many seconds apart, jobs are dealt to them in turn (a cron job's sweeps); 0: at random times."""
     burst_spread_s: float = 60.0
     """Mean delay of a burst's job after the burst's begin."""
     work_median_s: float = 300.0
@@ -66,6 +68,7 @@ class Workload:
             (not 0 < self.load <= 10, "load must lie above 0 and be 10 at most"),
             (not 0 < self.length_s < math.inf, "length must be above 0"),
             (not self.burst_jobs >= 1, "burst_jobs must be 1 or more"),
+            (not 0 <= self.every_s <= self.length_s, "every must lie within the length"),
             (not self.burst_spread_s >= 0, "burst_spread must be 0 or more"),
             (not 0 < self.work_min_s <= self.work_median_s <= self.work_max_s, "work needs 0 < min <= median <= max"),
             (not self.llms or any(m.share <= 0 or m.step_s <= 0 for m in self.llms), "llms need shares above 0"),
@@ -83,9 +86,10 @@ def generate(workload: Workload) -> list[TraceJob]:
     submits: list[float] = []
     works: list[float] = []
     total = 0.0
+    rounds = int(workload.length_s // workload.every_s) if workload.every_s else 0
     while total < target:
-        begin = rng.uniform(0, workload.length_s)
-        for _ in range(int(rng.geometric(1 / workload.burst_jobs))):
+        begin = len(submits) % rounds * workload.every_s if rounds else rng.uniform(0, workload.length_s)
+        for _ in range(1 if rounds else int(rng.geometric(1 / workload.burst_jobs))):
             # a burst near the end wraps around, so that no part of the window is emptier than another
             submits.append((begin + rng.exponential(workload.burst_spread_s)) % workload.length_s)
             works.append(_work(workload, rng))

@@ -59,7 +59,7 @@ def make():
             agents=columns(Agents, AGENT, list(agents), "a"),
             pools=profiles,
             limits=SiteLimits(gpus=gpus, **limits),
-            arrivals=Arrivals(times=[np.array([]) for _ in range(pools)]),
+            arrivals=Arrivals(*([np.array([]) for _ in range(pools)] for _ in range(3))),
         )
 
     return build

@@ -146,6 +146,30 @@ def sites(draw):
     )
 
 
+@st.composite
+def regular_traces(draw):
+    """Bursts at regular times, their jobs in need of warm GPUs: what is warmed ahead."""
+    every, jobs = draw(st.sampled_from([150.0, 400.0, 1500.0])), []
+    for burst in range(draw(st.integers(4, 7))):
+        for i in range(draw(st.integers(1, 4))):
+            submit, work = burst * every + draw(st.floats(0, 15)), draw(st.floats(5, 80))
+            multiple = draw(st.sampled_from([0.3, 0.8, 1.2, math.inf]))
+            llm = draw(st.sampled_from(["gpt2-large", "gpt2-large", "vicuna-7b"]))
+            job = TraceJob(f"j{burst}-{i}", submit, llm, work / 0.5, 0.5, deadline_s=submit + multiple * work)
+            jobs.append(replace(job, max_gpus=draw(st.integers(1, 8)), bank_factor=draw(st.floats(0.2, 1.2))))
+    return jobs
+
+
+@given(jobs=regular_traces(), site=sites(), allocations=st.sampled_from([math.inf, 3]), stingy=st.booleans())
+@QUICK
+def test_plans_that_warm_ahead_are_legal(jobs, site, allocations, stingy):
+    policy = Checked(get("prompttuner"), allocations, stingy)
+    result = simulate(jobs, stated({job.llm for job in jobs}), policy, site)
+    assert all(math.isfinite(job.end_s) for job in result.jobs) and policy.plans == result.plans
+    limits = min(site.gpus, allocations)
+    assert all(sum(row[1:]) <= limits for row in result.usage)
+
+
 @pytest.mark.parametrize("name", POLICIES)
 @given(jobs=traces(), site=sites(), allocations=st.sampled_from([math.inf, 2, 3, 5]), stingy=st.booleans())
 @QUICK
@@ -164,7 +188,7 @@ def test_every_plan_is_legal_and_every_job_ends(name, jobs, site, allocations, s
 @given(jobs=traces(), site=sites(), seed=st.integers(0, 3))
 @QUICK
 def test_switched_off_rules_stay_legal(jobs, site, seed):
-    rules = ["bank", "warm_pool", "delay", "resize", "rescue", "boost", "forecast", "switch"]
+    rules = ["bank", "warm_pool", "delay", "resize", "rescue", "boost", "forecast", "prewarm", "switch"]
     off = {rule: bool(np.random.default_rng([seed, i]).integers(0, 2)) for i, rule in enumerate(rules)}
     result = simulate(jobs, stated({job.llm for job in jobs}), Checked(get("prompttuner", **off)), site)
     assert len(result.jobs) == len(jobs)

@@ -48,3 +48,42 @@ def test_bad_requests_are_told(trace, tmp_path, capsys):
     assert run("simulate", broken, "--policy", "edf") == 2
     assert "--skip-broken" in capsys.readouterr().err
     assert run("simulate", broken, "--policy", "edf", "--skip-broken") == 0
+
+
+def figures(capsys, *words):
+    assert run("simulate", *words, "--json") == 0
+    return json.loads(capsys.readouterr().out)["policies"]
+
+
+def test_variants_of_policies_are_rows_of_their_own(trace, tmp_path, capsys):
+    words = "prompttuner,prompttuner:bank=off:patience=0.1,infless:bank=off"
+    rows = figures(capsys, trace, "--gpus", 4, "--slo", "1.0", "--policy", words, "--log", tmp_path / "logs")
+    assert [row["policy"] for row in rows] == words.split(",")
+    assert rows[0]["lookups"] > 0 and rows[1]["lookups"] == rows[2]["lookups"] == 0
+    assert {path.stem for path in (tmp_path / "logs").iterdir()} == set(words.split(","))
+
+
+def test_ablations_leave_out_one_rule_at_a_time_where_a_policy_has_it(trace, capsys):
+    words = ["--policy", "prompttuner,sbatch", "--without", "resize,bank"]
+    rows = figures(capsys, trace, "--gpus", 8, "--slo", "0.7", *words)
+    names = ["prompttuner", "prompttuner:resize=off", "prompttuner:bank=off", "sbatch", "sbatch:bank=off"]
+    assert [row["policy"] for row in rows] == names
+    resizes = {row["policy"]: row["resizes"] for row in rows}
+    assert resizes["prompttuner"] > 0 == resizes["prompttuner:resize=off"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--policy", "prompttuner:resizes=off"], "has no switch 'resizes': choose one of bank, warm_pool"),
+        (["--policy", "prompttuner:resize=maybe"], "prompttuner:resize is on or off"),
+        (["--policy", "infless:keep_s=long"], "infless:keep_s takes a number"),
+        (["--policy", "sbatch:gpus=1.5"], "sbatch:gpus takes a whole number"),
+        (["--policy", "nobody:bank=off"], "there is no policy 'nobody'"),
+        (["--policy", "edf", "--without", "resize"], "choose from bank"),
+        (["--policy", "prompttuner", "--without", "keep"], "choose from bank, warm_pool"),
+    ],
+)
+def test_wrong_switches_name_the_right_ones(trace, capsys, words, told):
+    assert run("simulate", trace, *words) == 2
+    assert told in capsys.readouterr().err
