@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from prompttuner.db import events
 from prompttuner.db.models import Lease
-from prompttuner.db.tables import insert_rows, table_of
+from prompttuner.db.tables import chunks, insert_rows, table_of
 
-__all__ = ["end", "end_of_job", "grant", "load_open", "of_job", "start"]
+__all__ = ["end", "end_of_job", "grant", "jobs_of_latest", "load_open", "of_job", "start"]
 
 _TABLE = table_of(Lease)
 
@@ -39,6 +39,18 @@ def of_job(session: Session, job: str) -> Sequence[Row[Any]]:
     """All leases of a job, by generation and rank."""
     query = select(*_TABLE.c).where(_TABLE.c.job_id == job)
     return session.execute(query.order_by(_TABLE.c.generation, _TABLE.c.rank)).all()
+
+
+def jobs_of_latest(session: Session, allocations: Iterable[str], ended_because: str) -> set[str]:
+    """Jobs whose lease was the latest of one of these allocations and has ended for a reason that begins so."""
+    found: set[str] = set()
+    for part in chunks(allocations):
+        latest = select(func.max(_TABLE.c.id)).where(_TABLE.c.allocation.in_(part)).group_by(_TABLE.c.allocation)
+        query = select(_TABLE.c.job_id).where(
+            _TABLE.c.id.in_(latest), _TABLE.c.end_reason.startswith(ended_because, autoescape=True)
+        )
+        found.update(session.scalars(query))
+    return found
 
 
 def start(session: Session, ids: Iterable[int], at: float) -> None:

@@ -22,9 +22,10 @@ from prompttuner.controller.observe import apply_agents, apply_jobs, signalled
 from prompttuner.controller.outlook import outlook_of, remember
 from prompttuner.controller.project import changed, order_for, write_order, write_plan
 from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
-from prompttuner.controller.tx import Tx
+from prompttuner.controller.tx import WENT_ON, Tx
 from prompttuner.db import allocations as allocation_rows
 from prompttuner.db import jobs as job_rows
+from prompttuner.db import leases as lease_rows
 from prompttuner.db.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.budget import within_budget
@@ -311,16 +312,13 @@ def _with_unexplained_loss(ctx: Context, allocations: Sequence[Allocation]) -> f
     now = ctx.now()
     limits = {AllocationState.DRAINING: UNEXPLAINED_S, AllocationState.WARM: SEEMS_WARM_S}
     leaving = [
-        a for a in allocations if not a.drain and 0 <= now - a.state_since < limits.get(AllocationState(a.state), 0.0)
+        a.uuid
+        for a in allocations
+        if not a.drain and 0 <= now - a.state_since < limits.get(AllocationState(a.state), 0.0)
     ]
     if not leaving:
         return frozenset()
-
-    def read(session: Session) -> frozenset[str]:
-        tx = Tx(session, now)
-        return frozenset(job.id for a in leaving if (job := tx.left_by_itself(a)) is not None)
-
-    return ctx.store.query(read)
+    return frozenset(ctx.store.query(lambda session: lease_rows.jobs_of_latest(session, leaving, WENT_ON)))
 
 
 def _notes_due(ctx: Context) -> bool:

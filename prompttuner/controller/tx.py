@@ -145,15 +145,6 @@ class Tx:
         job = None if name is None else self.session.get(Job, name)
         return None if job is None or job.state in JOB_ENDED else job
 
-    def left_by_itself(self, allocation: Allocation) -> Job | None:
-        """The running job whose members have gone on without this allocation, not asked to by the controller."""
-        query = select(Lease).where(Lease.allocation == allocation.uuid).order_by(Lease.id.desc()).limit(1)
-        lease = self.session.scalar(query)
-        if lease is None or not (lease.end_reason or "").startswith(WENT_ON):
-            return None
-        job = self.session.get(Job, lease.job_id)
-        return None if job is None or job.state in JOB_ENDED else job
-
     # -- the rest ---------------------------------------------------------------------------------------------
 
     def event(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Select, delete, event, select, update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from prompttuner.db import Change, NoDatabase, Ownership, Store, allocations, bank_index, events, jobs, leases
 from prompttuner.db import profiles as profile_table
@@ -252,6 +253,25 @@ def test_leases_open_and_end(store: Store, mine: Ownership, add_jobs: Add) -> No
         (3.0, 4.0, "revoked", 12),
         (None, 5.0, "finished", 0),
     ]
+
+
+def test_jobs_are_found_by_how_the_latest_lease_of_their_allocations_ended(
+    store: Store, mine: Ownership, add_jobs: Add
+) -> None:
+    add_jobs("a", "b")
+
+    def work(session: Session) -> None:
+        allocations.add(session, [{"uuid": f"u{n}", "pool": "p", "model": "m"} for n in range(3)], 1.0, "test")
+        leases.grant(session, "a", 1, ["u0", "u1"], at=2.0, cause="test")
+        leases.end_of_job(session, "a", 2, "members went on (u1)", 3.0)
+        leases.grant(session, "b", 1, ["u1", "u2"], at=4.0, cause="test")
+
+    store.transact(mine, work)
+    with store.read() as session, counted(store) as statements:
+        assert leases.jobs_of_latest(session, ["u0", "u1", "u2", "u9"], "members went on") == {"a"}
+        assert leases.jobs_of_latest(session, ["u1", "u2"], "members went on") == set(), "u1 has had another since"
+        assert leases.jobs_of_latest(session, ["u0"], "members_went") == set()
+    assert len(statements) == 3
 
 
 def test_an_applied_request_is_remembered(store: Store, mine: Ownership) -> None:
