@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prompttuner.report.data import JobBar, ReportData, Usage
 
-__all__ = ["Area", "Bars", "Chart", "Gantt", "Row", "Span", "charts_of"]
+__all__ = ["PALETTE", "REST_COLOUR", "Area", "Bars", "Chart", "Gantt", "Row", "Span", "charts_of"]
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8a7a00", "#6a51a3", "#4d4d4d")
 """After Okabe and Ito: told apart by colour-blind readers too."""
 KIND_COLOURS = {"busy": "#0072B2", "start-up": "#E69F00", "warm-idle": "#a6cee3"}
 VERDICT_COLOURS = {"met": "#009E73", "missed": "#D55E00", "open": "#56B4E9", "best effort": "#999999"}
+REST_COLOUR = "#bbbbbb"
 TOP_JOBS = 8
+TOP_POOLS = 8
 MOST_BARS = 120
 MOST_POINTS = 1500
+LONGEST_LABEL = 24
+"""Characters; names may have a hundred."""
+SHORT_LABEL = 18
+"""Beside a bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,28 +152,54 @@ def _stacked(title: str, lines: dict[str, list[Usage]], colours: Sequence[str], 
     times, merged = _merged(lines)
     thin_times, thin = _thin(times, list(merged.values()))
     series = tuple(
-        (name, colours[i % len(colours)], line) for i, (name, line) in enumerate(zip(merged, thin, strict=True))
+        (short(name), colours[i % len(colours)], line) for i, (name, line) in enumerate(zip(merged, thin, strict=True))
     )
     return Area(title, "GPUs", thin_times, series, data.end_s, float(data.gpus))
 
 
 def _pools(data: ReportData) -> Area:
-    return _stacked("Busy GPUs by pool", data.pool_usage, PALETTE, data)
+    """The busiest pools each for itself, all others together: no two share a colour."""
+    lines = data.pool_usage
+    if len(lines) <= len(PALETTE):
+        return _stacked("Busy GPUs by pool", lines, PALETTE, data)
+    busiest = sorted(lines, key=lambda name: -_busy_s(lines[name], data.end_s))
+    own, rest = busiest[:TOP_POOLS], busiest[TOP_POOLS:]
+    times, merged = _merged({name: lines[name] for name in rest})
+    sums = [round(sum(line[i] for line in merged.values())) for i in range(len(times))]
+    shown = {name: lines[name] for name in own}
+    shown[f"{len(rest)} other pools"] = [Usage(at, busy, 0, 0) for at, busy in zip(times, sums, strict=True)]
+    return _stacked("Busy GPUs by pool", shown, (*PALETTE[:TOP_POOLS], REST_COLOUR), data)
+
+
+def _busy_s(line: Sequence[Usage], end_s: float) -> float:
+    ends = [*(usage.at_s for usage in line[1:]), end_s]
+    return sum(usage.busy * (until - usage.at_s) for usage, until in zip(line, ends, strict=True))
 
 
 def _jobs(data: ReportData) -> Area:
     """The jobs with most GPU-seconds each for itself, all others together."""
-    largest = sorted(data.jobs, key=lambda job: -job.gpu_s)[:TOP_JOBS]
-    lines = {job.name or job.id: job for job in largest if job.spans}
-    if len(lines) < len(largest):  # names that several jobs share
-        lines = {job.id: job for job in largest if job.spans}
-    chosen = {job.id for job in lines.values()}
+    largest = sorted((job for job in data.jobs if job.spans), key=lambda job: -job.gpu_s)[:TOP_JOBS]
+    lines = dict(zip(_labels(largest), largest, strict=True))
+    chosen = {job.id for job in largest}
     usage = {label: _line([job]) for label, job in lines.items()}
     rest = [job for job in data.jobs if job.id not in chosen and job.spans]
     if rest:
         usage[f"{len(rest)} other jobs"] = _line(rest)
-    colours = (*PALETTE[: len(lines)], "#bbbbbb")
+    colours = (*PALETTE[: len(lines)], REST_COLOUR)
     return _stacked("Busy GPUs by job", usage, colours, data)
+
+
+def _labels(jobs: Sequence[JobBar]) -> list[str]:
+    """What to call each job: its name where that is short and no other job's here, else its id."""
+    names = Counter(job.name for job in jobs)
+    ids = {job.id for job in jobs}
+    fits = [0 < len(job.name) <= LONGEST_LABEL and names[job.name] == 1 and job.name not in ids for job in jobs]
+    return [job.name if fit else job.id for job, fit in zip(jobs, fits, strict=True)]
+
+
+def short(text: str, most: int = LONGEST_LABEL) -> str:
+    """The text, or as much of it as a label can hold."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _line(jobs: list[JobBar]) -> list[Usage]:
@@ -190,7 +223,7 @@ def _slo(data: ReportData) -> Bars:
     for label, jobs in groups.items():
         verdicts = [job.verdict(data.end_s) for job in jobs]
         parts = tuple((kind, colour, float(verdicts.count(kind))) for kind, colour in VERDICT_COLOURS.items())
-        bars.append((label, parts))
+        bars.append((short(label, SHORT_LABEL), parts))
     return Bars("Deadlines met", "jobs", tuple(bars) if data.jobs else ())
 
 
@@ -203,26 +236,28 @@ def _gantt(data: ReportData) -> Gantt:
     jobs = data.jobs
     title = "Jobs: GPUs held, and deadlines"
     if len(jobs) > MOST_BARS:
-        missed = [job for job in jobs if job.verdict(data.end_s) == "missed"][:MOST_BARS]
-        others = sorted((job for job in jobs if job not in missed), key=lambda job: -job.gpu_s)
-        jobs = [*missed, *others[: MOST_BARS - len(missed)]]
-        title += f" ({len(jobs)} of {len(data.jobs)} jobs: those that missed, then the largest)"
-    rows = tuple(_row(job, data) for job in sorted(jobs, key=lambda job: (job.submit_s, job.id)))
+        late = [job for job in jobs if job.verdict(data.end_s) == "missed"]
+        late = sorted(late, key=lambda job: job.deadline_s - min(job.end_s, data.end_s))[:MOST_BARS]
+        shown = {job.id for job in late}
+        others = sorted((job for job in jobs if job.id not in shown), key=lambda job: -job.gpu_s)
+        jobs = [*late, *others[: MOST_BARS - len(late)]]
+        title += f" ({len(jobs)} of {len(data.jobs)} jobs: those that missed by most, then the largest)"
+    jobs = sorted(jobs, key=lambda job: (job.submit_s, job.id))
+    rows = tuple(_row(job, label, data) for job, label in zip(jobs, _labels(jobs), strict=True))
     most = max((gpus for job in jobs for _, _, gpus in job.spans), default=1)
     return Gantt(title, rows, data.end_s, most, tuple(VERDICT_COLOURS.items()))
 
 
-def _row(job: JobBar, data: ReportData) -> Row:
+def _row(job: JobBar, label: str, data: ReportData) -> Row:
     verdict = job.verdict(data.end_s)
     tip = f"{job.id} {job.name} ({job.pool}): {verdict}, {job.state}, {job.gpu_s:.0f} GPU-s"
     if math.isfinite(job.deadline_s) and math.isfinite(job.end_s):
         slack = job.deadline_s - job.end_s
         tip += f", {abs(slack):.0f} s {'early' if slack >= 0 else 'late'}"
     spans = tuple(Span(*span) for span in job.spans)
-    label = job.name if job.name and len(job.name) <= 18 else job.id[:18]
     end = job.end_s if math.isfinite(job.end_s) else data.end_s
     return Row(
-        label,
+        short(label, SHORT_LABEL),
         VERDICT_COLOURS[verdict],
         job.submit_s,
         job.deadline_s,

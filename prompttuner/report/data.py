@@ -15,6 +15,8 @@ from prompttuner.files import write_json
 __all__ = ["JobBar", "ReportData", "Usage", "busy_by_pool", "load_data", "save_data", "steps"]
 
 FORMAT = 1
+UNSUCCESSFUL = frozenset({"rejected", "failed", "exhausted", "stopped"})
+"""States in which a job with a deadline has missed it, whenever it ended."""
 
 
 @dataclass(slots=True)
@@ -28,7 +30,7 @@ class JobBar:
     end_s: float = math.inf
     deadline_s: float = math.inf
     state: str = "ended"
-    """``ended``, ``running``, ``waiting``, ``rejected``, ``failed`` or ``cancelled``."""
+    """``ended`` (target reached), ``running``, ``waiting``, ``cancelled``, or one of ``UNSUCCESSFUL``."""
     name: str = ""
     spans: list[tuple[float, float, int]] = field(default_factory=list)
     """(begin, end, GPUs) while it held GPUs, ascending."""
@@ -46,7 +48,7 @@ class JobBar:
             return "met"
         if self.state == "cancelled" and self.end_s <= self.deadline_s:
             return "open"  # the user took it back in time: nobody's miss
-        over = self.state in {"ended", "rejected", "failed"}
+        over = self.state == "ended" or self.state in UNSUCCESSFUL
         return "missed" if over or now_s > self.deadline_s else "open"
 
 

@@ -15,9 +15,9 @@ __all__ = ["from_database"]
 
 _STATES = {
     JobState.DONE: "ended",
-    JobState.EXHAUSTED: "failed",  # its target was not reached, whenever it ended
+    JobState.EXHAUSTED: "exhausted",
     JobState.FAILED: "failed",
-    JobState.STOPPED: "failed",
+    JobState.STOPPED: "stopped",
     JobState.CANCELLED: "cancelled",
     JobState.REJECTED: "rejected",
     JobState.RUNNING: "running",

@@ -19,6 +19,7 @@ body { font: 14px/1.45 system-ui, sans-serif; color: #222; background: #fff; max
   padding: 0 1em; }
 h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.1em; margin: 1.8em 0 .4em; }
 svg { max-width: 100%; height: auto; font-size: 12px; } .source { color: #555; margin-top: 0; }
+.wide { overflow-x: auto; } td { max-width: 22em; overflow-wrap: break-word; }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .15em .9em .15em 0; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } tbody tr:nth-child(odd) { background: #f6f6f6; }
 .facts { display: flex; flex-wrap: wrap; gap: .6em 2.2em; margin: 1em 0; } .facts div { min-width: 6em; }
@@ -86,7 +87,7 @@ def _table(data: ReportData) -> str:
     opened = " open" if len(data.jobs) <= 40 else ""
     return (
         f"<details{opened}><summary>All {len(data.jobs)} jobs as a table</summary>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</details>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}</details>'
     )
 
 

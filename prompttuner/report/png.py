@@ -12,7 +12,7 @@ from prompttuner.report.charts import Area, Bars, Gantt, charts_of
 from prompttuner.report.data import ReportData
 from prompttuner.report.svg import time_label, time_ticks
 
-__all__ = ["load_pyplot", "write_pngs"]
+__all__ = ["load_pyplot", "plain", "write_pngs"]
 
 
 def load_pyplot() -> Any:
@@ -29,6 +29,11 @@ def load_pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib neither reads as a formula nor, for a leading ``_``, leaves out of a legend."""
+    return ("\N{ZERO WIDTH SPACE}" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def write_pngs(folder: Path, data: ReportData) -> list[Path]:
@@ -67,7 +72,7 @@ def _time_axis(axes: Any, end_s: float) -> None:
 def _area(axes: Any, chart: Area) -> None:
     times = [*chart.times, chart.end_s]
     stacks = [[*line, line[-1]] for _, _, line in chart.series]
-    names = [name for name, _, _ in chart.series]
+    names = [plain(name) for name, _, _ in chart.series]
     axes.stackplot(times, stacks, labels=names, colors=[colour for _, colour, _ in chart.series], step="post")
     if chart.limit:
         axes.axhline(chart.limit, color="#222", linestyle="--", linewidth=1)
@@ -86,7 +91,7 @@ def _bars(axes: Any, chart: Bars) -> None:
             seen.add(name)
             axes.barh(k, value, left=at, color=colour, label=label, height=0.6)
             at += value
-    axes.set_yticks(range(len(chart.bars)), [label for label, _ in chart.bars])
+    axes.set_yticks(range(len(chart.bars)), [plain(label) for label, _ in chart.bars])
     axes.invert_yaxis()
     axes.set_xlabel(chart.unit)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
@@ -103,7 +108,7 @@ def _gantt(axes: Any, chart: Gantt) -> None:
             axes.plot([row.deadline_s, row.deadline_s], [k - 0.45, k + 0.45], color="#222", linewidth=1.2)
     for name, colour in chart.legend:
         axes.barh(0, 0, color=colour, label=name)
-    axes.set_yticks(range(len(chart.rows)), [row.label for row in chart.rows], fontsize=7)
+    axes.set_yticks(range(len(chart.rows)), [plain(row.label) for row in chart.rows], fontsize=7)
     axes.set_ylim(len(chart.rows) - 0.4, -0.6)
     _time_axis(axes, last)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)

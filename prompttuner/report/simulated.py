@@ -44,9 +44,10 @@ def from_simulation(
 def _bar(
     outcome: JobOutcome, pools: dict[str, str], tasks: dict[str, str], spans: list[tuple[float, float, int]]
 ) -> JobBar:
-    state = "rejected" if outcome.rejected else "ended" if math.isfinite(outcome.end_s) else "failed"
+    state = "ended" if math.isfinite(outcome.end_s) else "failed"
+    state = "rejected" if outcome.rejected else "stopped" if outcome.stopped else state
     notes = [f"{outcome.resizes} resizes"] * bool(outcome.resizes)
-    notes += ["looked up"] * outcome.looked_up + ["demoted"] * outcome.demoted + ["stopped"] * outcome.stopped
+    notes += ["looked up"] * outcome.looked_up + ["demoted"] * outcome.demoted
     return JobBar(
         id=outcome.id,
         pool=pools.get(outcome.id, ""),

@@ -138,7 +138,7 @@ def _bars(chart: Bars) -> tuple[list[str], int]:
     out: list[str] = []
     y = 8.0
     for label, parts in chart.bars:
-        out.append(_text(LEFT - 8, y + 15, label[:18], "end"))
+        out.append(_text(LEFT - 8, y + 15, label, "end"))
         x = float(LEFT)
         total = sum(value for _, _, value in parts) or 1.0
         for name, colour, value in parts:

@@ -68,6 +68,7 @@ def test_usage_and_jobs_follow_from_allocations_and_leases(store: Store) -> None
         "p": [Usage(20, 1, 0, 0), Usage(50, 0, 0, 0)],
     }
     assert bars["spent"].verdict(100) == "missed" and bars["spent"].spans == []
+    assert [bars[name].state for name in ("first", "second", "spent")] == ["ended", "running", "exhausted"]
 
 
 def test_only_what_touches_the_asked_time_is_shown_and_clipped_to_it(store: Store) -> None:

@@ -11,7 +11,7 @@ import pytest
 from prompttuner.report.charts import Area, Gantt, charts_of
 from prompttuner.report.data import JobBar, ReportData, Usage
 from prompttuner.report.page import page_of, summary, write_page
-from prompttuner.report.png import write_pngs
+from prompttuner.report.png import plain, write_pngs
 from prompttuner.report.svg import nice_ticks, svg_of, time_label, time_ticks
 
 EVIL = '<script>alert("x")</script> & co'
@@ -90,6 +90,39 @@ def test_many_jobs_are_cut_to_those_that_missed_and_the_largest_and_it_says_so()
     assert sum("missed" in row.tip for row in chart.rows) == 120
 
 
+def test_of_too_many_that_missed_those_that_missed_by_most_are_shown() -> None:
+    many = data(400)
+    many.end_s = 5000.0
+    for k, job in enumerate(many.jobs):
+        job.deadline_s = job.end_s - k
+    chart = dict(charts_of(many))["deadlines"]
+    assert isinstance(chart, Gantt)
+    assert {row.label for row in chart.rows} == {f"j{k}" for k in range(280, 400)}
+
+
+def test_jobs_are_called_by_name_unless_it_is_shared_or_long() -> None:
+    named = data(5)
+    for job, name in zip(named.jobs, ("mine", "same", "same", "x" * 60, "j0"), strict=True):
+        job.name = name
+    named.jobs.append(JobBar("idle", "pool-0", 0.0, name="never ran"))
+    charts = dict(charts_of(named))
+    gantt, area = charts["deadlines"], charts["jobs"]
+    assert isinstance(gantt, Gantt) and isinstance(area, Area)
+    assert [row.label for row in gantt.rows] == ["never ran", "mine", "j1", "j2", "j3", "j4"]
+    assert {name for name, _, _ in area.series} == {"mine", "j1", "j2", "j3", "j4"}
+
+
+def test_many_pools_share_no_colour_and_lose_no_gpu() -> None:
+    many = data()
+    many.pool_usage = {f"pool-{k:02d}": [Usage(k, k + 1, 0, 0), Usage(60 + k, 0, 0, 0)] for k in range(14)}
+    chart = dict(charts_of(many))["pools"]
+    assert isinstance(chart, Area)
+    assert len({colour for _, colour, _ in chart.series}) == len(chart.series) == 9
+    assert chart.series[-1][0] == "6 other pools"
+    at = chart.times.index(30.0) if 30.0 in chart.times else max(i for i, t in enumerate(chart.times) if t <= 30)
+    assert sum(values[at] for _, _, values in chart.series) == sum(range(1, 15))
+
+
 def test_long_series_are_thinned_without_changing_their_area() -> None:
     long = data()
     long.usage = [Usage(0.01 * k, k % 7, 0, 0) for k in range(10_000)]
@@ -104,6 +137,18 @@ def test_an_empty_stretch_says_so() -> None:
     empty = ReportData("t", "s", 0.0, 60.0, [], [])
     assert "Nothing happened" in page_of(empty)
     assert summary(empty)["Deadlines met"] == "none decided"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_pngs_take_names_as_they_are(tmp_path: Path) -> None:
+    """Not as formulas, which would end in an error, and however long."""
+    pytest.importorskip("matplotlib")
+    odd = data(4)
+    for job, name in zip(odd.jobs, (r"$\frac{", "_hidden", "a$b", "x" * 300), strict=True):
+        job.name, job.pool = name, name
+    odd.pool_usage = {job.pool: [Usage(5, 1, 0, 0)] for job in odd.jobs}
+    assert len(write_pngs(tmp_path, odd)) == 6
+    assert [plain(name) for name in ("a$b", "ab")] == [r"a\$b", "ab"] and not plain("_hidden").startswith("_")
 
 
 def test_page_is_private_and_pngs_are_written(tmp_path: Path) -> None:

@@ -132,6 +132,26 @@ def test_stats_of_one_job_are_finite_where_they_can_be() -> None:
     assert (figures["jobs"], figures["work_gpu_s"], figures["slo_multiple_p50"]) == (1, 20, 2)
 
 
+def test_traces_of_any_form_can_be_drawn(call) -> None:
+    """One job; no deadlines; more LLMs than colours, times that begin late, and multiples far apart."""
+    header = "id,submit_s,llm,iters,step_s,deadline_s\n"
+    far = [f"{k},{5e6 + k},llm-{k % 14},10,1,{5e6 + k + 10.0 ** (k % 6)}" for k in range(28)]
+    for name, rows in (("one", ["a,0,m,1,1,"]), ("plain", ["a,0,m,1,1,", "b,9,m,2,1,"]), ("far", far)):
+        Path(f"{name}.csv").write_text(header + "\n".join(rows) + "\n")
+        code, _, err = call("trace", "stats", f"{name}.csv", "--plot", f"{name}.png")
+        assert code == 0, err
+        assert Path(f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stats_of_times_far_apart_need_no_memory_for_the_gap() -> None:
+    from prompttuner.trace.job import TraceJob
+
+    jobs = [TraceJob(str(k), at, "m", 10, 2) for k, at in enumerate((0.0, 30.0, 59.0, 1e10))]
+    figures = trace_stats(jobs)
+    assert (figures["per_minute_max"], figures["span_s"]) == (3, 1e10)
+    assert figures["per_minute_mean"] == pytest.approx(4 / (1e10 / 60), rel=1e-6)
+
+
 def test_unwritable_output_is_an_error(call) -> None:
     code, _, err = call("trace", "generate", "-o", "no/such/t.csv")
     assert code == 1 and "cannot write no/such/t.csv" in err
