@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fidelity_runs import first_load, stints_of
+from fidelity_times import first_load, stints_of
 from slurm_cluster import missing_programs, running_cluster
 from slurm_site import SlurmUser
 from sqlalchemy import select

@@ -63,6 +63,8 @@ def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: flo
     if allocation.started_at is None:
         allocation.started_at = tx.now
         allocation.admitted = True
+        if allocation.submitted_at is not None:
+            tx.learn(allocation, "queue", max(0.0, tx.now - allocation.submitted_at))
         tx.allocation_state(allocation, _A.STARTING, "its agent has started")
     allocation.host, allocation.address = status.host, status.address
     if status.protocol != PROTOCOL:

@@ -66,10 +66,14 @@ def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given
     """Columns of the active jobs and of the allocations that have not ended."""
     index = {pool.key: i for i, pool in enumerate(given.pools)}
     row_of = {job.id: i for i, job in enumerate(jobs)}
+    joined: dict[str, float] = {}
+    for a in allocations:
+        if a.job_id is not None and a.state == AllocationState.BUSY:
+            joined[a.job_id] = max(a.state_since, joined.get(a.job_id, a.state_since))
     profiles = [given.profiles[pool.key] for pool in given.pools]
     return Snapshot(
         now=given.now,
-        jobs=_jobs(jobs, index, profiles, given),
+        jobs=_jobs(jobs, index, profiles, given, joined),
         agents=_agents(allocations, index, row_of, profiles, given.now),
         pools=profiles,
         limits=given.limits,
@@ -86,7 +90,11 @@ def _arrivals(given: SnapshotInputs) -> Arrivals:
 
 
 def _jobs(
-    jobs: Sequence[Job], index: Mapping[str, int], profiles: Sequence[PoolProfile], given: SnapshotInputs
+    jobs: Sequence[Job],
+    index: Mapping[str, int],
+    profiles: Sequence[PoolProfile],
+    given: SnapshotInputs,
+    joined: Mapping[str, float],
 ) -> Jobs:
     no_bank = BankOutlook()
     outlooks = [no_bank if job.lookup_done or job.step else given.bank.get(job.pool, no_bank) for job in jobs]
@@ -104,7 +112,7 @@ def _jobs(
         iters_hi=_floats(given.remaining[job.id].hi for job in jobs),
         bank_factor_mid=_floats(outlook.factor_mid for outlook in outlooks),
         bank_factor_hi=_floats(outlook.factor_hi for outlook in outlooks),
-        phase_since=_floats(job.state_since for job in jobs),
+        phase_since=_floats(_phase_since(job, joined) for job in jobs),
         best_effort=np.array([bool(job.best_effort) for job in jobs], dtype=np.bool_),
         stop_on_miss=np.array([job.on_miss == "stop" for job in jobs], dtype=np.bool_),
     )
@@ -120,7 +128,7 @@ def _agents(
     return Agents(
         id=[a.uuid for a in allocations],
         pool=_ints(index.get(a.pool, -1) for a in allocations),
-        phase=_ints(_PHASES[AllocationState(a.state)] for a in allocations),
+        phase=_ints(_agent_phase(a) for a in allocations),
         job=_ints(row_of.get(a.job_id or a.reserved_for or "", -1) for a in allocations),
         gpus=_ints(a.gpus for a in allocations),
         since=_floats(a.state_since for a in allocations),
@@ -145,6 +153,20 @@ def _job_phase(job: Job) -> JobPhase:
         return JobPhase.RUNNING
     lookup: dict[str, Any] = job.lookup or {}
     return JobPhase.LOOKUP if lookup.get("budget_s") and not job.lookup_done else JobPhase.STARTING
+
+
+def _phase_since(job: Job, joined: Mapping[str, float]) -> float:
+    """Since when it is in its phase; a running job begins anew with each member that joins it."""
+    if job.state == JobState.RUNNING and job.first_step_at is not None:
+        return max(job.state_since, joined.get(job.id, job.state_since))
+    return job.state_since
+
+
+def _agent_phase(allocation: Allocation) -> AgentPhase:
+    """One that was told to go takes no job, even if Slurm has not started it yet or its agent is just starting."""
+    if allocation.drain and allocation.job_id is None:
+        return AgentPhase.DRAINING
+    return _PHASES[AllocationState(allocation.state)]
 
 
 def _step_s(job: Job, profile: PoolProfile) -> float:

@@ -24,8 +24,11 @@ class SimOptions:
     """A new job is seen after this, if that is sooner than the next tick, as a daemon looks for requests."""
     stale_s: float = 0.0
     """Age of what the controller knows of a running job's steps."""
-    seen_ends: bool = False
-    """A job ends when a tick sees it, as in a live database, not when its last step is done."""
+    release_s: float = 0.0
+    """From an agent's hearing that it shall end to its end; it holds its GPU until then."""
+    daemon: bool = False
+    """As a live daemon: it decides at every tick, not only after something happened, and what happens counts from
+    the tick that sees it (starts and ends of agents, ends of jobs)."""
     idle_limit_s: float = 600.0
     """An agent without a job ends itself after this."""
     walltime_s: float = math.inf
@@ -56,7 +59,10 @@ class SimOptions:
         for wrong, what in (
             (self.gpus < 1, "gpus must be 1 or more"),
             (not self.tick_s > 0, "tick_s must be above 0"),
-            (min(self.spool_s, self.look_s, self.stale_s) < 0, "spool_s, look_s and stale_s must be 0 or more"),
+            (
+                min(self.spool_s, self.look_s, self.stale_s, self.release_s) < 0,
+                "spool_s, look_s, stale_s and release_s must be 0 or more",
+            ),
             (not self.idle_limit_s > 0, "idle_limit_s must be above 0"),
             (not 0 < self.bank_mid <= self.bank_hi <= 1, "0 < bank_mid <= bank_hi <= 1 must hold"),
             (min(self.predict_sigma, self.start_sigma) < 0, "spreads must be 0 or more"),

@@ -16,12 +16,20 @@ __all__ = ["simulate"]
 
 
 def simulate(
-    trace: Sequence[TraceJob], profiles: Mapping[str, PoolProfile], policy: Policy, options: SimOptions | None = None
+    trace: Sequence[TraceJob],
+    profiles: Mapping[str, PoolProfile],
+    policy: Policy,
+    options: SimOptions | None = None,
+    told: Mapping[str, PoolProfile] | None = None,
 ) -> SimResult:
     """Run the trace to the end of its last job. Deterministic: equal arguments give equal results.
 
     Decisions are taken on the grid of ``tick_s`` after anything happened (or when the policy asked to be woken) and
     take effect ``spool_s`` later. With ``look_s`` a new job is decided on between two ticks, and the grid begins anew.
+
+    Args:
+        profiles: by LLM, what starts and pauses take.
+        told: the same as the policy believes it; the profiles themselves where not given.
 
     Raises:
         SpecError: an empty trace, or an LLM without a profile.
@@ -34,7 +42,7 @@ def simulate(
     wide = [job.id for job in trace if job.min_gpus > options.gpus]
     if wide:
         raise SpecError(f"job {wide[0]} needs more than the {options.gpus} GPUs there are")
-    world = Site(trace, profiles, options, policy.name)
+    world = Site(trace, profiles, options, policy.name, told)
     queue = sorted(trace, key=lambda job: (job.submit_s, job.id))
     _loop(world, policy, queue, options)
     result = world.result
@@ -75,13 +83,14 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
             tick_at = min(tick_at, grid if grid > decided else grid + tick)
         elif wake < math.inf:
             tick_at = min(tick_at, on_grid(max(wake, world.now + 1e-9)))
-    world.see_ends(on_grid(world.now))
+        if options.daemon and (events or upcoming < len(queue)):
+            tick_at = min(tick_at, on_grid(world.now + 1e-9))
 
 
 def _decide(world: Site, policy: Policy) -> float:
     """One tick; returns when the policy wants the next."""
+    world.see()
     plan = policy.plan(world.observe())
-    world.see_ends(world.now)
     world.dirty = False
     for action in plan.actions:
         world.apply(action)

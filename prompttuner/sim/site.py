@@ -56,11 +56,11 @@ class Site(World):
         self.serial += 1
         reserved = self._job(action.job) if action.job is not None else None
         agent = SimAgent(f"a{self.serial}", action.pool, reserved)
-        profile = self.pools[action.pool]
-        at = self.now + self.options.spool_s
+        told, at = self.told[action.pool], self.now + self.options.spool_s
+        ready_at = self._expected() + told.queue_s + told.start_s
         values = {
             "pool": action.pool, "phase": AgentPhase.REQUESTED, "job": -1 if reserved is None else reserved.row,
-            "gpus": 1, "since": self.now, "ready_at": at + profile.queue_s + profile.start_s, "ends_at": math.inf,
+            "gpus": 1, "since": self.now, "ready_at": ready_at, "ends_at": math.inf,
         }  # fmt: skip
         self.agents.append(agent, agent.id, values)
         self.agent_of[agent.id] = agent
@@ -68,14 +68,18 @@ class Site(World):
         self.result.allocations += 1
         if reserved is not None:
             reserved.reserved.add(agent)
-        self.push(at + self.spread(profile.queue_s), "queued", agent)
+        self.push(at + self.spread(self.pools[action.pool].queue_s), "queued", agent)
+
+    def _expected(self) -> float:
+        """When an order given now is expected to be heard: a live controller counts from its own word."""
+        return self.now if self.options.daemon else self.now + self.options.spool_s
 
     def _release(self, agent: SimAgent) -> None:
         if agent.phase == AgentPhase.REQUESTED:
             self.remove_agent(agent)
         elif agent.phase in (AgentPhase.STARTING, AgentPhase.WARM):
             self.enter(agent, AgentPhase.DRAINING)
-            self.push(self.now + self.options.spool_s, "gone", agent)
+            self.push(self.now + self.options.spool_s + self.options.release_s, "gone", agent)
         else:
             raise StateError(f"{agent.id} is {AgentPhase(agent.phase).name} and cannot be released")
 
@@ -96,9 +100,8 @@ class Site(World):
             agent.reserved = self._job(action.job)
             agent.reserved.reserved.add(agent)
             self.agents.data["job"][agent.row] = agent.reserved.row
-        ready = self.now + self.options.spool_s + self.pools[action.pool].switch_s
-        self.enter(agent, AgentPhase.SWITCHING, ready)
-        self.push(ready, "ready", agent)
+        self.enter(agent, AgentPhase.SWITCHING, self._expected() + self.told[action.pool].switch_s)
+        self.push(self.now + self.options.spool_s + self.pools[action.pool].switch_s, "ready", agent)
 
     def _assign(self, job: SimJob, members: list[SimAgent], lookup_s: float) -> None:
         self._check_members(job, members)
@@ -110,8 +113,11 @@ class Site(World):
             if agent not in stay:
                 agent.job = None
                 self.agents.data["job"][agent.row] = -1
-                self.enter(agent, AgentPhase.BUSY, effect)
-                self.push(effect, "freed", agent)
+                if self.options.daemon:
+                    self.warm(agent)  # its row is free at once; its next lease is heard no sooner than this one's end
+                else:
+                    self.enter(agent, AgentPhase.BUSY, effect)
+                    self.push(effect, "freed", agent)
         for agent in members:
             if agent.job is None:
                 self._unreserve(agent)

@@ -26,6 +26,8 @@ _BUCKET = {
     AgentPhase.STARTING: 1, AgentPhase.SWITCHING: 1, AgentPhase.WARM: 2, AgentPhase.DRAINING: 2, AgentPhase.BUSY: 0,
     AgentPhase.REQUESTED: 3,
 }  # fmt: skip
+_SEEN = frozenset({"done", "queued", "ready", "gone", "idle_guard"})
+"""Events that a live controller learns of from the spool, in its next tick."""
 _QUANTILE = 1.2816
 """Of the standard normal distribution: P90."""
 
@@ -34,15 +36,24 @@ class World:
     """State of the simulated site at ``now``; ``Site`` adds the actions."""
 
     def __init__(
-        self, trace: Sequence[TraceJob], profiles: Mapping[str, PoolProfile], options: SimOptions, policy: str
+        self,
+        trace: Sequence[TraceJob],
+        profiles: Mapping[str, PoolProfile],
+        options: SimOptions,
+        policy: str,
+        told: Mapping[str, PoolProfile] | None = None,
     ) -> None:
         self.options = options
         names = sorted({job.llm for job in trace})
         self.pools = [profiles[name] for name in names]
+        self.told = self.pools if told is None else [told[name] for name in names]
+        """The pools as policies see them."""
         self.pool_of = {name: i for i, name in enumerate(names)}
         upto = max((max(p.speedup[-1][0] for p in self.pools), *(min(j.max_gpus, 1024) for j in trace)), default=1)
         self.speeds = [speed_table(p.speedup, upto) for p in self.pools]
         self.now = 0.0
+        self.happened_at = 0.0
+        """When the event at hand happened; before ``now`` where a tick had to see it."""
         self.jobs_at = 0.0
         self.events: list[tuple[float, int, str, SimJob | SimAgent, int]] = []
         self.serial = 0
@@ -54,8 +65,8 @@ class World:
         self.result = SimResult(policy, options.gpus, [])
         self.rng = np.random.default_rng([options.seed, 0x51])
         self.dirty = False
-        self.unseen: list[SimJob] = []
-        """Jobs that have ended, where the next tick is to see it."""
+        self.unseen: list[tuple[float, str, SimJob | SimAgent, int]] = []
+        """Events that count from the next tick on, which sees them."""
         self.free_slots = list(range(options.gpus))
         self._arrived = [0] * len(names)
         sizes = np.bincount([self.pool_of[job.llm] for job in trace], minlength=len(names))
@@ -75,7 +86,7 @@ class World:
         )
         empty = [np.zeros(0) for _ in self.pools]
         arrivals = Arrivals(list(empty), list(empty), list(empty))
-        return Snapshot(0.0, jobs, agents, self.pools, limits, arrivals, options.tick_s)
+        return Snapshot(0.0, jobs, agents, self.told, limits, arrivals, options.tick_s)
 
     def observe(self) -> Snapshot:
         """The snapshot, brought to ``now`` in place."""
@@ -123,6 +134,20 @@ class World:
             return
         self.advance(at)
         self.dirty = True
+        if self.options.daemon and kind in _SEEN:
+            self.unseen.append((at, kind, subject, version))
+        else:
+            self._handle(at, kind, subject)
+
+    def see(self) -> None:
+        """A tick sees what has happened since the last."""
+        unseen, self.unseen = self.unseen, []
+        for at, kind, subject, version in unseen:
+            if version == subject.version:
+                self._handle(at, kind, subject)
+
+    def _handle(self, at: float, kind: str, subject: SimJob | SimAgent) -> None:
+        self.happened_at = at
         getattr(self, "_on_" + kind)(subject)
 
     def enter(self, agent: SimAgent, phase: AgentPhase, ready_at: float | None = None) -> None:
@@ -213,15 +238,7 @@ class World:
 
     def _on_done(self, job: SimJob) -> None:
         job.outcome.end_s = self.now
-        if self.options.seen_ends:
-            self.unseen.append(job)
         self.end_job(job)
-
-    def see_ends(self, at: float) -> None:
-        """A tick sees which jobs have ended."""
-        for job in self.unseen:
-            job.outcome.end_s = at
-        self.unseen.clear()
 
     def _on_up(self, job: SimJob) -> None:
         """All members are there: look up, or tune."""
@@ -261,9 +278,9 @@ class World:
     def _on_queued(self, agent: SimAgent) -> None:
         """Slurm starts the allocation."""
         start = self.spread(self.pools[agent.pool].start_s)
-        self.enter(agent, AgentPhase.STARTING, self.now + self.pools[agent.pool].start_s)
+        self.enter(agent, AgentPhase.STARTING, self.now + self.told[agent.pool].start_s)
         self.agents.data["ends_at"][agent.row] = self.now + self.options.walltime_s
-        self.push(self.now + start, "ready", agent)
+        self.push(max(self.happened_at + start, self.now), "ready", agent)
         agent.slot = heapq.heappop(self.free_slots)
         for kind, rate in (
             ("lost", self.options.losses_per_gpu_hour / self.options.gpus_per_node),

@@ -51,10 +51,12 @@ class MemberFiles:
         if changed:
             self._write()
 
-    def note(self, **values: Any) -> None:
-        """Note values for the next beat, phase unchanged."""
+    def note(self, now: bool = False, **values: Any) -> None:
+        """Note values for the next beat, phase unchanged; written at once with ``now``."""
         with self._lock:
             self._progress.update(values)
+        if now:
+            self._write()
 
     def _write(self) -> None:
         with self._lock:

@@ -94,9 +94,10 @@ class Agent:
     def run(self) -> tuple[str, str]:
         """Loop until something ends the agent; returns (reason, detail)."""
         self._journal("start", host=self.status.host, native_id=self.status.native_id)
+        self.step()
         while self._end is None:
-            self.step()
             time.sleep(self.settings.poll_s)
+            self.step()
         return self._end
 
     def step(self) -> None:

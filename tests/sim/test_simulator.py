@@ -66,7 +66,7 @@ def test_times_and_costs_of_one_job():
 
 
 def test_a_daemon_sees_a_new_job_between_ticks_and_its_end_with_the_next():
-    site = replace(SITE, bank=False, look_s=0.1, seen_ends=True)
+    site = replace(SITE, bank=False, look_s=0.1, daemon=True)
     (one,) = run(get("edf"), job(submit=0.3, iters=20), site=site).jobs
     # seen at 0.4, where the grid begins anew: asked, acted on at 0.9, warm at 12.9; tick 13.4, spool 0.5, warm 1
     assert one.start_s == pytest.approx(13.9)

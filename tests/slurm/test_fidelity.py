@@ -35,8 +35,8 @@ def test_simulation_agrees_with_the_live_run(slurm: Cluster, tmp_path: Path, mon
     site = fidelity_runs.Site(gpus=4)
     live = fidelity_runs.run_live(slurm, tmp_path / "home", JOBS, given, site)
     assert all(math.isfinite(verdict.end_s) for verdict in live.verdicts.values()), "every job reached its target"
-    sim = fidelity_runs.simulated(JOBS, fidelity_runs.profiles_with(live.measured, given), site)
-    out = fidelity.compare(JOBS, live, sim)
+    sim = fidelity.Known.of(live, given).simulate(JOBS, site)
+    out = fidelity.compare(JOBS, live, [sim])
     assert out["late_live"] >= 2 and out["agreement"] >= 0.75, out
     assert 0.5 < out["gpu_s_ratio"] < 2, out
     starts = {llm: seconds for (llm, kind), seconds in live.measured.items() if kind == "start"}
