@@ -179,7 +179,7 @@ class Member:
             stepped = task.train_step(group, flags)
             self._longest_step_s = max(self._longest_step_s, stepped.seconds)
             if noted_at is None:
-                files.note(now=True, first_step_at=time.time(), **task.progress())
+                files.note_now(first_step_at=time.time(), **task.progress())
             self._pace.step(stepped.seconds)
             if noted_at is None or time.monotonic() - noted_at >= NOTE_S:
                 noted_at = time.monotonic()

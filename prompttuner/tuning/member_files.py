@@ -51,12 +51,15 @@ class MemberFiles:
         if changed:
             self._write()
 
-    def note(self, now: bool = False, **values: Any) -> None:
-        """Note values for the next beat, phase unchanged; written at once with ``now``."""
+    def note(self, **values: Any) -> None:
+        """Note values for the next beat, phase unchanged."""
         with self._lock:
             self._progress.update(values)
-        if now:
-            self._write()
+
+    def note_now(self, **values: Any) -> None:
+        """Note values and write them at once."""
+        self.note(**values)
+        self._write()
 
     def _write(self) -> None:
         with self._lock:
