@@ -271,6 +271,16 @@ class Store:
         if time.monotonic() - self._fenced_at >= ownership.ttl_s / 3:
             self.renew(ownership)
 
+    def confirm(self, ownership: Ownership) -> None:
+        """Look whether we still own the state: before anything outside the database, which no transaction fences.
+
+        Raises:
+            NotOwner: somebody else took over.
+        """
+        row = self.owner()
+        if row.generation != ownership.generation or row.owner != ownership.owner:
+            raise refuse(row)
+
     def release(self, ownership: Ownership) -> None:
         """Let go, so that anybody can acquire at once; nothing happens if it was taken over."""
 

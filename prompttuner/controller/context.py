@@ -58,6 +58,8 @@ class Context:
     """Period of cron's ticks where those come next; 0: a daemon ticks."""
     last_noted: float = float("-inf")
     """When jobs that wait were last explained (``steady`` seconds)."""
+    heard: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(owner, seq) of the order that each agent says it obeys."""
     cancelled: dict[str, float] = field(default_factory=dict)
     """What the resource manager was told to end, by native id, and when (``steady`` seconds)."""
     unread: frozenset[Path] = frozenset()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompttuner.files import make_private_dir, write_json
+from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.slurm.spool import Order, Spool
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.tuning.membership import Membership, propose, read_membership
@@ -15,8 +15,10 @@ from prompttuner.tuning.membership import Membership, propose, read_membership
 if TYPE_CHECKING:
     from prompttuner.db.models import Allocation, Job
 
-__all__ = ["order_for", "write_order", "write_plan"]
+__all__ = ["changed", "obeys_another", "order_for", "prepare_job", "write_order", "write_plan"]
 
+OBEY_S = 30.0
+"""An agent that has not taken an order after so long gets it again."""
 _BESIDE = frozenset({"seq", "owner", "at", "seen_s"})
 """Keys of a remembered order that say nothing of what it orders."""
 _STOP_WORDS = {JobState.CANCELLED: "cancelled", JobState.STOPPED: "deadline missed", JobState.HELD: "held"}
@@ -62,11 +64,15 @@ def order_for(allocation: Allocation, job: Job | None, owner: int) -> dict[str, 
 def write_order(spool: Spool, allocation: Allocation, wanted: dict[str, Any], now: float) -> dict[str, Any]:
     """Write order.json; returns the order with its ``seq``, to be remembered in the row afterwards.
 
-    If we die between file and row, the next owner writes it again under a higher owner generation: harmless.
+    If we die between file and row, the next owner writes it again under a higher owner generation: harmless. If the
+    row could not be written (the database is away) and we live on, the file's number counts: agents take no other order
+    under a number that they have seen.
     """
-    seq = int((allocation.order or {}).get("seq", 0)) + 1
-    order = {"seq": seq, "at": now, **wanted}
-    write_json(make_private_dir(spool.agent(allocation.uuid)) / Order.FILE, order)
+    file = make_private_dir(spool.agent(allocation.uuid)) / Order.FILE
+    present = read_json(file)
+    numbers = [value.get("seq", 0) for value in (allocation.order, present) if isinstance(value, dict)]
+    order = {"seq": max((n for n in numbers if isinstance(n, int)), default=0) + 1, "at": now, **wanted}
+    write_json(file, order)
     return order
 
 
@@ -76,12 +82,19 @@ def changed(allocation: Allocation, wanted: dict[str, Any]) -> bool:
     return present != {k: v for k, v in wanted.items() if k != "owner"}
 
 
+def obeys_another(allocation: Allocation, heard: tuple[int, int] | None, now: float) -> bool:
+    """Whether the agent has long been obeying an order other than the one last written.
+
+    A controller that had been asleep since before its successor wrote may have replaced that order's file on waking.
+    """
+    order = allocation.order or {}
+    if heard is None or heard[0] < 0 or "owner" not in order:
+        return False  # it has seen none yet, or comes from a version that does not tell
+    return heard != (order["owner"], order["seq"]) and now - float(order.get("at", now)) > OBEY_S
+
+
 def prepare_job(spool: Spool, job_id: str, spec: Mapping[str, Any]) -> Path:
     """Make a job's folder with its frozen spec; done before its row is committed, so a row never lacks its spec."""
     folder = make_private_dir(spool.job(job_id))
     write_json(folder / "spec.json", dict(spec))
     return folder
-
-
-def folders_of(spool: Spool, uuids: Iterable[str]) -> list[Path]:
-    return [spool.agent(uuid) for uuid in uuids]

@@ -93,10 +93,14 @@ def submit_intents(ctx: Context, uuids: Sequence[str]) -> int:
     """Submit allocations whose intent was committed; returns how many the resource manager has taken.
 
     An intent whose answer is lost stays an intent: it is looked for by its name, and never sent again.
+
+    Raises:
+        NotOwner: another controller has taken over (this one was asleep, say); nothing more is submitted.
     """
     taken = 0
     for uuid in uuids:
         allocation = ctx.store.query(lambda session, u=uuid: session.get_one(Allocation, u))  # type: ignore[misc]
+        ctx.store.confirm(ctx.ownership)
         request = _prepare(ctx, allocation)
         try:
             native = ctx.backend.submit(request)

@@ -20,7 +20,7 @@ from prompttuner.controller.inbox import apply_inbox
 from prompttuner.controller.notify import tell_of_deadlines
 from prompttuner.controller.observe import apply_agents, apply_jobs, signalled
 from prompttuner.controller.outlook import outlook_of, remember
-from prompttuner.controller.project import changed, order_for, write_order, write_plan
+from prompttuner.controller.project import changed, obeys_another, order_for, write_order, write_plan
 from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
 from prompttuner.controller.tx import WENT_ON, Tx
 from prompttuner.db import allocations as allocation_rows
@@ -178,6 +178,11 @@ def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, A
             facts[allocation.uuid] = read_agent(ctx.spool, allocation)
         except (SpoolError, OSError) as error:  # one unreadable folder must not stop the others
             ctx.warn(str(error))
+    ctx.heard = {
+        uuid: (told.status.order_owner, told.status.order_seq)
+        for uuid, told in facts.items()
+        if told.status is not None
+    }
     return facts
 
 
@@ -345,6 +350,7 @@ def _cancel(ctx: Context, acted: Acted, rows: Rows) -> None:
     ctx.cancelled = told
     if not doomed - told.keys():
         return
+    ctx.store.confirm(ctx.ownership)
     try:
         ctx.backend.cancel(sorted(doomed - told.keys()))
     except BackendError as error:
@@ -357,18 +363,19 @@ def _cancel(ctx: Context, acted: Acted, rows: Rows) -> None:
 
 
 def _project(ctx: Context, rows: Rows) -> Rows:
-    """Write plans, then orders, that differ from what was last written; remember what was written."""
+    """Write plans, then orders, that differ from what was last written or is obeyed; remember what was written."""
     behind = ctx.store.query(lambda session: list(session.scalars(_BEHIND)))
+    by_id = {job.id: job for job in rows.jobs}
+    wanted = {a.uuid: order_for(a, by_id.get(a.job_id or ""), ctx.ownership.generation) for a in rows.allocations}
+    stale = [
+        a for a in rows.allocations if changed(a, wanted[a.uuid]) or obeys_another(a, ctx.heard.get(a.uuid), ctx.now())
+    ]
+    if not behind and not stale:
+        return rows
+    ctx.store.confirm(ctx.ownership)
     addresses = {a.uuid: a.address for a in rows.allocations if a.address}
     plans = {job.id: write_plan(ctx.spool, job, addresses) for job in behind}
-    by_id = {job.id: job for job in rows.jobs}
-    orders = {}
-    for allocation in rows.allocations:
-        wanted = order_for(allocation, by_id.get(allocation.job_id or ""), ctx.ownership.generation)
-        if changed(allocation, wanted):
-            orders[allocation.uuid] = write_order(ctx.spool, allocation, wanted, ctx.now())
-    if not plans and not orders:
-        return rows
+    orders = {a.uuid: write_order(ctx.spool, a, wanted[a.uuid], ctx.now()) for a in stale}
 
     def work(session: Session) -> Rows:
         tx = Tx(session, ctx.now())

@@ -130,7 +130,7 @@ class Agent:
             return  # a stale read on a network file system
         self._order = order
         self._wanted = (order.job, order.generation) if order.job else None
-        self.status.order_seq = order.seq
+        self.status.order_seq, self.status.order_owner = order.seq, order.owner
         if not order.admit:
             self._finish("refused", "the controller does not want this allocation")
         elif order.stop and self._lease is None:

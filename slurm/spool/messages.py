@@ -84,6 +84,8 @@ class AgentStatus(Message):
     instance: str = ""
     state: str = "starting"
     order_seq: int = -1
+    order_owner: int = -1
+    """Number and owner of the order that it obeys; -1 before it has seen one."""
     model: str | None = None
     models: list[str] = field(default_factory=list)
     job: str | None = None

@@ -56,6 +56,22 @@ def test_release_of_a_lost_ownership_takes_nothing_away(store: Store) -> None:
     store.renew(new)
 
 
+def test_who_was_taken_over_from_is_told_before_it_acts_outside_the_database(
+    store: Store, url: str, tmp_path: Path
+) -> None:
+    gone = replace(OwnerInfo.of_this_process(), pid=2**22 + 1, pid_start="1")
+    mine = store.acquire(gone)
+    store.confirm(mine)
+    with Store.open(url, notes_dir=tmp_path) as other:
+        theirs = other.acquire(OwnerInfo.of_this_process("the other"))
+        other.confirm(theirs)
+        with pytest.raises(NotOwner, match="the other"):
+            store.confirm(mine)
+        other.release(theirs)
+    with pytest.raises(NotOwner, match="released"):
+        store.confirm(mine)
+
+
 def test_a_silent_owner_elsewhere_is_taken_over_after_its_own_ttl(store: Store, url: str, tmp_path: Path) -> None:
     lost = store.acquire(ELSEWHERE, ttl_s=30.0)
     clock = Clock(1000.0)
