@@ -77,6 +77,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "no delay": {"delay": False},
     "no resizing": {"resize": False},
     "no forecast": {"forecast": False},
+    "no pre-warming": {"prewarm": False},
     "no rescue": {"rescue": False},
     "no boost": {"boost": False},
     "no model switch": {"switch": False},
