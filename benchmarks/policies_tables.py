@@ -20,6 +20,7 @@ from policies_definitions import REPORT
 RESULTS = Path(__file__).parent / "results" / "policies.json"
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "policies.md"
 SCALE = Path(__file__).parent / "results" / "sim_scale.json"
+AHEAD = Path(__file__).parent / "results" / "policies_prewarming.json"
 BEGIN, END = "<!-- {}, made by benchmarks/policies_tables.py: begin -->", "<!-- {}: end -->"
 ORDER = ("prompttuner", "infless", "elasticflow-fixed", "elasticflow", "edf", "sbatch")
 TITLES = {
@@ -54,6 +55,7 @@ def tables(result: dict[str, Any]) -> str:
     ]
     out += [_seeds(result), ""]
     out += _part(result)
+    out += ["Where our GPU-seconds go at 32 GPUs with the bank, over the work bound:", "", *_parts(result["cells"]), ""]
     if result["weaker"]:
         out += ["### With a weaker bank", "", WEAKER, "", *_targets(result, "weaker"), ""]
         out += _part(result["weaker"])
@@ -127,6 +129,18 @@ def _part(part: dict[str, Any]) -> list[str]:
     return out + _ratios(part)
 
 
+def _parts(cells: list[Row]) -> list[str]:
+    """Busy, start-up and idle GPU-seconds of ours, pooled as above."""
+    out = ["| S | busy | start-up | idle |", "|---|---|---|---|"]
+    here = [c for c in cells if c["gpus"] == 32 and c["bank"] and not c["variant"]]
+    for slo in dict.fromkeys(c["slo"] for c in here):
+        ours = [c for c in here if (c["policy"], c["slo"]) == (ORDER[0], slo)]
+        bound = sum(c["bound_cost"] for c in ours)
+        shares = [f"{sum(c[kind] for c in ours) / bound:.3f}" for kind in ("busy", "startup", "idle")]
+        out.append(f"| {slo} | " + " | ".join(shares) + " |")
+    return out
+
+
 def _ratios(part: dict[str, Any]) -> list[str]:
     out = [
         "Ratios at 32 GPUs, S = U(0.5,1.5): baseline / `prompttuner`, 95% intervals by bootstrap over windows, seeds:",
@@ -195,6 +209,16 @@ def speed(scale: dict[str, Any]) -> str:
     return "\n".join(["| | figure | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def ahead(result: dict[str, Any]) -> str:
+    """The table of ``policies_prewarming.py``."""
+    out = ["| stream | jobs | asked ahead | missed | without | 1000 GPU-s | without |", "|---" * 7 + "|"]
+    for name, row in result["streams"].items():
+        on, off = row["on"], row["off"]
+        counts = f"{on['jobs']} | {on['ahead']} | {on['missed']} | {off['missed']}"
+        out.append(f"| {name} | {counts} | {on['cost'] / 1000:.1f} | {off['cost'] / 1000:.1f} |")
+    return "\n".join(out)
+
+
 def page_with(page: str, parts: dict[str, str]) -> str:
     """The page with these tables between their marks."""
     for name, made in parts.items():
@@ -208,7 +232,11 @@ def page_with(page: str, parts: dict[str, str]) -> str:
 
 def made() -> dict[str, str]:
     """Each part of the page, from the committed results."""
-    return {"comparison": tables(json.loads(RESULTS.read_text())), "speed": speed(json.loads(SCALE.read_text()))}
+    return {
+        "comparison": tables(json.loads(RESULTS.read_text())),
+        "pre-warming": ahead(json.loads(AHEAD.read_text())),
+        "speed": speed(json.loads(SCALE.read_text())),
+    }
 
 
 def main() -> None:
