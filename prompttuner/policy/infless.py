@@ -2,9 +2,9 @@
 
 The mapping is ours: an instance is one GPU with an LLM resident; a job starts on the fewest GPUs that meet its
 deadline, a cold start included where warm instances are too few; first come first served; instances stay warm for
-``keep_s``, or (``lsth``) for ``gamma x L + (1 - gamma) x S`` of the tails of the long- and short-term histograms of
-idle times (its section 3.5, after Shahrad et al., "Serverless in the Wild", ATC '20; docs/reference/policies.md says what
-of this could be checked).
+``keep_s``, or (``lsth``) for ``gamma x L + (1 - gamma) x S``, the tails of the long- and the short-term histogram of
+idle times (its section 3.5, after Shahrad et al., "Serverless in the Wild", ATC '20; docs/reference/policies.md says
+what of this could be checked).
 """
 
 from __future__ import annotations
