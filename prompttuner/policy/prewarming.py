@@ -128,9 +128,10 @@ def agents_for(
     what the first ones show) of the fewest GPUs that meet the job's deadline warm, where a cold start would miss it,
     or would take more GPU-seconds than a warm agent is expected to wait.
     """
-    times, works, slacks = (column[pool] for column in (arrivals.times, arrivals.work, arrivals.slack))
+    columns = (arrivals.times, arrivals.work, arrivals.slack)
+    times, works, slacks = (column[pool] if column else np.zeros(0) for column in columns)
     if not len(works) == len(slacks) == len(times):
-        return 0
+        return 0  # nothing is known but the times
     sizes = []
     for begin in burst.begins:
         first, end = np.searchsorted(times, (begin, begin + cold_s), side="left")

@@ -90,6 +90,12 @@ def test_not_where_a_cold_start_would_do_as_well_or_nothing_would_do(make, work,
     assert get("prompttuner").plan(snapshot).actions == []
 
 
+def test_not_where_nothing_is_known_of_past_jobs_but_their_times(make):
+    snapshot = came(make(now=14390.0), HOURLY)
+    snapshot.arrivals.work, snapshot.arrivals.slack = [], []
+    assert get("prompttuner").plan(snapshot).actions == []
+
+
 def test_only_as_many_as_the_site_allows(make):
     assert len(of(plan_at(make, 14390.0, gpus=4), Request)) == 4
     assert len(of(plan_at(make, 14390.0, requests_now=1), Request)) == 1
