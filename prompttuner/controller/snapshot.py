@@ -66,14 +66,10 @@ def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given
     """Columns of the active jobs and of the allocations that have not ended."""
     index = {pool.key: i for i, pool in enumerate(given.pools)}
     row_of = {job.id: i for i, job in enumerate(jobs)}
-    joined: dict[str, float] = {}
-    for a in allocations:
-        if a.job_id is not None and a.state == AllocationState.BUSY:
-            joined[a.job_id] = max(a.state_since, joined.get(a.job_id, a.state_since))
     profiles = [given.profiles[pool.key] for pool in given.pools]
     return Snapshot(
         now=given.now,
-        jobs=_jobs(jobs, index, profiles, given, joined),
+        jobs=_jobs(jobs, index, profiles, given, _joined(allocations)),
         agents=_agents(allocations, index, row_of, profiles, given.now),
         pools=profiles,
         limits=given.limits,
@@ -153,6 +149,15 @@ def _job_phase(job: Job) -> JobPhase:
         return JobPhase.RUNNING
     lookup: dict[str, Any] = job.lookup or {}
     return JobPhase.LOOKUP if lookup.get("budget_s") and not job.lookup_done else JobPhase.STARTING
+
+
+def _joined(allocations: Sequence[Allocation]) -> dict[str, float]:
+    """By job id: when its latest member joined."""
+    joined: dict[str, float] = {}
+    for a in allocations:
+        if a.job_id is not None and a.state == AllocationState.BUSY:
+            joined[a.job_id] = max(a.state_since, joined.get(a.job_id, a.state_since))
+    return joined
 
 
 def _phase_since(job: Job, joined: Mapping[str, float]) -> float:

@@ -248,3 +248,16 @@ def test_where_placeholders_are_forbidden_it_ends_with_its_job(tmp_path: Path) -
     world.tell(job=None)
     world.steps(10, seconds=1.0)
     assert world.end is not None and world.end[0] == "job ended"
+
+
+def test_a_released_agent_ends_without_another_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            world.tell(drain=True, stop=True)
+
+    monkeypatch.setattr("prompttuner.slurm.agent.agent.time.sleep", sleep)
+    assert world.agent.run()[0] == "released"
+    assert len(slept) == 2

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from lab import Lab, scratch_root
 
+from prompttuner.controller.tx import Tx
 from prompttuner.db import events
 from prompttuner.db.models import Allocation, Job
 from prompttuner.db.profiles import save_startups
@@ -18,6 +19,12 @@ from prompttuner.states import ALLOCATION_ENDED, JobState
 
 EVERY_S = 3600.0
 QUEUE_S, START_S = 60.0, 30.0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake site starts agents at once: start-up times stay as the tests state them."""
+    monkeypatch.setattr(Tx, "learn", lambda *_: None)
 
 
 def open_lab(folder: str, **settings: Any) -> Lab:

@@ -97,6 +97,61 @@ def test_stale_progress_makes_more_look_left_but_never_more_than_there_was():
     assert seen == pytest.approx([min(left + 2.0, 5.0) for left in exact])
 
 
+def test_a_daemon_counts_what_happens_from_the_tick_that_sees_it():
+    result = run(get("edf"), job(iters=20), site=replace(SITE, bank=False, daemon=True))
+    # asked at 0, started at 2.5, warm at 12.5, up at 14.5, done at 34.5: seen at 3, 13 and 35
+    assert (result.startup_s, result.idle_s, result.busy_s) == pytest.approx((10, 0, 22))
+    assert result.jobs[0].end_s == result.end_s == pytest.approx(35)
+
+
+def test_a_daemon_decides_at_every_tick_though_nothing_happens():
+    seldom = run(get("edf"), job(iters=20), site=replace(SITE, bank=False))
+    each = run(get("edf"), job(iters=20), site=replace(SITE, bank=False, daemon=True))
+    assert seldom.plans < 12
+    assert each.plans == 36
+
+
+def test_a_released_agent_holds_its_gpu_until_it_has_ended():
+    held = []
+
+    def decide(snapshot):
+        agents, now = snapshot.agents, snapshot.now
+        held.append((now, agents.n, int((agents.phase == AgentPhase.DRAINING).sum())))
+        if not agents.n:
+            return [Request(0, "one"), Request(0, "two")]
+        warm = [name for name, phase in zip(agents.id, agents.phase, strict=True) if phase == AgentPhase.WARM]
+        return [Assign("a", (warm[0],), "now"), Release(warm[1], "not needed")] if len(warm) == 2 else []
+
+    def idle_s(release_s):
+        held.clear()
+        return run(Scripted(decide), job(iters=20), site=replace(SITE, bank=False, release_s=release_s)).idle_s
+
+    assert idle_s(3.0) == pytest.approx(idle_s(0.0) + 3.0)
+    assert idle_s(3.0) == pytest.approx(2 * 0.5 + 0.5 + 3.0)  # warm at 12.5, both seen at 13; spool 0.5, then its end
+    assert [(n, draining) for now, n, draining in held if 13 < now <= 16] == [(2, 1)] * 3
+    with pytest.raises(SpecError, match="release_s"):
+        SimOptions(release_s=-1.0)
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_policies_plan_on_what_they_are_told_and_starts_take_what_they_take(daemon):
+    expected = []
+
+    class Watch:
+        name = "watch"
+
+        def plan(self, snapshot):
+            starting = snapshot.agents.phase == AgentPhase.STARTING
+            expected.extend((snapshot.agents.ready_at - snapshot.agents.since)[starting].tolist())
+            assert snapshot.pools[0].start_s == 50.0
+            return get("edf").plan(snapshot)
+
+    site = replace(SITE, bank=False, daemon=daemon)
+    result = simulate([job(iters=20)], {"llm": PROFILE}, Watch(), site, {"llm": replace(PROFILE, start_s=50.0)})
+    assert expected and set(expected) == {50.0}
+    assert result.startup_s == pytest.approx(10)
+
+
 def test_without_a_bank_there_is_no_lookup():
     site = SimOptions(gpus=4, bank=False)
     (one,) = run(get("edf"), job(bank_factor=0.5), site=site).jobs
