@@ -20,7 +20,8 @@ def job(**given: Any) -> Any:
     row = {
         "id": "j", "pool": POOL.key, "state": "running", "submitted_at": 0.0, "deadline_at": None, "priority": 0,
         "min_gpus": 1, "max_gpus": 4, "scale_to": None, "members": [], "iters_per_s": None, "lookup_done": True,
-        "step": 0, "lookup": None, "first_step_at": 21.0, "state_since": 20.0, "best_effort": False, "on_miss": "continue",
+        "step": 0, "lookup": None, "first_step_at": 21.0, "state_since": 20.0, "best_effort": False,
+        "on_miss": "continue",
     }  # fmt: skip
     return SimpleNamespace(**{**row, **given})
 
