@@ -38,17 +38,25 @@ def replay(
 
     place = _place(folder, trace)
     running = Replay(place) if resume else _start(trace, place, accelerate, spec, profile or [], first)
+    settings = context.settings()
     total, late = len(running.entries), 0.0
+    refused: dict[str, str] = {}
 
     def tell(done: list[Submitted]) -> None:
         nonlocal late
         late = max(late, *(one.late_s for one in done))
-        if not json:
-            for one in done:
-                behind = f", {one.late_s:.0f} s late" if one.late_s > 1 else ""
-                typer.echo(f"{one.trace_id} -> {one.job}{behind} ({total - len(running.left)} of {total})")
+        count = total - len(running.left) - len(done)
+        for number, one in enumerate(done if not json else [], count + 1):
+            behind = f", {one.late_s:.0f} s late" if one.late_s > 1 else ""
+            typer.echo(f"{one.trace_id} -> {one.job}{behind} ({number} of {total})")
+        tell_refused()
 
-    settings = context.settings()
+    def tell_refused() -> None:
+        for name, message in running.refused(settings).items():
+            if name not in refused:
+                refused[name] = message
+                sys.stderr.write(f"the controller refused {name}: {message}\n")
+
     if not json:
         pace = f", accelerated {running.accelerate:g} times: another workload" if running.accelerate != 1 else ""
         sys.stderr.write(f"{total} jobs of {running.source}{pace}; kept in {running.folder}\n")
@@ -58,9 +66,11 @@ def replay(
             tell(done)
     else:
         _all(running, settings, tell)
+    tell_refused()
     if json:
         print_json(
-            {"folder": str(running.folder), "jobs": total, "left": len(running.left), "latest_s": late,
+            {"folder": str(running.folder), "source": running.source, "accelerate": running.accelerate, "jobs": total,
+             "left": len(running.left), "latest_s": late, "refused": refused,
              "ids": {entry.trace_id: entry.job for entry in running.entries}}
         )  # fmt: skip
 

@@ -23,6 +23,7 @@ from prompttuner.errors import NotFound, SpecError, StateError
 from prompttuner.files import append_line, create_json, make_private_dir, read_json
 from prompttuner.policy.estimate import speed_table
 from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.slurm.spool import Spool
 from prompttuner.spec import make_spec, resolve
 from prompttuner.spec.when import iso
 from prompttuner.trace.job import TraceJob
@@ -106,6 +107,7 @@ def _paced(job: TraceJob, profile: PoolProfile, accelerate: float) -> dict[str, 
             "iterations": iterations,
             "looked_up": max(1, round(iterations * job.bank_factor)),
             "lookup_s": profile.lookup_s,
+            "accelerated": accelerate,
             "llm": job.llm,
             "start_s": profile.start_s,
             "switch_s": profile.switch_s,
@@ -155,6 +157,19 @@ class Replay:
         """Unix time of the next submission; inf when all are done."""
         left = self.left
         return self.begin + left[0].at_s if left else math.inf
+
+    def refused(self, settings: Settings) -> dict[str, str]:
+        """What the controller said of submissions that it did not take, by id in the trace.
+
+        Answers are kept for a day; one that was not given yet is missing.
+        """
+        spool = Spool(settings.spool_dir)
+        out = {}
+        for entry in self.entries:
+            reply = read_json(spool.reply(entry.request)) if entry.job in self._done else None
+            if isinstance(reply, dict) and not reply.get("ok", True):
+                out[entry.trace_id] = str(reply.get("message", ""))
+        return out
 
     def submit_due(self, settings: Settings, now: float) -> list[Submitted]:
         """Leave a request for every entry that is due; deadlines count from now, and delays are told.

@@ -59,7 +59,18 @@ def from_database(session: Session, now_s: float, since_s: float, source: str) -
         usage=steps(all_changes),
         epoch_s=since_s,
         pool_usage=busy_by_pool(bars),
+        facts=_stand_ins(jobs),
     )
+
+
+def _stand_ins(jobs: list[Job]) -> dict[str, str]:
+    """Replayed jobs are named as what they are: they tuned nothing, and accelerated ones are another workload."""
+    paced = [spec["paced"] for job in jobs if isinstance(spec := job.spec, dict) and spec.get("paced")]
+    if not paced:
+        return {}
+    factors = sorted({float(one.get("accelerated") or 1) for one in paced} - {1.0})
+    quick = f", accelerated {', '.join(f'{factor:g}' for factor in factors)} times: another workload" if factors else ""
+    return {"Paced stand-ins": f"{len(paced)} of {len(jobs)} jobs{quick}"}
 
 
 class _Clock:

@@ -128,11 +128,29 @@ def test_command_replays_resumes_and_refuses(cli: Cli, settings: Settings, spec:
     assert tuned.code == 0, tuned.err
     ids = set(json.loads(tuned.out)["ids"].values())
     assert [request["spec"]["model_name"] for request in inbox(settings) if request["job"] in ids] == ["small"]
+    assert json.loads(done.out)["accelerate"] == 1 and json.loads(done.out)["source"] == "t.csv"
     assert cli("tick").code == 0
     names = {row["name"] for row in json.loads(cli("status", "--json").out)["jobs"]}
     assert "a" in names and "z" not in names
     assert cli("replay").code == 2
     assert cli("replay", "--resume", "--folder", "nowhere").code == 3
+
+
+def test_submissions_that_the_controller_refuses_are_told(cli: Cli, settings: Settings) -> None:
+    write_trace(Path("t.csv"), [JOBS[0], TraceJob("wide", 100.0, "gpt2-base", 5, 0.1, min_gpus=64, max_gpus=64)])
+    assert cli("replay", "t.csv", "--accelerate", 4, "--once").code == 0
+    assert cli("tick").code == 0
+    again = cli("replay", "t.csv", "--resume", "--once", "--json")
+    assert again.code == 0 and "refused wide: 64 GPUs at a time are more than" in again.err
+    assert list(json.loads(again.out)["refused"]) == ["wide"]
+    report = cli("report", "--json")
+    assert json.loads(report.out)["Paced stand-ins"] == "1 of 1 jobs, accelerated 4 times: another workload"
+
+
+def test_submissions_that_fell_due_together_are_counted_one_by_one(cli: Cli, settings: Settings) -> None:
+    write_trace(Path("t.csv"), [TraceJob(name, 5.0, "gpt2-base", 5, 0.1) for name in "abc"])
+    lines = cli("replay", "t.csv", "--once").out.splitlines()
+    assert [line.split("(")[1] for line in lines] == ["1 of 3)", "2 of 3)", "3 of 3)"]
 
 
 def test_a_folder_is_never_overwritten(settings: Settings) -> None:
