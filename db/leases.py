@@ -18,15 +18,18 @@ _TABLE = table_of(Lease)
 
 
 def grant(session: Session, job: str, generation: int, members: Sequence[str], *, at: float, cause: str) -> None:
-    """Open one lease a member (its index is its rank) and record ``lease.granted`` once for the generation."""
+    """Open one lease a member (its index is its rank) and record it once for the generation.
+
+    As ``lease.granted``, or as ``lease.revoked`` where nobody is left to work for the job.
+    """
     rows = [
         {"job_id": job, "allocation": uuid, "generation": generation, "rank": rank, "granted_at": at, "steps": 0}
         for rank, uuid in enumerate(members)
     ]
     if rows:
         insert_rows(session, _TABLE, rows)
-    data = {"generation": generation, "members": list(members)}
-    events.append(session, [events.NewEvent("lease.granted", cause, job=job, data=data)], at)
+    kind, data = "lease.granted" if rows else "lease.revoked", {"generation": generation, "members": list(members)}
+    events.append(session, [events.NewEvent(kind, cause, job=job, data=data)], at)
 
 
 def load_open(session: Session) -> Sequence[Row[Any]]:

@@ -12,7 +12,6 @@ from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_tabl
 from prompttuner.cli.state import one_job
 from prompttuner.cli.views import deadline_text, event_view, job_view
 from prompttuner.spec.when import format_duration
-from prompttuner.states import JobState
 
 __all__ = ["app"]
 
@@ -105,8 +104,6 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
 
 
 def _now(view: dict[str, Any]) -> str:
-    if view["state"] == JobState.HELD:
-        return f"held; `prompttuner release {view['id']}` lets it go on"
     return view["note"] or "nothing has been decided about it yet"
 
 

@@ -38,7 +38,7 @@ def job_view(job: Job, now: float, spool_dir: Path) -> dict[str, Any]:
         "state": str(job.state),
         "outcome": job.outcome,
         "error": job.error,
-        "note": job.note,
+        "note": f"held; `prompttuner release {job.id}` lets it go on" if job.state == JobState.HELD else job.note,
         "model": job.spec.get("model_name") or job.model,
         "pool": job.pool,
         "target": _target_text(job),

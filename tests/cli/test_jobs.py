@@ -130,6 +130,8 @@ def test_hold_and_release(cli: Cli, held: str) -> None:
     assert "not held" in again.err
     assert cli("hold", held).code == 0
     assert cli("show", held, "--json").json["state"] == "held"
+    for command in ("status", "explain"):
+        assert f"release {held}` lets it" in " ".join(cli(command, held).out.split())
 
 
 def test_cancelling_ends_a_job_once(cli: Cli, held: str) -> None:

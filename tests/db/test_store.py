@@ -246,8 +246,11 @@ def test_leases_open_and_end(store: Store, mine: Ownership, add_jobs: Add) -> No
     store.transact(mine, lambda session: leases.start(session, [first.id], 9.0))
     store.transact(mine, lambda session: leases.end(session, [{"id": first.id, "reason": "revoked", "steps": 12}], 4.0))
     store.transact(mine, lambda session: leases.end_of_job(session, "a", 2, "finished", 5.0))
+    store.transact(mine, lambda session: leases.grant(session, "a", 2, [], at=5.0, cause="held"))
     with store.read() as session:
         assert not leases.load_open(session)
+        kinds = session.scalars(select(Event.kind).where(Event.job_id == "a", Event.kind.like("lease.%")))
+        assert list(kinds) == ["lease.granted", "lease.revoked"]
         rows = leases.of_job(session, "a")
     assert [(row.started_at, row.ended_at, row.end_reason, row.steps) for row in rows] == [
         (3.0, 4.0, "revoked", 12),
