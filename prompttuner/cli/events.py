@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from prompttuner.cli.output import JsonFlag, print_json
 from prompttuner.cli.state import one_job, open_store
 from prompttuner.cli.views import event_line, event_view
+from prompttuner.errors import DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,28 +39,47 @@ def events(
     if job is not None:
         with one_job(job) as (_, row):
             job_id = row.id
-    seq = 0
-    while True:
-        rows = _read(seq, lines, {"job": job_id, "allocation": allocation, "kinds": kind or ()})
-        for row in rows:
-            if json:
-                print_json(event_view(row), lines=True)
-            else:
-                typer.echo(event_line(row))
-            seq = row.seq
-        if not follow:
-            return
+    which = {"job": job_id, "allocation": allocation, "kinds": kind or ()}
+    rows, seq = _newest(lines, which)
+    _show(rows, json)
+    away = ""
+    while follow:
         time.sleep(FOLLOW_S)
+        try:
+            rows, away = _after(seq, which), ""
+        except DatabaseError as error:  # for a moment, perhaps: whoever follows waits
+            if str(error) != away:
+                away = str(error)
+                sys.stderr.write(f"warning: {error}; trying again\n")
+            continue
+        _show(rows, json)
+        seq = rows[-1].seq if rows else seq
 
 
-def _read(after: int, newest: int, which: dict[str, Any]) -> Sequence[Any]:
-    """The newest ones at first, then those after the last one printed."""
+def _show(rows: Sequence[Any], json: bool) -> None:
+    for row in rows:
+        if json:
+            print_json(event_view(row), lines=True)
+        else:
+            typer.echo(event_line(row))
+
+
+def _newest(number: int, which: dict[str, Any]) -> tuple[Sequence[Any], int]:
+    """The newest events, oldest first, and the number of the last one that was there."""
+    from prompttuner.db import events as record
+
+    store = open_store()
+    if store is None:
+        return [], 0
+    with store, store.read() as session:
+        return record.latest(session, number, **which) if number else [], record.last_seq(session)
+
+
+def _after(seq: int, which: dict[str, Any]) -> Sequence[Any]:
     from prompttuner.db import events as record
 
     store = open_store()
     if store is None:
         return []
     with store:
-        if after:
-            return store.query(lambda session: record.read_after(session, after, **which))
-        return store.query(lambda session: record.latest(session, newest, **which)) if newest else []
+        return store.query(lambda session: record.read_after(session, seq, **which))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cli_calls import Cli
@@ -40,6 +41,32 @@ def test_following_events_shows_each_once(cli: Cli, held: str, monkeypatch: pyte
     seqs = [json.loads(line)["seq"] for line in done.out.splitlines()]
     assert seqs == sorted(set(seqs))
     assert seqs
+
+
+def test_following_from_now_on_shows_all_that_comes_and_waits_for_a_database_that_is_away(
+    cli: Cli, held: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, looks, shown = home / "state.db", iter(range(10)), list[str]()
+
+    def sleep(_seconds: float) -> None:
+        look = next(looks)
+        if look == 0:
+            assert cli("release", held).code == 0
+        elif look == 1:
+            database.rename(home / "elsewhere.db")
+            database.mkdir()
+        elif look == 3:
+            database.rmdir()
+            (home / "elsewhere.db").rename(database)
+            assert cli("cancel", held).code == 0
+        elif look == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(events_module, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(events_module, "print_json", lambda view, lines: shown.append(view["kind"]))
+    done = cli("events", "--follow", "-n", "0", "--kind", "job.", "--json")
+    assert shown == ["job.queued", "job.cancelled"]
+    assert done.code == 130
 
 
 def test_events_of_an_unknown_job_and_of_no_state(cli: Cli, home: Path) -> None:
