@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from prompttuner.db.failures import NoDatabase
 from prompttuner.db.place import Place, look_at
@@ -22,6 +24,8 @@ WRITE = "prompttuner_write"
 """Execution option of connections that will write: they take the lock when they begin, not in the middle."""
 
 PRIVATE = 0o600
+FILE = "prompttuner_file"
+"""Where a pooled connection's record keeps which file it has open."""
 
 
 def make_engine(place: Place, *, read_only: bool, busy_s: float, statement_s: float) -> Engine:
@@ -57,6 +61,11 @@ def roll_back_journal(path: Path, busy_s: float) -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    status = look_at(path)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
 def _uri(path: Path, mode: str) -> str:
     return f"file:{quote(str(path))}?mode={mode}"
 
@@ -82,6 +91,13 @@ def _sqlite(path: Path, read_only: bool, busy_s: float) -> Engine:
     engine = create_engine(
         "sqlite://", creator=connect, poolclass=QueuePool, json_serializer=dump_json, hide_parameters=True
     )
+
+    @event.listens_for(engine, "checkout")
+    def still_there(_connection: sqlite3.Connection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        # A file that was removed or replaced (a restored backup) lives on for who has it open: writes would be lost.
+        present = _identity(path)
+        if record.info.setdefault(FILE, present) != present:
+            raise DisconnectionError(f"{path} is another file by now")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,8 @@ __all__ = ["app"]
 app = typer.Typer(help="Make ticks from cron or scrontab.", no_args_is_help=True)
 
 CALL_LIMIT_S = 30.0
+OWN = frozenset({"home", "cron_tick_s"})
+"""Settings that the line itself carries."""
 Program = Annotated[
     str | None, typer.Option("--with", metavar="PROGRAM", help="crontab or scrontab; default: what is here.")
 ]
@@ -32,6 +35,7 @@ def install(program: Program = None) -> None:
     settings = context.settings()
     _check_period(settings)
     chosen = _program(program)
+    _tell_unseen(settings)
     settings.make_home()
     settings.logs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     begin, end = _marks(settings)
@@ -62,7 +66,7 @@ def show(program: Program = None) -> None:
     chosen = _program(program)
     lines = _read(chosen)
     begin, end = _marks(settings)
-    if begin not in lines:
+    if begin not in lines or end not in lines:
         raise NotFound(f"{chosen} has no line for {settings.home}; `prompttuner cron install` adds it")
     for line in lines[lines.index(begin) + 1 : lines.index(end)]:
         typer.echo(line)
@@ -73,6 +77,19 @@ def _check_period(settings: Settings) -> None:
         raise ConfigError(
             f"cron ticks every {settings.cron_tick_s:g} s are too rare for an idle limit of {settings.idle_limit_s:g} s"
             ": warm agents would end between ticks; lower cron_tick_s or raise idle_limit_s"
+        )
+
+
+def _tell_unseen(settings: Settings) -> None:
+    """Warn of settings that hold here, and not where cron runs: of the environment, a project's file, or flags."""
+    from prompttuner.config.layers import SYSTEM_CONFIG
+
+    seen = {"default", str(SYSTEM_CONFIG), str(settings.home / "config.toml")}
+    origins = context.layers().origins
+    unseen = [f"{key} ({origin})" for key, origin in origins.items() if origin not in seen and key not in OWN]
+    if unseen:
+        sys.stderr.write(
+            f"warning: cron's ticks will not know {', '.join(unseen)}: write them to {settings.home / 'config.toml'}\n"
         )
 
 
@@ -106,10 +123,18 @@ def _marks(settings: Settings) -> tuple[str, str]:
 
 
 def _without(lines: list[str], settings: Settings) -> list[str]:
+    """The lines less our own. A mark without its partner (somebody has edited the table) takes no other line along."""
     begin, end = _marks(settings)
-    if begin not in lines or end not in lines:
-        return list(lines)
-    return lines[: lines.index(begin)] + lines[lines.index(end) + 1 :]
+    left: list[str] = []
+    opened: int | None = None
+    for line in lines:
+        if line == begin:
+            opened = len(left)
+        left.append(line)
+        if line == end and opened is not None:
+            del left[opened:]
+            opened = None
+    return [line for line in left if line not in {begin, end}]
 
 
 def _read(program: str) -> list[str]:

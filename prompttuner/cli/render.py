@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +23,7 @@ app = typer.Typer(help="Show what would reach sbatch, cron or systemd.", no_args
 
 CONTROLLER_JOB = "pt-controller"
 """Name of the controller's own Slurm job."""
+SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 EXAMPLE_UUID = "00000000-0000-4000-8000-000000000000"
 
 
@@ -91,6 +94,19 @@ def own_command() -> list[str]:
     return [sys.executable, "-c", "from prompttuner.cli import main; main()"]
 
 
+def _environment(settings: Settings) -> dict[str, str]:
+    """What ticks need that cron and systemd do not give them: where home is, and how to reach Slurm."""
+    needed = {"PROMPTTUNER_HOME": str(settings.home)}
+    if settings.backend == "slurm":
+        squeue = shutil.which("squeue")
+        folder = "/usr/bin" if squeue is None else str(Path(squeue).parent)
+        if folder not in SYSTEM_PATH:
+            needed["PATH"] = ":".join([folder, *SYSTEM_PATH])
+        if "SLURM_CONF" in os.environ:
+            needed["SLURM_CONF"] = os.environ["SLURM_CONF"]
+    return needed
+
+
 def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
     """A template that needs no allocation: its values are the settings and how to call this prompttuner."""
     from prompttuner.sbatch_templates import check_lines, render
@@ -101,6 +117,7 @@ def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
         "settings": settings,
         "command": shlex.join(words),
         "words": words,
+        "environment": _environment(settings),
         "log_dir": settings.logs_dir,
         "setup": check_lines(settings.slurm.setup, "slurm.setup"),
         "minutes": max(1, round(settings.cron_tick_s / 60)),

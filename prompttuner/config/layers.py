@@ -125,6 +125,11 @@ def _file_layer(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}. If this runs from cron, the folder may need a Kerberos or AFS "
+            f"ticket that cron jobs do not have: use scrontab, a keytab (k5start), or {ENV_PREFIX}HOME elsewhere"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     try:

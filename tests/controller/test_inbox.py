@@ -82,11 +82,16 @@ def test_what_is_no_request_is_set_aside_and_the_others_are_applied(lab: Lab) ->
     (lab.spool.inbox / "folder.json").mkdir()
     loose = put(lab, "loose", {"id": "loose", "kind": "cancel", "job": "j"})
     loose.chmod(0o666)
+    foreign = put(lab, "foreign", {"id": "foreign", "kind": "cancel", "job": "j000000001"})
+    if os.getuid() == 0:
+        os.chown(foreign, 65534, 65534)
+    else:
+        foreign.chmod(0o620)
     job = lab.submit(ita=5)
     lab.run(30)
     assert lab.job(job).state == JobState.DONE
     assert pending_requests(lab.spool) == []
-    assert len(list(lab.spool.inbox.glob("*.broken"))) == len(NO_REQUESTS) + 2
+    assert len(list(lab.spool.inbox.glob("*.broken"))) == len(NO_REQUESTS) + 3
     assert len(list(lab.spool.replies.iterdir())) == 1
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm_cluster import Cluster
 
 from prompttuner.cli.frame import run
+from prompttuner.cli.render import own_command
 from prompttuner.db import OwnerInfo, Store
 
 
@@ -52,6 +56,68 @@ def test_line_is_added_once_shown_and_removed_among_others(crontab: Path, capsys
 def test_first_line_of_an_empty_table(crontab: Path) -> None:
     assert run(["cron", "install", "--with=crontab"]) == 0
     assert " tick " in crontab.read_text()
+
+
+def test_marks_that_somebody_has_torn_apart_take_no_foreign_line_along(crontab: Path, tmp_path: Path) -> None:
+    begin, end = (f"# prompttuner: {word} {tmp_path / 'my home 100%'}" for word in ("begin", "end"))
+    foreign = ["0 5 * * * backup", "0 6 * * * more", "0 7 * * * even more"]
+    crontab.write_text(
+        "\n".join([end, foreign[0], begin, foreign[1], begin, "* * * * * x tick", end, foreign[2]]) + "\n"
+    )
+    assert run(["cron", "install", "--with=crontab"]) == 0
+    lines = crontab.read_text().splitlines()
+    assert lines[:3] == foreign and len(lines) == 6
+    assert run(["cron", "remove", "--with=crontab"]) == 0
+    assert crontab.read_text().splitlines() == foreign
+    crontab.write_text(f"{foreign[0]}\n{begin}\n")
+    assert run(["cron", "show", "--with=crontab"]) == 3
+
+
+def test_line_says_where_slurm_is_and_runs_as_cron_would_run_it(
+    crontab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    squeue = tmp_path / "opt slurm" / "bin" / "squeue"
+    squeue.parent.mkdir(parents=True)
+    squeue.write_text("#!/bin/sh\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    assert run(["--backend=slurm", "cron", "install", "--with=crontab"]) == 0
+    assert "backend (flag)" in capsys.readouterr().err
+    (line,) = [line for line in crontab.read_text().splitlines() if " tick " in line]
+    command = line.split(" ", 5)[5].replace("\\%", "%")  # as cron does
+    probe = command.replace(shlex.join(own_command()) + " tick", "env")
+    done = subprocess.run(["/bin/sh", "-c", probe], env={"PATH": "/usr/bin:/bin"}, check=True, cwd="/")
+    assert done.returncode == 0
+    seen = dict(row.split("=", 1) for row in (tmp_path / "my home 100%" / "logs" / "tick.log").read_text().splitlines())
+    assert seen["PATH"].split(":")[0] == str(squeue.parent)
+    assert seen["PROMPTTUNER_HOME"] == str(tmp_path / "my home 100%")
+    assert seen["SLURM_CONF"] == str(tmp_path / "slurm.conf")
+
+
+def test_settings_that_cron_will_not_know_are_named(crontab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompttuner.toml").write_text("keep_days = 7\n")
+    assert run(["cron", "install", "--with=crontab"]) == 0
+    said = capsys.readouterr().err
+    assert "keep_days" in said and "config.toml" in said
+    Path("prompttuner.toml").unlink()
+    assert run(["cron", "install", "--with=crontab"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_home_that_needs_a_ticket_is_said_to_need_one(
+    crontab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Path.read_text
+
+    def refused(path: Path, *args: Any, **kwargs: Any) -> str:
+        if path.name == "config.toml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert run(["tick"]) == 2
+    assert "Kerberos or AFS ticket" in capsys.readouterr().err
 
 
 def test_ticks_rarer_than_half_the_idle_limit_are_refused(crontab: Path) -> None:

@@ -168,6 +168,7 @@ def test_percent_signs_survive_cron_and_systemd(tmp_path: Path) -> None:
     values = {
         "settings": Settings(home=tmp_path / "50%"), "command": "/opt/pt", "words": ["/opt/pt x%"], "minutes": 5,
         "log_dir": tmp_path / "50%" / "logs", "setup": [], "scron": False, "job_name": "n",
+        "environment": {"PROMPTTUNER_HOME": str(tmp_path / "50%")},
     }  # fmt: skip
     assert "50\\%" in render("cron.j2", values)
     assert "50%%" in render("systemd.service.j2", values)
