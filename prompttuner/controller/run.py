@@ -130,6 +130,7 @@ def _unfinished(ctx: Context) -> bool:
 def _give_back(ctx: Context, stop: list[str]) -> None:
     """Nobody is left to use the warm agents: end them, and wait a little to see them go."""
     leave(ctx.settings, {"kind": "release_agent", "idle": True})
+    ctx.settings = ctx.settings.model_copy(update={"prewarm": False})
     end = time.monotonic() + GIVE_BACK_S
     while not stop and tick(ctx).allocations and time.monotonic() < end:
         time.sleep(INBOX_LOOK_S)

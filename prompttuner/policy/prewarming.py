@@ -67,14 +67,14 @@ def prewarm(work: Pass) -> None:
             continue
         opens = burst.head - cold_s - (look_s - snapshot.tick_s)
         until = min(burst.tail + rules.keep * profile.start_s, burst.head + limits.idle_limit_s)
-        if now < opens:
-            work.wake(opens)
-        elif now < until and burst.tail <= until:
+        work.wake(opens)
+        # idle ones are kept from a cold start earlier: a start that was quicker than expected is no reason to repeat it
+        if opens - cold_s <= now < until and burst.tail <= until:
             agents = agents_for(burst, snapshot.arrivals, pool, profile, work.guess.speeds[pool], cold_s)
             work.expected[pool] = (agents, until)
             # those on their way count whenever they come: one that is late must not be asked for twice
             there = sum(entry[1] == Kind.COMING or entry[0] <= burst.head for entry in timeline.pools[pool])
-            if agents > there and now <= burst.tail and not work.late:
+            if agents > there and opens <= now <= burst.tail and not work.late:
                 _ask(work, pool, burst, agents, min(agents - there, timeline.room))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from lab import Lab, scratch_root
 
+from prompttuner.controller.run import _give_back
 from prompttuner.controller.tx import Tx
 from prompttuner.db import events
 from prompttuner.db.models import Allocation, Job
@@ -106,6 +107,12 @@ def test_it_is_given_back_once_if_nobody_comes(hourly: Lab) -> None:
     for hour in (1, 2):
         go_to(hourly, hourly.site.time + EVERY_S * hour)
         assert held(hourly) == []
+
+
+def test_a_run_that_ends_asks_for_none(hourly: Lab) -> None:
+    hourly.site.time = hourly.tick().wake_at
+    _give_back(hourly.ctx, [])
+    assert held(hourly) == []
 
 
 @pytest.mark.parametrize("setting", [{"prewarm": False}, {"pool": "none"}, {"policy": "edf"}])

@@ -54,6 +54,13 @@ def test_those_on_their_way_or_warm_are_not_asked_for_again_and_are_kept(make):
     assert 14400.0 < plan.wake_at < 14500.0
 
 
+def test_those_that_were_warm_early_stay(make):
+    at = 14400.0 - 1.5 * COLD_S
+    assert len(of(plan_at(make, at, [{"since": 14000.0}] * 8), Release)) == 2
+    assert not of(plan_at(make, at, [{"since": 14000.0}]), Request)
+    assert len(of(plan_at(make, at - COLD_S, [{"since": 14000.0}] * 8), Release)) == 8
+
+
 def test_more_than_are_needed_go(make):
     assert len(of(plan_at(make, 14380.0, [{"since": 14000.0}] * 8), Release)) == 2
 

@@ -149,8 +149,8 @@ def sites(draw):
 @st.composite
 def regular_traces(draw):
     """Bursts at regular times, their jobs in need of warm GPUs: what is warmed ahead."""
-    every, jobs = draw(st.sampled_from([150.0, 400.0, 1500.0])), []
-    for burst in range(draw(st.integers(4, 7))):
+    every, jobs = draw(st.sampled_from([150.0, 400.0])), []
+    for burst in range(draw(st.integers(4, 6))):
         for i in range(draw(st.integers(1, 4))):
             submit, work = burst * every + draw(st.floats(0, 15)), draw(st.floats(5, 80))
             multiple = draw(st.sampled_from([0.3, 0.8, 1.2, math.inf]))
