@@ -39,19 +39,18 @@ class Sbatch:
             own.setdefault(int(agents.job[agent]), []).append(agent)
         free = room(snapshot)
         waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~stopping)
-        shadow: tuple[float, int] | None = None
-        for row in waiting[np.lexsort((waiting, jobs.submit[waiting]))].tolist():
-            mine = own.get(row, [])
-            lost = max(int(jobs.min_gpus[row]), 1) - len(mine)
-            if mine and lost > 0:
+        queue = waiting[np.lexsort((waiting, jobs.submit[waiting]))].tolist()
+        for row in (row for row in queue if row in own):
+            lost = max(int(jobs.min_gpus[row]), 1) - len(own[row])
+            if lost > 0:
                 again = min(lost, free)
                 free -= again
                 why = Why("job {} lost GPUs before it started and needs {} more", jobs.id[row], lost)
                 actions.extend(Request(int(jobs.pool[row]), why, jobs.id[row]) for _ in range(again))
-                continue
-            if mine:
-                self._start(snapshot, guess, row, mine, actions)
-                continue
+            else:
+                self._start(snapshot, guess, row, own[row], actions)
+        shadow: tuple[float, int] | None = None
+        for row in (row for row in queue if row not in own):
             size = self._size(snapshot, guess, row)
             cold = snapshot.pools[int(jobs.pool[row])].start_s + snapshot.pools[int(jobs.pool[row])].queue_s
             ends = now + cold + guess.seconds(row, int(jobs.pool[row]), size)

@@ -31,6 +31,13 @@ def test_sbatch_starts_with_all_its_gpus_and_keeps_nothing(make):
     assert [a.agent for a in of(get("sbatch").plan(full), Release)] == ["a2"]
 
 
+def test_sbatch_starts_a_backfilled_job_though_the_first_of_the_queue_waits(make):
+    held = [{"phase": AgentPhase.BUSY, "job": 0}, {"job": 2}]
+    jobs = [{"phase": JobPhase.RUNNING}, {"submit": 1.0, "min_gpus": 2}, {"submit": 2.0}]
+    plan = get("sbatch").plan(make(jobs, held, gpus=2, now=5.0))
+    assert [(a.job, a.agents) for a in of(plan, Assign)] == [("j2", ("a1",))]
+
+
 def test_sbatch_never_waits_for_more_gpus_than_it_may_hold(make):
     hurried = {"iters_mid": 100.0, "deadline": 60.0}
     assert len(of(get("sbatch").plan(make([hurried])), Request)) == 4
