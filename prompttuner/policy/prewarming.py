@@ -55,12 +55,12 @@ def prewarm(work: Pass) -> None:
     limits, now = snapshot.limits, snapshot.now
     if not (rules.forecast and rules.prewarm and rules.warm_pool and limits.warm_pool and limits.prewarm):
         return
-    busy = set(snapshot.jobs.pool[work.guess.members > 0].tolist())
+    busy = np.bincount(snapshot.jobs.pool, weights=work.guess.members, minlength=len(snapshot.pools)) > 0
     for pool, profile in enumerate(snapshot.pools):
         look_s = max(snapshot.tick_s, snapshot.look_s)
         cold_s = profile.queue_s + profile.start_s + snapshot.tick_s
         times = snapshot.arrivals.times[pool]
-        if len(times) <= FEWEST or (now - times[-1] < 2 * cold_s and pool in busy):
+        if len(times) <= FEWEST or (now - times[-1] < 2 * cold_s and busy[pool]):
             continue  # in the midst of a burst: there will be another plan when its last job ends
         burst = next_burst(times, cold_s, look_s)
         if burst is None:
