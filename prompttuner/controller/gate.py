@@ -21,9 +21,10 @@ class Gate:
         self._bucket = TokenBucket(rate, burst=rate)
         self._breaker = Breaker()
         self._caps = HardCaps(settings.max_gpus or float("inf"), settings.max_jobs or float("inf"))
-        value = read_json(file) or {}
-        self._bucket.restore(value.get("bucket"))
-        self._breaker.restore(value.get("breaker"))
+        value = read_json(file)
+        kept = {key: part for key, part in value.items() if isinstance(part, dict)} if isinstance(value, dict) else {}
+        self._bucket.restore(kept.get("bucket"))
+        self._breaker.restore(kept.get("breaker"))
 
     def allowance(self, now: float, held_gpus: int, held_jobs: int, gpus_each: int) -> Allowance:
         """Submissions allowed at once, and what keeps them from being more."""

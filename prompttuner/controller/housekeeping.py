@@ -66,7 +66,7 @@ def clean_up(ctx: Context) -> None:
     """Apply ``keep_days`` and ``keep_mb``, at most once an hour (the time of the last one is a file in the spool)."""
     stamp = ctx.spool.root / "cleaned.json"
     now = ctx.now()
-    if now - float((read_json(stamp) or {}).get("at", 0.0)) < EVERY_S:
+    if 0 <= now - _time_in(stamp) < EVERY_S:  # one of a clock that has since been put back does not count
         return
     write_json(stamp, {"at": now})
     before = now - ctx.settings.keep_days * DAY_S
@@ -85,6 +85,12 @@ def clean_up(ctx: Context) -> None:
     _shorten(ctx.settings.logs_dir / TICK_LOG)
     _remove(_older(ctx.settings.home / "submitit", before))
     _limit_size(ctx, live)
+
+
+def _time_in(stamp: Path) -> float:
+    value = read_json(stamp)
+    at = value.get("at") if isinstance(value, dict) else None
+    return float(at) if isinstance(at, int | float) else 0.0
 
 
 def _ended_jobs(session: Session, before: float) -> list[str]:

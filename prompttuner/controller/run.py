@@ -15,7 +15,7 @@ from prompttuner.controller.inbox import pending_requests
 from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
 from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError
-from prompttuner.files import write_json
+from prompttuner.files import read_json, write_json
 from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def controlling(settings: Settings, wait_s: float = 0.0) -> Iterator[Context]:
         ownership = store.acquire(ttl_s=settings.owner_expiry_s, wait_s=wait_s)
         try:
             ctx = open_context(settings, store, ownership)
-            _announce(ctx, ownership)
+            _announce(ctx)
             yield ctx
         finally:
             _let_go(store, ownership)
@@ -105,14 +105,23 @@ def controlling(settings: Settings, wait_s: float = 0.0) -> Iterator[Context]:
         store.close()
 
 
-def _announce(ctx: Context, ownership: Ownership) -> None:
-    """Tell agents which fencing generation is the present one."""
+def _announce(ctx: Context) -> None:
+    """Leave in the spool who serves it now, and from which database; warn if it was another one before.
+
+    Two databases on one spool (one of them copied and forgotten, say, in cron's settings) would undo each other's work.
+    """
     import os
     import socket
 
-    write_json(
-        ctx.spool.owner, {"owner": ownership.generation, "host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
-    )
+    here, before = str(ctx.store.place), read_json(ctx.spool.owner)
+    other = before.get("database", here) if isinstance(before, dict) else here
+    if other != here:
+        ctx.warn(
+            f"the spool {ctx.spool.root} was served from the database {other} before, and now from {here}: see that no "
+            "other controller (cron, systemd, another host) still uses the former"
+        )
+    owner = {"owner": ctx.ownership.generation, "host": socket.gethostname(), "pid": os.getpid(), "database": here}
+    write_json(ctx.spool.owner, {**owner, "beat": 0})
 
 
 def _let_go(store: Store, ownership: Ownership) -> None:

@@ -74,6 +74,8 @@ _LIVE_ALLOCATIONS = (
 )
 _BEHIND = select(Job).where(Job.plan_generation < Job.generation)
 """Jobs whose membership is newer than the plan in the spool."""
+_NONSENSE = (LookupError, TypeError, ValueError, AttributeError)
+"""What reading a damaged file, or one of another version, may raise."""
 _UNHEARD = frozenset({AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING})
 """States in which an agent cannot hear that it shall end."""
 
@@ -178,6 +180,8 @@ def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, A
             facts[allocation.uuid] = read_agent(ctx.spool, allocation)
         except (SpoolError, OSError) as error:  # one unreadable folder must not stop the others
             ctx.warn(str(error))
+        except _NONSENSE as error:
+            ctx.warn(f"{ctx.spool.agent(allocation.uuid)} makes no sense: {type(error).__name__}: {error}")
     ctx.heard = {
         uuid: (told.status.order_owner, told.status.order_seq)
         for uuid, told in facts.items()
@@ -193,6 +197,8 @@ def _job_facts(ctx: Context, jobs: Sequence[Job], thorough: bool) -> dict[str, J
             facts[job.id] = read_job(ctx.spool, job, thorough)
         except (SpoolError, OSError) as error:
             ctx.warn(str(error))
+        except _NONSENSE as error:
+            ctx.warn(f"{ctx.spool.job(job.id)} makes no sense: {type(error).__name__}: {error}")
     return facts
 
 

@@ -93,3 +93,30 @@ def test_the_delay_with_which_agents_see_the_spool_is_measured_and_shown(lab: La
     lab.run(30)
     (finding,) = spool_delay(lab.settings)
     assert "agents saw changes of the spool after" in finding.text
+
+
+def test_files_that_make_no_sense_stop_neither_ticks_nor_other_jobs(lab: Lab) -> None:
+    hurt, sound = lab.submit(ita=900, max_iterations=1000, max_gpus=1), lab.submit(ita=60, max_gpus=1)
+    lab.run(15)
+    (member,) = lab.job(hurt).members
+    (lab.spool.root / "gate.json").write_text("[]")
+    (lab.spool.root / "cleaned.json").write_text('{"at": "noon"}')
+    lab.crash()
+    for _ in range(40):
+        lab.site.step(1.0)
+        for path, text in ((lab.spool.agent(member) / "status.json", "[]"), (lab.spool.job(hurt) / "plan.json", "7")):
+            path.write_text(text)
+            path.chmod(0o600)
+        lab.tick()
+    assert lab.job(sound).state == JobState.DONE
+    assert any("makes no sense" in text for text in lab.ctx.warnings)
+
+
+def test_a_clock_that_was_put_back_does_not_stop_forgetting(lab: Lab) -> None:
+    lab.site.time += 10 * 365 * 86400
+    lab.tick()
+    lab.site.time -= 10 * 365 * 86400
+    stamp = lab.spool.root / "cleaned.json"
+    before = stamp.read_text()
+    lab.tick()
+    assert stamp.read_text() != before

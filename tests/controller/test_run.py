@@ -94,3 +94,15 @@ def test_the_same_trouble_is_told_again_after_an_hour(settings: Settings, caplog
             ctx.steady = partial(float, now + 60.0 * minutes)
             ctx.warn("Slurm is away")
     assert len(caplog.records) == 3
+
+
+def test_a_second_database_on_one_spool_is_warned_of(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        running.tick_once(settings)
+        running.tick_once(settings)
+        assert caplog.records == []
+        running.tick_once(settings.model_copy(update={"database": str(tmp_path / "other.db")}))
+        running.tick_once(settings)
+    assert [record.getMessage().count("was served from the database") for record in caplog.records] == [1, 1]
