@@ -102,12 +102,17 @@ def test_files_that_make_no_sense_stop_neither_ticks_nor_other_jobs(lab: Lab) ->
     (lab.spool.root / "gate.json").write_text("[]")
     (lab.spool.root / "cleaned.json").write_text('{"at": "noon"}')
     lab.crash()
+    hurt_files = lab.spool.agent(member) / "status.json", lab.spool.job(hurt) / "plan.json"
     for _ in range(40):
         lab.site.step(1.0)
-        for path, text in ((lab.spool.agent(member) / "status.json", "[]"), (lab.spool.job(hurt) / "plan.json", "7")):
-            path.write_text(text)
-            path.chmod(0o600)
+        whole = [path.read_bytes() for path in hurt_files]
+        for path in hurt_files:
+            path.write_text("[7]")
         lab.tick()
+        for path, content in zip(hurt_files, whole, strict=True):
+            path.write_bytes(content)
+    lab.tick()
+    assert lab.job(hurt).state == JobState.RUNNING
     assert lab.job(sound).state == JobState.DONE
     assert any("makes no sense" in text for text in lab.ctx.warnings)
 

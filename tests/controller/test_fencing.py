@@ -47,20 +47,19 @@ def test_a_controller_that_slept_through_a_take_over_does_nothing_more(
         "before orders": (ticking, "_project"),
     }[asleep]
     real, cancelled = getattr(step, name), list[Any]()
-    before: dict[str, bytes] = {}
+    before: list[Any] = []
 
     def pause(*args: Any) -> Any:
         take_over(lab)
-        before.update(files_of(lab))
+        before.extend([files_of(lab), list(lab.site.submitted)])
         return real(*args)
 
     monkeypatch.setattr(step, name, pause)
     monkeypatch.setattr(lab.site, "cancel", cancelled.append)
-    submitted = list(lab.site.submitted)
     with pytest.raises(NotOwner, match="the other"):
         lab.tick()
-    assert files_of(lab) == before
-    assert (lab.site.submitted, cancelled) == (submitted, [])
+    assert [files_of(lab), lab.site.submitted] == before
+    assert cancelled == []
 
 
 def test_an_order_replaced_by_a_controller_that_woke_up_is_written_again(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -58,12 +59,11 @@ def test_who_is_no_longer_the_owner_ends(settings: Settings, monkeypatch: pytest
         running.run(settings)
 
 
-@pytest.mark.parametrize("where", ["_unfinished", "pending_requests", "reporter"])
+@pytest.mark.parametrize("where", ["_unfinished", "reporter"])
 def test_what_fails_between_two_ticks_does_not_end_the_controller(
     settings: Settings, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = OSError(errno.ESTALE, os.strerror(errno.ESTALE)) if where == "pending_requests" else DatabaseError("away")
-    failing, asked = [fault], iter([True])
+    failing = [DatabaseError("the server is restarting")]
 
     def now_and_then(*_: object) -> bool:
         if failing:
@@ -73,10 +73,25 @@ def test_what_fails_between_two_ticks_does_not_end_the_controller(
     real = getattr(running, where, now_and_then)
     if where != "reporter":
         monkeypatch.setattr(running, where, lambda *args: now_and_then() or real(*args))
-    if where == "pending_requests":  # so that there is a pause at all
-        monkeypatch.setattr(running, "_unfinished", lambda _ctx: next(asked, False))
     running.run(settings, now_and_then if where == "reporter" else None, until_done=True)
     assert not failing
+
+
+def test_an_inbox_that_cannot_be_listed_for_a_moment_does_not_end_the_pause(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def listed(_spool: object) -> list[Path]:
+        looks.append("look")
+        if len(looks) < 3:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return [tmp_path / "request.json"]
+
+    with running.controlling(settings) as ctx:
+        monkeypatch.setattr(running, "pending_requests", listed)
+        running._sleep(ctx, [], time.monotonic() + 600)
+    assert len(looks) == 3
 
 
 def test_a_controller_whose_reader_has_gone_ends(settings: Settings) -> None:
