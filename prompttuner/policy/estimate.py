@@ -69,10 +69,12 @@ def estimate(snapshot: Snapshot, bank: bool = True) -> Estimate:
     member = (agents.phase == AgentPhase.BUSY) & (agents.job >= 0)
     members = np.bincount(agents.job[member], minlength=jobs.n).astype(np.int64)
     upto = int(max((p.speedup[-1][0] for p in pools), default=1))
-    speeds = [speed_table(p.speedup, upto) for p in pools]
     ends = np.array([p.speedup[-1][0] for p in pools], dtype=np.int64)
     site = snapshot.limits.gpus if math.isfinite(snapshot.limits.gpus) else upto
     top = np.minimum(np.maximum(jobs.min_gpus, np.minimum(jobs.max_gpus, ends[jobs.pool])), max(int(site), 1))
+    # a job may want, or by hand have, more members than any profile tells of
+    widest = max(upto, int(top.max(initial=0)), int(jobs.min_gpus.max(initial=0)), int(members.max(initial=0)))
+    speeds = [speed_table(p.speedup, widest) for p in pools]
 
     warm_s = _column(pools, "warm_s")[jobs.pool]
     lookup_s = _column(pools, "lookup_s")[jobs.pool]

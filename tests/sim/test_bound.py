@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompttuner.errors import SpecError
+from prompttuner.policy import POLICIES, get
+from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.profiles import stated
+from prompttuner.sim import SimOptions, simulate
 from prompttuner.sim.bound import Overheads, bound, least_cost
 from prompttuner.sim.rates import hull_of, speedup_at
 from prompttuner.trace.generate import Workload, generate
@@ -18,11 +23,37 @@ from prompttuner.trace.slo import SloMultiple
 STATED = ((1, 1.0), (2, 1.95), (4, 3.7), (8, 6.8))
 
 
+@dataclass(frozen=True)
+class Case:
+    """A tiny site: one to three jobs of two LLMs, some best effort, with what every schedule pays for each of them."""
+
+    jobs: list[TraceJob]
+    gpus: int
+    speedups: dict[str, list[tuple[int, float]]]
+    bank: bool
+    overheads: Overheads
+
+    def sizes(self, job: TraceJob) -> list[int]:
+        return list(range(job.min_gpus, min(job.max_gpus, self.gpus) + 1))
+
+    def ways(self, job: TraceJob) -> list[tuple[float, float]]:
+        """(seconds of lookup, work) that end the job: as it is, or after a lookup."""
+        found = (self.overheads.lookup_s, round(job.work_s * job.bank_factor, 9))
+        return [(0.0, round(job.work_s, 9)), *([found] if self.bank else [])]
+
+    def least(self, job: TraceJob) -> float:
+        """GPU-seconds of the job alone at its most efficient size."""
+        rate = max(speedup_at(self.speedups[job.llm], k) / k for k in self.sizes(job))
+        return min(work / rate + lookup * job.min_gpus for lookup, work in self.ways(job))
+
+
 @st.composite
-def tiny_cases(draw: st.DrawFn) -> tuple[list[TraceJob], int, list[tuple[int, float]]]:
+def tiny_cases(draw: st.DrawFn) -> Case:
     gpus = draw(st.integers(1, 3))
-    gains = draw(st.lists(st.floats(0, 1.4), min_size=2, max_size=2))  # falling, rising: concave or not
-    speedup = [(1, 1.0), (2, 1.0 + gains[0]), (3, 1.0 + gains[0] + gains[1])]
+    speedups = {}
+    for llm in ("m", "other"):
+        gains = draw(st.lists(st.floats(0, 1.4), min_size=2, max_size=2))  # falling, rising: concave or not
+        speedups[llm] = [(1, 1.0), (2, 1.0 + gains[0]), (3, 1.0 + gains[0] + gains[1])]
     jobs = []
     for k in range(draw(st.integers(1, 3))):
         submit = draw(st.integers(0, 2))
@@ -31,82 +62,150 @@ def tiny_cases(draw: st.DrawFn) -> tuple[list[TraceJob], int, list[tuple[int, fl
             TraceJob(
                 id=str(k),
                 submit_s=submit,
-                llm="m",
+                llm=draw(st.sampled_from(["m", "other"])),
                 iters=draw(st.floats(0.3, 5)),
                 step_s=1,
-                deadline_s=draw(st.integers(submit + 1, 5)),
+                deadline_s=draw(st.integers(submit + 1, 6) | st.just(math.inf)),
                 min_gpus=low,
                 max_gpus=draw(st.integers(low, 3)),
                 bank_factor=draw(st.floats(0.3, 1.2)),
             )
         )
-    return jobs, gpus, speedup
+    overheads = Overheads(start_s=draw(st.sampled_from([0, 0, 1])), lookup_s=draw(st.sampled_from([0, 1, 2])))
+    return Case(jobs, gpus, speedups, draw(st.booleans()), overheads)
 
 
-def brute_force(
-    jobs: list[TraceJob], gpus: int, speedup: list[tuple[int, float]], work: list[float]
-) -> dict[frozenset[int], float]:
-    """Least GPU-steps by which each subset of jobs is in time; subsets that cannot be are missing."""
-    sizes = [[0, *range(job.min_gpus, min(job.max_gpus, gpus) + 1)] for job in jobs]
+def brute_force(case: Case) -> dict[frozenset[int], float]:
+    """Least GPU-steps by which each subset of the jobs with deadlines is in time; subsets that cannot be are missing.
+
+    A state holds, for each job, steps of lookup and work that are left; nothing is left of a job that is not chosen.
+    """
+    jobs, begin = case.jobs, case.overheads.start_s
 
     @cache
-    def cheapest(t: int, left: tuple[float, ...]) -> float:
-        if all(rest <= 1e-9 for rest in left):
+    def cheapest(t: int, state: tuple[tuple[float, float], ...]) -> float:
+        if not any(map(_open, state)):
             return 0.0
-        if any(rest > 1e-9 and t >= job.deadline_s for rest, job in zip(left, jobs, strict=True)):
+        if any(_open(left) and t >= job.deadline_s for left, job in zip(state, jobs, strict=True)):
             return math.inf
-        open_sizes = [
-            s if rest > 1e-9 and t >= job.submit_s else [0] for s, rest, job in zip(sizes, left, jobs, strict=True)
+        choices = [
+            [0, *case.sizes(job)] if _open(left) and t >= job.submit_s + begin else [0]
+            for left, job in zip(state, jobs, strict=True)
         ]
         best = math.inf
-        for choice in itertools.product(*open_sizes):
-            if sum(choice) <= gpus:
-                after = tuple(
-                    round(max(0.0, rest - (speedup_at(speedup, k) if k else 0.0)), 9)
-                    for rest, k in zip(left, choice, strict=True)
-                )
-                best = min(best, _held(left, choice, speedup) + cheapest(t + 1, after))
+        for choice in itertools.product(*choices):
+            if sum(choice) <= case.gpus:
+                steps = [_step(left, k, case.speedups[j.llm]) for left, k, j in zip(state, choice, jobs, strict=True)]
+                best = min(best, sum(held for held, _ in steps) + cheapest(t + 1, tuple(left for _, left in steps)))
         return best
 
     out = {}
-    for chosen in itertools.product([False, True], repeat=len(jobs)):
-        left = tuple(round(w, 9) if c else 0.0 for w, c in zip(work, chosen, strict=True))
-        cost = cheapest(0, left)
-        if math.isfinite(cost):
-            out[frozenset(i for i, c in enumerate(chosen) if c)] = cost
+    timed = [i for i, job in enumerate(jobs) if not job.best_effort]
+    for count in range(len(timed) + 1):
+        for chosen in itertools.combinations(timed, count):
+            ways = [case.ways(job) if i in chosen else [(0.0, 0.0)] for i, job in enumerate(jobs)]
+            cost = min(cheapest(0, way) for way in itertools.product(*ways))
+            if math.isfinite(cost):
+                out[frozenset(chosen)] = cost
     return out
 
 
-def _held(left: tuple[float, ...], choice: tuple[int, ...], speedup: list[tuple[int, float]]) -> float:
-    """GPU-seconds of one step; a job that ends within it gives its GPUs back at once."""
-    return sum(k * min(1.0, rest / speedup_at(speedup, k)) for rest, k in zip(left, choice, strict=True) if k)
+def _open(left: tuple[float, float]) -> bool:
+    return max(left) > 1e-9
 
 
-@settings(deadline=None, max_examples=120)
-@given(case=tiny_cases(), bank=st.booleans(), slots=st.sampled_from([1, 2, 50]), mip_s=st.sampled_from([0.0, 2.0]))
-def test_bounds_never_exceed_the_brute_force_optimum(case, bank: bool, slots: int, mip_s: float) -> None:
-    jobs, gpus, speedup = case
-    work = [job.work_s * (min(1.0, job.bank_factor) if bank else 1.0) for job in jobs]
-    in_time = brute_force(jobs, gpus, speedup, work)
-    optimum = len(jobs) - max(len(subset) for subset in in_time)
-    found = bound(jobs, gpus, {"m": speedup}, bank=bank, slots=slots, mip_s=mip_s)
+def _step(left: tuple[float, float], gpus: int, speedup: list[tuple[int, float]]) -> tuple[float, tuple[float, float]]:
+    """(GPU-seconds held, what is left) after one step; a job that ends within it gives its GPUs back at once."""
+    lookup, work = left
+    if not gpus:
+        return 0.0, left
+    if lookup > 1e-9:
+        return float(gpus), (lookup - 1, work)
+    rate = speedup_at(speedup, gpus)
+    return gpus * min(1.0, work / rate), (lookup, round(max(0.0, work - rate), 9))
+
+
+@settings(deadline=None, max_examples=150)
+@given(case=tiny_cases(), slots=st.sampled_from([1, 2, 50]), mip_s=st.sampled_from([0.0, 2.0]))
+def test_bounds_never_exceed_the_brute_force_optimum(case: Case, slots: int, mip_s: float) -> None:
+    in_time = brute_force(case)
+    timed = sum(not job.best_effort for job in case.jobs)
+    optimum = timed - max(len(subset) for subset in in_time)
+    limits = {"bank": case.bank, "overheads": case.overheads, "slots": slots}
+    found = bound(case.jobs, case.gpus, case.speedups, mip_s=mip_s, **limits)
     assert found.unavoidable <= found.violations <= optimum
-
-    least = [
-        w * min(k / speedup_at(speedup, k) for k in range(job.min_gpus, min(job.max_gpus, gpus) + 1))
-        for w, job in zip(work, jobs, strict=True)
-    ]
-    assert found.work_gpu_s == pytest.approx(sum(least))
-    for allowed in range(len(jobs) + 1):
+    least = [case.least(job) for job in case.jobs]
+    assert found.work_gpu_s <= sum(least) * (1 + 1e-6)
+    if not case.overheads.lookup_s:
+        assert found.work_gpu_s == pytest.approx(sum(least))
+    for allowed in range(timed + 1):
         costs = [
-            cost + sum(least[i] for i in range(len(jobs)) if i not in subset)
+            cost + sum(least[i] for i in range(len(least)) if i not in subset)
             for subset, cost in in_time.items()
-            if len(jobs) - len(subset) <= allowed
+            if timed - len(subset) <= allowed
         ]
         optimal = min(costs, default=math.inf)
-        floor = least_cost(jobs, gpus, {"m": speedup}, bank=bank, violations=allowed, slots=slots)
+        floor = least_cost(case.jobs, case.gpus, case.speedups, violations=allowed, **limits)
         assert floor <= optimal * (1 + 1e-6)
         assert floor >= found.work_gpu_s * (1 - 1e-9)
+
+
+@st.composite
+def small_sites(draw: st.DrawFn) -> tuple[list[TraceJob], dict[str, PoolProfile], SimOptions]:
+    """A few jobs of two LLMs, sizes and deadlines of every kind, on a site that is not kind to them."""
+    gpus = draw(st.integers(1, 5))
+    profiles = {}
+    for llm in ("m", "other"):
+        two, four = draw(st.floats(1, 2.1)), draw(st.floats(0, 2.2))
+        profiles[llm] = replace(
+            stated([llm])[llm], speedup=((1, 1.0), (2, two), (4, two + four)),
+            start_s=draw(st.sampled_from([0, 2, 10])), warm_s=draw(st.sampled_from([0, 1])),
+            lookup_s=draw(st.sampled_from([0, 4])),
+        )  # fmt: skip
+    jobs = []
+    for k in range(draw(st.integers(2, 8))):
+        submit, work, low = draw(st.floats(0, 60)), draw(st.floats(3, 90)), draw(st.sampled_from([1, 1, gpus]))
+        multiple = draw(st.floats(0.05, 2) | st.just(math.inf))
+        jobs.append(
+            TraceJob(
+                str(k), submit, draw(st.sampled_from(["m", "other"])), work, 1.0, deadline_s=submit + multiple * work,
+                min_gpus=low, max_gpus=draw(st.sampled_from([low, 8])), bank_factor=draw(st.floats(0.2, 1.2)),
+                priority=draw(st.sampled_from([0, 2])),
+            )
+        )  # fmt: skip
+    options = SimOptions(
+        gpus=gpus, tick_s=draw(st.sampled_from([0.2, 1.0])), spool_s=draw(st.sampled_from([0.0, 0.5])),
+        daemon=draw(st.booleans()), release_s=draw(st.sampled_from([0, 3])), bank=draw(st.booleans()),
+        predict_sigma=draw(st.sampled_from([0, 0.3])), start_sigma=draw(st.sampled_from([0, 0.2])), horizon_s=50_000,
+    )  # fmt: skip
+    return jobs, profiles, options
+
+
+@settings(deadline=None, max_examples=10)
+@given(site=small_sites(), slots=st.sampled_from([5, 100]))
+def test_no_policy_beats_any_bound_on_small_sites(site, slots: int) -> None:
+    """Not even the tighter one that knows what a start and a lookup take at the least."""
+    jobs, profiles, options = site
+    speedups = {name: profile.speedup for name, profile in profiles.items()}
+    paid = Overheads(
+        start_s=min(profile.warm_s for profile in profiles.values()),
+        lookup_s=min(profile.lookup_s for profile in profiles.values()),
+    )
+    limits = [
+        bound(jobs, options.gpus, speedups, bank=options.bank, slots=slots, overheads=one)
+        for one in (Overheads(), paid)
+    ]
+    assert limits[0].violations <= limits[1].violations and limits[0].work_gpu_s <= limits[1].work_gpu_s * (1 + 1e-9)
+    for name in sorted(POLICIES):
+        result = simulate(jobs, profiles, get(name), options)
+        assert result.violations >= limits[1].violations, name
+        if any(job.rejected for job in result.jobs):
+            continue
+        assert result.cost_s >= limits[1].work_gpu_s * (1 - 1e-9), name
+        floor = least_cost(
+            jobs, options.gpus, speedups, bank=options.bank, slots=slots, overheads=paid, violations=result.violations
+        )
+        assert result.cost_s >= floor * (1 - 1e-9), name
 
 
 def test_bound_is_exact_where_jobs_fill_the_cluster() -> None:
