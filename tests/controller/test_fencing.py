@@ -78,7 +78,7 @@ def test_an_order_replaced_by_a_controller_that_woke_up_is_written_again(tmp_pat
         lab.tick()
         assert read_json(agent / "order.json")["job"] == second
         write_json(agent / "order.json", stale)  # before the agent has looked
-        lab.run(120)
+        lab.run(120, every=5.0)
         assert lab.job(second).step > 0
         assert len(lab.site.submitted) == 1
 

@@ -210,7 +210,7 @@ def test_too_much_waste_is_removed_checkpoints_first(lab: Lab) -> None:
 
 def test_agents_folders_go_before_results_when_space_is_short(lab: Lab) -> None:
     job_id = lab.submit(ita=10)
-    lab.run(200)
+    lab.run(200, every=5.0)
     (agent,) = list(lab.spool.agents.iterdir())
     (agent / "log.txt").write_bytes(b"x" * 3_000_000)
     with_settings(lab, keep_mb=1.0)
@@ -273,7 +273,7 @@ def test_a_purge_follows_no_link_and_tries_again_what_cannot_be_removed(
     assert [row.id for row in lab.ctx.store.query(jobs.find)] == [done]
     assert any("cannot be removed" in text for text in lab.ctx.warnings)
     stuck.clear()
-    lab.run(70)
+    lab.run(80, every=20.0)
     assert lab.ctx.store.query(jobs.find) == []
     assert not lab.spool.job(done).exists() and not lab.spool.job(linked).is_symlink()
     assert (others / "precious").exists()
