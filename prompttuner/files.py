@@ -75,7 +75,7 @@ def create_json(path: Path, value: Any, mode: int = PRIVATE_FILE) -> bool:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or None when it is missing or (on a network file system) momentarily unreadable."""
     try:
-        with path.open("rb") as handle:
+        with path.open("rb", buffering=0) as handle:
             return json.loads(handle.read())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # no JSON, or none that Python takes
         return None

@@ -94,6 +94,7 @@ def _jobs(
 ) -> Jobs:
     no_bank = BankOutlook()
     outlooks = [no_bank if job.lookup_done or job.step else given.bank.get(job.pool, no_bank) for job in jobs]
+    limits = [_limits(job, given.kept) for job in jobs]
     return Jobs(
         id=[job.id for job in jobs],
         pool=_ints(index[job.pool] for job in jobs),
@@ -101,8 +102,8 @@ def _jobs(
         submit=_floats(job.submitted_at for job in jobs),
         deadline=_floats(INF if job.deadline_at is None else job.deadline_at for job in jobs),
         priority=_ints(job.priority for job in jobs),
-        min_gpus=_ints(_limits(job, given.kept)[0] for job in jobs),
-        max_gpus=_ints(_limits(job, given.kept)[1] for job in jobs),
+        min_gpus=_ints(low for low, _ in limits),
+        max_gpus=_ints(high for _, high in limits),
         step_s=_floats(given.step_s.get(job.id) or _step_s(job, profiles[index[job.pool]]) for job in jobs),
         iters_mid=_floats(given.remaining[job.id].mid for job in jobs),
         iters_hi=_floats(given.remaining[job.id].hi for job in jobs),

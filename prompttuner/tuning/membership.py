@@ -111,7 +111,7 @@ class Membership:
 
 def member_dir(job_dir: Path, generation: int, agent: str) -> Path:
     """The folder that only this member writes, and only in this generation."""
-    return job_dir / f"g{generation}" / agent
+    return job_dir.joinpath(f"g{generation}", agent)
 
 
 def read_progress(job_dir: Path, generation: int, agent: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def read_progress(job_dir: Path, generation: int, agent: str) -> dict[str, Any]:
 
 
 def _claim_path(job_dir: Path, generation: int) -> Path:
-    return job_dir / "claims" / f"{generation}.json"
+    return job_dir.joinpath("claims", f"{generation}.json")
 
 
 def read_membership(job_dir: Path) -> Membership | None:

@@ -22,7 +22,7 @@ class Message:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Build from parsed JSON; unknown keys are ignored, missing ones take their default."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__slots__  # the names of its fields
         return cls(**{k: v for k, v in dict(value or {}).items() if k in known})
 
 
