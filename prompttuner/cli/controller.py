@@ -78,10 +78,9 @@ def _client() -> SlurmClient:
 
 def _jobs() -> list[tuple[str, str, str]]:
     """(id, state, reason) of our controller jobs in Slurm."""
-    from prompttuner.cli.render import CONTROLLER_JOB
+    from prompttuner.cli.render import controller_job
 
-    text = _client().run(
-        "squeue", "--noheader", f"--user={os.getuid()}", f"--name={CONTROLLER_JOB}", "--format=%i|%T|%r"
-    )
+    name = controller_job(context.settings())
+    text = _client().run("squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--format=%i|%T|%r")
     rows = (line.strip().split("|", 2) for line in text.splitlines())
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shlex
@@ -17,12 +18,10 @@ from prompttuner.cli import context
 if TYPE_CHECKING:
     from prompttuner.config import Settings
 
-__all__ = ["CONTROLLER_JOB", "app", "own_command", "render_one", "rendered_agent", "rendered_controller"]
+__all__ = ["app", "controller_job", "own_command", "render_one", "rendered_agent", "rendered_controller"]
 
 app = typer.Typer(help="Show what would reach sbatch, cron or systemd.", no_args_is_help=True)
 
-CONTROLLER_JOB = "pt-controller"
-"""Name of the controller's own Slurm job."""
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 EXAMPLE_UUID = "00000000-0000-4000-8000-000000000000"
 
@@ -107,6 +106,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     return needed
 
 
+def controller_job(settings: Settings) -> str:
+    """Name of the controller's own Slurm job; one user's homes have different ones."""
+    return f"pt-controller-{hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:8]}"
+
+
 def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
     """A template that needs no allocation: its values are the settings and how to call this prompttuner."""
     from prompttuner.sbatch_templates import check_lines, render
@@ -122,7 +126,7 @@ def render_one(name: str, settings: Settings, *, scron: bool = False) -> str:
         "setup": check_lines(settings.slurm.setup, "slurm.setup"),
         "minutes": max(1, round(settings.cron_tick_s / 60)),
         "scron": scron,
-        "job_name": CONTROLLER_JOB,
+        "job_name": controller_job(settings),
         "wait_s": wait_s,  # the one before may have been lost with its node: its ownership has to run out first
     }
     return render(name, values, settings.slurm.templates or settings.home / "templates")

@@ -31,6 +31,7 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
     profile, name = snapshot.pools[pool], jobs.id[row]
     low = max(int(jobs.min_gpus[row]), 1)
     lookup = bool(work.guess.lookup[row])
+    standing = "put last" if place < len(work.late) else "best effort"
     seconds = work.fixed[row] + work.work[row] / work.guess.speeds[pool][low]
     taken = [e for e in timeline.pick(pool, low, now + work.rules.wait_s) if e[1] != Kind.SPARE]
     idle = [entry for entry in taken if entry[1] == Kind.IDLE]
@@ -38,11 +39,11 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
         timeline.take(pool, taken)
         timeline.give(pool, taken[-1][0] + seconds, low)
         if len(idle) == low:
-            why = Why("best effort: {} GPUs with {} are idle", low, profile.name)
+            why = Why("{}: GPUs with {} are idle (it takes {})", standing, profile.name, low)
             work.assign(row, [entry[3] for entry in idle], why, profile.lookup_s if lookup else 0.0)
         else:
-            text = "best effort: waits {:.0f} s for {} GPUs of its pool"
-            work.notes[name] = Why(text, taken[-1][0] - now, low)
+            text = "{}: waits {:.0f} s for a start on GPUs of its pool (it takes {})"
+            work.notes[name] = Why(text, standing, taken[-1][0] - now, low)
         return
     short = low - len(taken)
     moved = [e for e in timeline.elsewhere(pool, low) if e[2][1] == Kind.IDLE][:short] if work.rules.switch else []
@@ -57,10 +58,10 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
             text = "best-effort job {} waits, and no GPU of its pool comes free within {:.0f} s"
             work.actions.append(Request(pool, Why(text, name, work.rules.wait_s), name))
         timeline.give(pool, timeline.cold_at[pool] + seconds, low)
-        work.notes[name] = Why("best effort: {} GPUs are being started for it", short)
+        work.notes[name] = Why("{}: agents are being started for it ({})", standing, short)
         return
-    text = "best effort: {} jobs are before it, no GPU is spare; a higher priority or a deadline would change that"
-    work.notes.setdefault(name, Why(text, place))
+    text = "{}: {} jobs are before it, no GPU is spare; a higher priority or a deadline would change that"
+    work.notes.setdefault(name, Why(text, standing, place))
 
 
 def boost(work: Pass) -> None:

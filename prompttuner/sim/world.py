@@ -49,7 +49,8 @@ class World:
         self.told = self.pools if told is None else [told[name] for name in names]
         """The pools as policies see them."""
         self.pool_of = {name: i for i, name in enumerate(names)}
-        upto = max((max(p.speedup[-1][0] for p in self.pools), *(min(j.max_gpus, 1024) for j in trace)), default=1)
+        widest = [max(job.min_gpus, min(job.max_gpus, 1024)) for job in trace]
+        upto = max([*(p.speedup[-1][0] for p in self.pools), *widest], default=1)
         self.speeds = [speed_table(p.speedup, upto) for p in self.pools]
         self.now = 0.0
         self.happened_at = 0.0

@@ -13,7 +13,8 @@ import pytest
 from slurm_cluster import Cluster
 
 from prompttuner.cli.frame import run
-from prompttuner.cli.render import own_command
+from prompttuner.cli.render import controller_job, own_command
+from prompttuner.config import load_settings
 from prompttuner.db import OwnerInfo, Store
 
 
@@ -152,6 +153,19 @@ def test_local_jobs_outlive_the_service_that_runs_the_controller(
     assert "MemoryMax=1G" in capsys.readouterr().out
 
 
+def own_job() -> str:
+    """The name of the controller's Slurm job, for the home that the environment names."""
+    return controller_job(load_settings({}))
+
+
+def test_controllers_of_two_homes_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = set()
+    for home in ("one", "two"):
+        monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / home))
+        names.add(own_job())
+    assert len(names) == 2
+
+
 @pytest.mark.slurm
 def test_controller_runs_as_a_slurm_job_hands_over_and_stops(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -161,7 +175,7 @@ def test_controller_runs_as_a_slurm_job_hands_over_and_stops(
     monkeypatch.chdir(tmp_path)
 
     def jobs() -> dict[str, str]:
-        rows = slurm.run("squeue", "-h", "-n", "pt-controller", "-o", "%i %T").split("\n")
+        rows = slurm.run("squeue", "-h", "-n", own_job(), "-o", "%i %T").split("\n")
         return dict(row.split() for row in rows if row)
 
     def until(condition) -> None:  # type: ignore[no-untyped-def]
@@ -201,7 +215,7 @@ def test_controller_that_fails_at_once_has_no_successor(
     monkeypatch.chdir(tmp_path)
     assert run(["controller", "start"]) == 0
     deadline = time.monotonic() + 240
-    while slurm.run("squeue", "-h", "-n", "pt-controller").strip():
+    while slurm.run("squeue", "-h", "-n", own_job()).strip():
         assert time.monotonic() < deadline, [path.read_text() for path in home.glob("logs/*.log")]
         time.sleep(0.2)
     said = "".join(path.read_text() for path in home.glob("logs/controller-*.log"))
