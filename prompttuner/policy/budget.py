@@ -120,7 +120,7 @@ class _Purse:
                 costs.setdefault(jobs.id[row], cost)
         words = (
             "gets no more GPUs: the budget (max_gpu_hours) has {:.2f} GPU-hours left, of which {:.2f} are for what "
-            "runs; this needs {:.2f}"
+            "runs; this needs {:.2f}; a larger budget or fewer max_iterations would change that"
         )
         return {name: Why(words, left, self.committed_s / 3600, cost / 3600) for name, cost in costs.items()}
 

@@ -221,10 +221,13 @@ def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, in
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", name, left))
     for _ in range(choice.cold):
         timeline.room -= 1
-        text = "job {} needs {} GPUs; no warm one comes free in time (deadline in {:.0f} s, cold start {:.0f} s)"
+        text = "job {} needs {} GPU(s); no warm one comes free in time (deadline in {:.0f} s, cold start {:.0f} s)"
         why = Why(text, name, choice.members, left, timeline.cold_at[pool] - now)
         work.actions.append(Request(pool, why, name))
-    text = "waits {:.0f} s for {} GPUs ({} of its pool, {} from other LLMs, {} newly asked for); deadline in {:.0f} s"
+    text = (
+        "waits {:.0f} s for {} GPU(s) ({} of its pool, {} from other LLMs, {} newly asked for), which meets its "
+        "deadline in {:.0f} s; a nearer one would change that"
+    )
     start = choice.start - now
     work.notes[name] = Why(text, start, choice.members, len(choice.own), choice.moved, choice.cold, left)
     # a job that waits for running ones is looked at again before its patience ends
