@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ import pytest
 from slurm_cluster import Cluster, missing_programs, running_cluster
 
 __all__ = ["as_ordinary_user", "bare_slurm", "bare_slurm_session", "slurm", "slurm_session"]
+
+SETTLE_S = 10.0
+"""For Slurm's books to be in order once all jobs have ended."""
 
 
 def _need(accounting: bool) -> None:
@@ -68,6 +72,21 @@ def clear(cluster: Cluster, timeout: float = 180) -> None:
     while cluster.run("squeue", "-h", "-o", "%i %T").strip() and time.monotonic() < deadline:
         time.sleep(0.1)
     cluster.wait_nodes("idle", cluster.shape.node_names, timeout)
+    if not _gpus_come_free(cluster, SETTLE_S):
+        # Slurm 22.05 may count GPUs as taken for ever when it was restarted while a node with jobs was lost.
+        cluster.restart_slurmctld()
+        cluster.wait_nodes("idle", cluster.shape.node_names, timeout)
+        assert _gpus_come_free(cluster, timeout), "Slurm takes GPUs for allocated that no job has"
+
+
+def _gpus_come_free(cluster: Cluster, timeout: float) -> bool:
+    """Whether within so many seconds no node has anything allocated."""
+    deadline = time.monotonic() + timeout
+    while re.search(r"AllocTRES=\S", cluster.run("scontrol", "-o", "show", "nodes")):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def as_ordinary_user(user: str = "nobody") -> list[str]:
