@@ -47,7 +47,7 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
         found = lookup() if lookup is not None else None
         if found is None:
             return InitialPrompt(
-                _vocabulary(loaded, length or DEFAULT_LENGTH, spec["seed"]), "vocab (the bank has none)"
+                _vocabulary(loaded, length or DEFAULT_LENGTH, spec["seed"]), "vocab (nothing from the bank)"
             )
         return _fitted(_checked(found, loaded, "the bank's prompt"), length, "bank", [])
     if kind == "random":

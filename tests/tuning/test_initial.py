@@ -93,7 +93,7 @@ def test_auto_takes_what_the_bank_gives_and_falls_back_to_the_vocabulary(small: 
     assert torch.equal(initial_prompt(spec("auto"), small, lambda: tensor).tensor, tensor)
     fallback = initial_prompt(spec("auto", 7), small, lambda: None)
     assert torch.equal(fallback.tensor, initial_prompt(spec("vocab", 7), small).tensor)
-    assert "bank has none" in fallback.origin
+    assert "nothing from the bank" in fallback.origin
 
 
 def test_nonsense_is_refused(small: LoadedModel) -> None:
