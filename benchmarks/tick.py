@@ -4,6 +4,8 @@
 
 A tenth of the known jobs runs, one agent each, on a fake backend that answers at once (named so): what is measured is
 the controller, its database (SQLite) and its spool, not Slurm. Named alternative in the same run: a tenth of the jobs.
+Three kinds of tick: idle (all is as it was), beats (a fifth of the agents have sent a heartbeat, as in every second of
+a real cluster) and all (every fact is compared with its row, as every five seconds).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from prompttuner.controller.tick import tick
 from prompttuner.db import Store
 from prompttuner.db.models import Allocation, Job, Lease
 from prompttuner.db.tables import insert_rows, table_of
-from prompttuner.files import make_private_dir, write_json
+from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.policy import get
 from prompttuner.slurm.backend import AllocationRequest, Native, Seen
 from prompttuner.slurm.spool import AgentStatus, Spool
@@ -141,8 +143,23 @@ def _allocation(i: int, now: float) -> dict[str, Any]:
     }
 
 
+def beat(ctx: Context, turn: int) -> None:
+    """A fifth of the agents send a heartbeat."""
+    for folder in sorted(ctx.spool.agents.iterdir())[turn % 5 :: 5]:
+        file = folder / AgentStatus.FILE
+        write_json(file, read_json(file) | {"beat": turn + 2}, durable=False)
+
+
+def look_at_all(ctx: Context, _turn: int) -> None:
+    ctx.all_looked_at = float("-inf")
+
+
+KINDS: dict[str, Callable[[Context, int], None]] = {"idle": lambda _c, _t: None, "beats": beat, "all": look_at_all}
+
+
 def measure(known: int, ticks: int) -> dict[str, Any]:
-    """Median seconds of an idle tick, and the statements of the last one."""
+    """Median seconds of each kind of tick, with the statements and questions to the manager of the last one."""
+    row: dict[str, Any] = {"known_jobs": known, "running": known // 10}
     with tempfile.TemporaryDirectory() as folder:
         ctx = build(Path(folder) / "home", known)
         for _ in range(2):
@@ -154,24 +171,25 @@ def measure(known: int, ticks: int) -> dict[str, Any]:
             statements += 1
 
         event.listen(ctx.store.engine, "before_cursor_execute", count)
-        seconds, used, asked = [], [], ctx.backend.calls  # type: ignore[attr-defined]
-        for _ in range(ticks):
-            statements = 0
-            begin, cpu = time.perf_counter(), time.process_time()
-            tick(ctx)
-            seconds.append(time.perf_counter() - begin)
-            used.append(time.process_time() - cpu)
-        calls = (ctx.backend.calls - asked) / ticks  # type: ignore[attr-defined]
+        for kind, prepare in KINDS.items():
+            seconds, used, asked = [], [], ctx.backend.calls  # type: ignore[attr-defined]
+            for turn in range(ticks):
+                prepare(ctx, turn)
+                statements = 0
+                begin, cpu = time.perf_counter(), time.process_time()
+                tick(ctx)
+                seconds.append(time.perf_counter() - begin)
+                used.append(time.process_time() - cpu)
+            row[kind] = {
+                "tick_s": round(statistics.median(seconds), 4),
+                "tick_cpu_s": round(statistics.median(used), 4),
+                "least_s": round(min(seconds), 4),
+                "statements": statements,
+                "manager_calls": (ctx.backend.calls - asked) / ticks,  # type: ignore[attr-defined]
+            }
         ctx.store.close()
-    return {
-        "known_jobs": known,
-        "running": known // 10,
-        "tick_s": round(statistics.median(seconds), 4),
-        "tick_cpu_s": round(statistics.median(used), 4),
-        "statements": statements,
-        "manager_calls": calls,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    return row
 
 
 def main() -> None:
@@ -181,12 +199,16 @@ def main() -> None:
     arguments = parser.parse_args()
     most = 2_000 if arguments.quick else 10_000
     rows = [measure(most // 10, 5), measure(most, 5 if arguments.quick else 11)]
-    print(f"{'jobs':>8} {'running':>8} {'tick s':>8} {'CPU s':>8} {'SQL':>5} {'calls':>6} {'peak MB':>8}")
+    print(
+        f"{'jobs':>8} {'running':>8} {'tick':>6} {'s':>8} {'least s':>8} {'CPU s':>8} {'SQL':>5} {'calls':>6} {'MB':>6}"
+    )
     for row in rows:
-        print(
-            f"{row['known_jobs']:8} {row['running']:8} {row['tick_s']:8.4f} {row['tick_cpu_s']:8.4f} "
-            f"{row['statements']:5} {row['manager_calls']:6.1f} {row['peak_mb']:8.1f}"
-        )
+        for kind in KINDS:
+            cost = row[kind]
+            print(
+                f"{row['known_jobs']:8} {row['running']:8} {kind:>6} {cost['tick_s']:8.4f} {cost['least_s']:8.4f} "
+                f"{cost['tick_cpu_s']:8.4f} {cost['statements']:5} {cost['manager_calls']:6.1f} {row['peak_mb']:6.1f}"
+            )
     if arguments.json:
         command = "python benchmarks/tick.py" + (" --quick" if arguments.quick else "") + " --json"
         print(json.dumps({"command": command, "cores": os.cpu_count(), "rows": rows}))

@@ -20,6 +20,7 @@ from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
+    from prompttuner.controller.facts import Facts
     from prompttuner.controller.history import History
     from prompttuner.controller.metrics import Metrics
     from prompttuner.db import Ownership, Store
@@ -66,8 +67,10 @@ class Context:
     """Requests that could not be read in the last tick: no reason to tick again at once."""
     history: History | None = None
     """What past jobs tell, kept for a moment."""
-    seen_before: tuple[float, object] | None = None
-    """When facts were last written to the rows, and those facts: the same again need no transaction."""
+    facts: Facts | None = None
+    """What was last read and written to the rows: the same again needs no transaction."""
+    all_looked_at: float = float("-inf")
+    """When all facts, not only the new ones, were last compared with their rows (Unix time)."""
     told: set[tuple[str, str, float | None]] | None = None
     """Deadlines that the user was told of; None until read."""
     dated: frozenset[str] | None = None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.files import read_json
 from prompttuner.slurm.spool import AgentStatus, Spool, read_own_json
-from prompttuner.tuning.membership import Membership, member_dir, read_membership
+from prompttuner.tuning.membership import Membership, member_file, read_membership
 
 if TYPE_CHECKING:
     from prompttuner.db.models import Allocation, Job
+    from prompttuner.slurm.backend import Seen
 
-__all__ = ["AgentFacts", "JobFacts", "read_agent", "read_job"]
+__all__ = ["AgentFacts", "Facts", "JobFacts", "read_agent", "read_job"]
 
 WORKING_PHASES = frozenset({"starting", "lookup", "running"})
 """Phases of progress.json in which a member goes on by itself."""
@@ -42,17 +42,41 @@ class JobFacts:
     """By member."""
 
 
+@dataclass(slots=True)
+class Facts:
+    """All that was read in one tick."""
+
+    agents: dict[str, AgentFacts]
+    """By allocation."""
+    jobs: dict[str, JobFacts]
+    """By job."""
+    seen: dict[str, Seen]
+    """By allocation: what the resource manager says; empty where it was not asked."""
+
+    def since(self, before: Facts) -> Facts:
+        """What is new. An agent's own word goes with what the resource manager says of it."""
+        seen = self.seen if self.seen != before.seen else {}
+        return Facts(
+            {name: told for name, told in self.agents.items() if name in seen or told != before.agents.get(name)},
+            {name: told for name, told in self.jobs.items() if told != before.jobs.get(name)},
+            seen,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.agents or self.jobs or self.seen)
+
+
 def read_agent(spool: Spool, allocation: Allocation) -> AgentFacts:
     """Read status, claim and farewell of one allocation's agent.
 
     Raises:
         SpoolError: a file was written by another user.
     """
-    folder = spool.agent(allocation.uuid)
-    status = read_own_json(folder / AgentStatus.FILE)
-    instance = None if status is not None and allocation.admitted else read_own_json(folder / "instance.json")
+    folder = str(spool.agent(allocation.uuid))
+    status = read_own_json(f"{folder}/{AgentStatus.FILE}")
+    instance = None if status is not None and allocation.admitted else read_own_json(f"{folder}/instance.json")
     ended = status is not None and status.get("state") == "ended"
-    farewell = read_own_json(folder / "exit.json") if ended or (status is None and instance is not None) else None
+    farewell = read_own_json(f"{folder}/exit.json") if ended or (status is None and instance is not None) else None
     return AgentFacts(instance, None if status is None else AgentStatus.from_json(status), farewell)
 
 
@@ -62,28 +86,26 @@ def read_job(spool: Spool, job: Job, thorough: bool = True) -> JobFacts:
     ``thorough``: look for done.json and error.json of every member even while rank 0 says that it works; else only
     once it says that it has ended (with a thousand running jobs that is most of a tick's reading).
     """
-    folder = spool.job(job.id)
+    folder = str(spool.job(job.id))
     plan = read_membership(folder)
     facts = JobFacts(plan)
     if plan is None or not plan.members:
         return facts
-    first = member_dir(folder, plan.generation, plan.members[0])
-    facts.progress = _json(first / "progress.json") or None
+    facts.progress = _said(folder, plan, plan.members[0], "progress.json") or None
     if not job.lookup_done:
-        facts.lookup = _json(first / "lookup.json")
+        facts.lookup = _said(folder, plan, plan.members[0], "lookup.json")
     if not thorough and facts.progress is not None and facts.progress.get("phase") in WORKING_PHASES:
         return facts
     for member in plan.members:
-        place = member_dir(folder, plan.generation, member)
-        done = _json(place / "done.json")
+        done = _said(folder, plan, member, "done.json")
         if done is not None:
             facts.done = (member, done)
-        error = _json(place / "error.json")
+        error = _said(folder, plan, member, "error.json")
         if error is not None:
             facts.errors[member] = error
     return facts
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    value = read_json(path)
+def _said(folder: str, plan: Membership, member: str, name: str) -> dict[str, Any] | None:
+    value = read_json(member_file(folder, plan.generation, member, name))
     return value if isinstance(value, dict) else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from sqlalchemy.orm import defer
 from prompttuner.controller import submitting
 from prompttuner.controller.act import Acted, apply_plan, new_notes
 from prompttuner.controller.banking import enter_result
-from prompttuner.controller.facts import AgentFacts, JobFacts, read_agent, read_job
+from prompttuner.controller.facts import AgentFacts, Facts, JobFacts, read_agent, read_job
 from prompttuner.controller.finish import promote
 from prompttuner.controller.housekeeping import clean_up, purge_asked
 from prompttuner.controller.inbox import apply_inbox
@@ -66,12 +68,13 @@ _ACTIVE_JOBS = (
     .order_by(Job.submitted_at, Job.id)
     .options(defer(Job.spec), defer(Job.history), defer(Job.error))
 )
-_LIVE_ALLOCATIONS = (
+_WITH_STATUSES = (
     select(Allocation)
     .where(Allocation.state.in_(allocation_rows.LIVE_STATES))
     .order_by(Allocation.created_at, Allocation.uuid)
-    .options(defer(Allocation.place), defer(Allocation.status))
+    .options(defer(Allocation.place))
 )
+_LIVE_ALLOCATIONS = _WITH_STATUSES.options(defer(Allocation.status))
 _BEHIND = select(Job).where(Job.plan_generation < Job.generation)
 """Jobs whose membership is newer than the plan in the spool."""
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError)
@@ -101,6 +104,13 @@ class Rows:
     jobs: list[Job]
     allocations: list[Allocation]
 
+    def still_live(self) -> Rows:
+        """Without what has ended since they were loaded."""
+        return Rows(
+            [job for job in self.jobs if job.state in job_rows.ACTIVE_STATES],
+            [a for a in self.allocations if a.state in allocation_rows.LIVE_STATES],
+        )
+
 
 def tick(ctx: Context) -> TickReport:
     """Do one pass; idempotent.
@@ -109,6 +119,23 @@ def tick(ctx: Context) -> TickReport:
         NotOwner: another controller has taken over; nothing was written since.
         DatabaseError, SpoolError: state or spool cannot be used now.
     """
+    with _collector_paused():
+        return _tick(ctx)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """What a tick loads lives until its end, so Python would walk thousands of rows again and again in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _tick(ctx: Context) -> TickReport:
     started = time.monotonic()
     ctx.store.keep(ctx.ownership)
     report = TickReport(requests=apply_inbox(ctx))
@@ -136,12 +163,14 @@ def _count(ctx: Context, report: TickReport, rows: Rows) -> None:
         ctx.metrics.update(ctx, report, sum(a.gpus for a in rows.allocations), late)
 
 
-def live_rows(session: Session) -> Rows:
+def live_rows(session: Session, statuses: bool = False) -> Rows:
     """Active jobs by submission, and allocations that have not ended by creation: two statements, however many.
 
     Specs and histories are not loaded: they are large, and a spec never changes (see ``Context.specs_of``).
+    ``statuses``: with what each agent last said, for those who look at all of them.
     """
-    return Rows(list(session.scalars(_ACTIVE_JOBS)), list(session.scalars(_LIVE_ALLOCATIONS)))
+    allocations = _WITH_STATUSES if statuses else _LIVE_ALLOCATIONS
+    return Rows(list(session.scalars(_ACTIVE_JOBS)), list(session.scalars(allocations)))
 
 
 # -- observe ------------------------------------------------------------------------------------------------------
@@ -149,28 +178,34 @@ def live_rows(session: Session) -> Rows:
 
 def _observe(ctx: Context, rows: Rows) -> Rows:
     """Read spool and resource manager, then update the rows in one transaction if there is anything to look at."""
+    due = ctx.facts is None or not 0 <= ctx.now() - ctx.all_looked_at < OBSERVE_S
     agents = _agent_facts(ctx, rows.allocations)
-    last = ctx.seen_before
-    due = last is None or not 0 <= ctx.now() - last[0] < OBSERVE_S
     running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING], due)
     seen = _ask_manager(ctx, rows.allocations, at_once=any(signalled(told) for told in agents.values()))
-    facts = (agents, running, seen)
-    if not any(facts) or (not due and last is not None and last[1] == facts):
+    facts = Facts(agents, running, seen)
+    news = facts if due or ctx.facts is None else facts.since(ctx.facts)
+    if not news:
         return rows
 
     def work(session: Session) -> Rows:
         tx = Tx(session, ctx.now())
-        present = live_rows(session)
-        apply_agents(tx, present.allocations, agents, seen, ctx.settings.suspect_s)
-        apply_jobs(tx, present.jobs, running, {a.uuid: a for a in present.allocations})
+        present = live_rows(session, statuses=True)
+        apply_agents(tx, present.allocations, news.agents, news.seen, ctx.settings.suspect_s)
+        touched = {job.id: running[job.id] for job in present.jobs if job.id in running and _concerns(news, job)}
+        apply_jobs(tx, present.jobs, touched, {a.uuid: a for a in present.allocations})
         remember(tx)
-        session.flush()
-        return live_rows(session)
+        return present.still_live()
 
     rows = ctx.store.transact(ctx.ownership, work)
-    ctx.seen_before = (ctx.now(), facts)
+    ctx.facts = facts
+    if due:
+        ctx.all_looked_at = ctx.now()
     ended = [job for job in rows.jobs if job.id in running and _finish(ctx, job, running[job.id])]
     return ctx.store.query(live_rows) if ended else rows
+
+
+def _concerns(news: Facts, job: Job) -> bool:
+    return job.id in news.jobs or not news.agents.keys().isdisjoint(job.members)
 
 
 def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, AgentFacts]:

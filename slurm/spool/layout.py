@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,29 +15,33 @@ __all__ = ["PROTOCOL", "Spool", "read_own_json"]
 
 PROTOCOL = 1
 """Raised when an older agent could misunderstand a newer controller; such agents are drained, not confused."""
+_UNOPENED = frozenset({errno.ELOOP, errno.ENXIO, errno.EACCES})
+"""What a link, a socket, or another user's private file says when it is opened."""
 
 
-def read_own_json(path: Path) -> Any:
+def read_own_json(path: Path | str) -> Any:
     """Like :func:`prompttuner.files.read_json`, but refuses what another user wrote.
 
     Raises:
         SpoolError: the file belongs to another user, is a link, or may be written by others.
     """
+
+    def check(status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise SpoolError(f"{path} is not a plain file: refused. Remove it, or use an own spool folder")
+        if status.st_uid != os.getuid():
+            raise SpoolError(
+                f"{path} was written by another user (uid {status.st_uid}): refused. Spools are never shared"
+            )
+        if status.st_mode & 0o022:
+            raise SpoolError(f"{path} may be written by others: refused. Run: chmod go-w {path}")
+
     try:
-        status = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return read_json(path, check)
     except OSError as error:
-        if error.errno in {116, 5}:  # ESTALE, EIO: replaced under us on NFS
-            return None
+        if error.errno in _UNOPENED:
+            check(os.lstat(path))
         raise
-    if not stat.S_ISREG(status.st_mode):
-        raise SpoolError(f"{path} is not a plain file: refused. Remove it, or use an own spool folder")
-    if status.st_uid != os.getuid():
-        raise SpoolError(f"{path} was written by another user (uid {status.st_uid}): refused. Spools are never shared")
-    if status.st_mode & 0o022:
-        raise SpoolError(f"{path} may be written by others: refused. Run: chmod go-w {path}")
-    return read_json(path)
 
 
 class Spool:

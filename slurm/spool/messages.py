@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -22,8 +23,9 @@ class Message:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Build from parsed JSON; unknown keys are ignored, missing ones take their default."""
-        known = cls.__slots__  # the names of its fields
-        return cls(**{k: v for k, v in dict(value or {}).items() if k in known})
+        given = dict(value or {})
+        names: Iterable[str] = cls.__slots__  # of its fields
+        return cls(**{name: given[name] for name in names if name in given})
 
 
 @dataclass(slots=True)
