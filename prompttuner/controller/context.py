@@ -51,8 +51,6 @@ class Context:
     """Measures gaps between ticks; unlike ``now`` it never jumps."""
     warnings: dict[str, float] = field(default_factory=dict)
     """What was warned of, and when (``steady`` seconds)."""
-    last_observed: float = float("-inf")
-    """When Slurm was last asked (``steady`` seconds)."""
     plan_at: float = float("-inf")
     """When the policy wants to plan next (Unix time) although there may be neither job nor allocation."""
     look_s: float = 0.0

@@ -1,4 +1,4 @@
-"""How many allocations may be asked for now: the site's limits, with their state kept in a file between cron ticks."""
+"""How often Slurm may be asked and told something: the site's limits, with their state kept in a file between ticks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ class Gate:
         kept = {key: part for key, part in value.items() if isinstance(part, dict)} if isinstance(value, dict) else {}
         self._bucket.restore(kept.get("bucket"))
         self._breaker.restore(kept.get("breaker"))
+        asked = value.get("asked_at") if isinstance(value, dict) else None
+        self._asked_at = float(asked) if isinstance(asked, int | float) else None
+
+    def may_ask(self, now: float, gap_s: float) -> bool:
+        """Whether the last question to Slurm, whichever process put it, is long enough ago; True counts as one."""
+        if self._asked_at is not None and 0 <= now - self._asked_at < gap_s:
+            return False
+        self._asked_at = now
+        if gap_s > 0:
+            self._save(durable=False)
+        return True
 
     def allowance(self, now: float, held_gpus: int, held_jobs: int, gpus_each: int) -> Allowance:
         """Submissions allowed at once, and what keeps them from being more."""
@@ -54,7 +65,7 @@ class Gate:
         self._breaker.failure(now, reason)
         self._save()
 
-    def _save(self) -> None:
-        value = {"bucket": self._bucket.to_json(), "breaker": self._breaker.to_json()}
+    def _save(self, *, durable: bool = True) -> None:
+        value = {"bucket": self._bucket.to_json(), "breaker": self._breaker.to_json(), "asked_at": self._asked_at}
         with contextlib.suppress(OSError):  # a lost count makes us slower or quicker by a few submissions, no more
-            write_json(self._file, value)
+            write_json(self._file, value, durable=durable)

@@ -242,11 +242,9 @@ def _ask_manager(ctx: Context, allocations: Sequence[Allocation], at_once: bool)
 
     ``at_once``: an agent was ended by a signal, and whether by preemption or by its user matters for what comes next.
     """
-    now = ctx.steady()
     gap = min(SIGNALLED_GAP_S, _least_gap(ctx)) if at_once else _least_gap(ctx)
-    if not allocations or now - ctx.last_observed < gap:
+    if not allocations or not ctx.gate.may_ask(ctx.now(), gap):
         return {}
-    ctx.last_observed = now
     try:
         return ctx.backend.observe([(a.uuid, a.native_id) for a in allocations])
     except BackendError as error:
