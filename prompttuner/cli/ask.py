@@ -20,6 +20,8 @@ __all__ = ["Answer", "ask", "ask_all", "make_request", "tell"]
 ANSWER_WAIT_S = 10.0
 """A running controller answers within a tick; a longer silence is reported, and the request stays in the inbox."""
 LOOK_S = 0.1
+AGAIN_S = 1.0
+"""An unanswered request is tried by a tick of our own this often: the owner may have been a command that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,12 @@ def ask_all(settings: Settings, requests: Sequence[dict[str, Any]]) -> list[Answ
         store.close()
     for request in requests:
         leave(settings, request)
-    wait_s = 0.0 if _try_tick(settings) else ANSWER_WAIT_S
-    return _collect(settings, requests, wait_s)
+    end = time.monotonic() + ANSWER_WAIT_S
+    while not _try_tick(settings) and time.monotonic() < end:
+        answers = _collect(settings, requests, min(AGAIN_S, end - time.monotonic()))
+        if all(answer.applied for answer in answers):
+            return answers
+    return _collect(settings, requests, 0.0)
 
 
 def tell(answers: Sequence[Answer]) -> None:

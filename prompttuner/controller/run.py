@@ -27,6 +27,8 @@ INBOX_LOOK_S = 0.1
 """How often a sleeping daemon looks for new requests, so that a submit is acted on at once."""
 ACQUIRE_WAIT_S = 2.0
 GIVE_BACK_S = 15.0
+AGAIN_EXPIRIES = 2.0
+"""How long a controller that lost the state waits to own it again, in ``owner_expiry_s``."""
 
 OnTick = Callable[[Context, TickReport], None]
 
@@ -57,16 +59,31 @@ def run(
     """The foreground controller. SIGTERM ends it after the tick at hand; Ctrl-C raises InterruptedByUser.
 
     A database that is away, a full disk, a spool that cannot be read: waited for, as jobs go on meanwhile. A tick
-    that was cut short leaves nothing that the next one does not mend.
+    that was cut short leaves nothing that the next one does not mend. Nor does it end because some command took over
+    for a tick while this one hung (in a call to Slurm, say, or in its sleep): it goes on once that has let go.
+
+    Raises:
+        NotOwner: another controller is at work, and stays; the message names it.
     """
+    with controlling(settings, wait_s) as ctx:
+        metrics = ctx.metrics
+        if metrics is not None and settings.metrics_port is not None:
+            metrics.serve(settings.metrics_port)
+        ended = _serve(ctx, on_tick, until_done)
+    while not ended:
+        with controlling(settings, AGAIN_EXPIRIES * settings.owner_expiry_s, create=False) as ctx:
+            ctx.metrics = metrics
+            ended = _serve(ctx, on_tick, until_done)
+
+
+def _serve(ctx: Context, on_tick: OnTick | None, until_done: bool) -> bool:
+    """Tick until the end; False if the state was lost to another controller before."""
     stop: list[str] = []
 
     def handler(number: int, _frame: FrameType | None) -> None:
         stop.append(signal.Signals(number).name)
 
-    with controlling(settings, wait_s) as ctx, _handling(handler):
-        if ctx.metrics is not None and settings.metrics_port is not None:
-            ctx.metrics.serve(settings.metrics_port)
+    with _handling(handler):
         while not stop:
             began = time.monotonic()
             try:
@@ -75,24 +92,32 @@ def run(
                     on_tick(ctx, report)
                 if until_done and not _unfinished(ctx):
                     _give_back(ctx, stop)
-                    return
+                    return True
             except BrokenPipeError:  # whoever read our output has gone
                 raise
+            except NotOwner as error:
+                ctx.warn(f"{error}: waiting for it to let go")
+                return False
             except (DatabaseError, SpoolError, BackendError, OSError) as error:
                 ctx.warn(f"{error}: the next tick tries again")
-            _sleep(ctx, stop, began + settings.tick_s)
+            _sleep(ctx, stop, began + ctx.settings.tick_s)
     if stop == ["SIGINT"]:
         raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
+    return True
 
 
 @contextlib.contextmanager
-def controlling(settings: Settings, wait_s: float = 0.0) -> Iterator[Context]:
-    """Own the state for a while: database, spool, backend, policy, and the ownership that fences all writes."""
+def controlling(settings: Settings, wait_s: float = 0.0, *, create: bool = True) -> Iterator[Context]:
+    """Own the state for a while: database, spool, backend, policy, and the ownership that fences all writes.
+
+    ``create``: make home, spool and database where they are missing.
+    """
     from prompttuner.db import Store
 
-    settings.make_home()
-    Spool(settings.spool_dir).ensure()
-    store = Store.open(settings.database_url, create=True, notes_dir=settings.home)
+    if create:
+        settings.make_home()
+        Spool(settings.spool_dir).ensure()
+    store = Store.open(settings.database_url, create=create, notes_dir=settings.home)
     try:
         ownership = store.acquire(ttl_s=settings.owner_expiry_s, wait_s=wait_s)
         try:

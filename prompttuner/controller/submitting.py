@@ -92,24 +92,31 @@ def walltime_s(ctx: Context) -> float | None:
 def submit_intents(ctx: Context, uuids: Sequence[str]) -> int:
     """Submit allocations whose intent was committed; returns how many the resource manager has taken.
 
-    An intent whose answer is lost stays an intent: it is looked for by its name, and never sent again.
+    An intent whose answer is lost stays an intent: it is looked for by its name, and never sent again. Once failures
+    make submissions pause, the other intents are given up unsent: each try may wait for its time-out.
 
     Raises:
         NotOwner: another controller has taken over (this one was asleep, say); nothing more is submitted.
     """
-    taken = 0
+    taken, failures = 0, 0
     for uuid in uuids:
+        ctx.store.keep(ctx.ownership)
+        if failures and (pause := ctx.gate.problem(ctx.now())):
+            _record(ctx, uuid, None, pause)
+            continue
         allocation = ctx.store.query(lambda session, u=uuid: session.get_one(Allocation, u))  # type: ignore[misc]
         ctx.store.confirm(ctx.ownership)
         request = _prepare(ctx, allocation)
         try:
             native = ctx.backend.submit(request)
         except SubmitRefused as error:
+            failures += 1
             ctx.gate.failed(ctx.now(), str(error))
             ctx.warn(str(error))
             _record(ctx, uuid, None, str(error))
             continue
         except SubmitUnknown as error:
+            failures += 1
             ctx.gate.failed(ctx.now(), str(error))
             ctx.warn(f"{error}; it is looked for by its name {request.name}")
             continue

@@ -10,6 +10,8 @@ import pytest
 from cli_calls import Cli, QuietBackend
 
 from prompttuner.cli import ask
+from prompttuner.config import Settings
+from prompttuner.controller.run import tick_once
 from prompttuner.errors import NotOwner
 from prompttuner.spec.job import ALIASES
 
@@ -144,6 +146,25 @@ def test_while_another_controller_runs_the_request_waits_in_the_inbox(
     missing = cli("show", job_id[0])
     assert (missing.code, "still in the inbox" in missing.err) == (3, True)
     monkeypatch.undo()
+
+
+def test_a_request_that_the_last_owner_did_not_see_is_applied_once_that_has_let_go(
+    cli: Cli, spec: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[object] = []
+
+    def owned_at_first(settings: Settings) -> object:
+        tries.append(settings)
+        if len(tries) < 3:
+            raise NotOwner("a command makes its one tick")
+        return tick_once(settings)
+
+    monkeypatch.setattr("prompttuner.controller.run.tick_once", owned_at_first)
+    monkeypatch.setattr(ask, "AGAIN_S", 0.01)
+    done = cli("submit", spec, "--hold", "-q")
+    assert (done.code, done.err, len(tries)) == (0, "", 3)
+    assert inbox(home) == []
+    assert cli("show", done.out.strip(), "--json").json["state"] == "held"
 
 
 def test_a_request_left_while_owned_is_applied_by_the_next_tick(

@@ -14,8 +14,11 @@ import pytest
 from prompttuner.config import Settings
 from prompttuner.controller import run as running
 from prompttuner.controller.context import Context
+from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
+from prompttuner.db import OwnerInfo, Store
 from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError
+from prompttuner.slurm.spool import Spool
 
 
 @pytest.fixture
@@ -50,13 +53,59 @@ def test_a_tick_that_fails_is_told_and_the_next_one_tries_again(
     assert [record.getMessage() for record in caplog.records] == [f"{fault}: the next tick tries again"]
 
 
-def test_who_is_no_longer_the_owner_ends(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(_ctx: Context) -> TickReport:
-        raise NotOwner("somebody else has taken over")
+class TakeOver:
+    """In place of a tick: before the real one, once, another controller takes the state over, as if this one had slept.
 
-    monkeypatch.setattr(running, "tick", lost)
-    with pytest.raises(NotOwner):
+    Args:
+        stays: it does not let go.
+    """
+
+    def __init__(self, stays: bool) -> None:
+        self.stays, self.ticks = stays, 0
+
+    def __call__(self, ctx: Context) -> TickReport:
+        self.ticks += 1
+        if self.ticks == 1:
+            leave(ctx.settings, {"kind": "purge", "job": "none"})  # so that the tick has something to write
+            ctx.store.release(ctx.ownership)
+            with Store.open(ctx.settings.database_url, notes_dir=ctx.settings.home) as store:
+                other = store.acquire(OwnerInfo.of_this_process("the other"), ttl_s=600.0)
+                if not self.stays:
+                    store.release(other)
+        return tick(ctx)
+
+
+def test_a_command_that_took_over_for_one_tick_does_not_end_the_controller(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticking = TakeOver(stays=False)
+    monkeypatch.setattr(running, "tick", ticking)
+    with caplog.at_level(logging.WARNING):
+        running.run_until_done(settings)
+    assert ticking.ticks > 1
+    assert "waiting for it to let go" in caplog.text
+    assert [path.name for path in Spool(settings.spool_dir).inbox.iterdir()] == []
+
+
+def test_who_is_no_longer_the_owner_ends_and_says_who_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticking = TakeOver(stays=True)
+    monkeypatch.setattr(running, "tick", ticking)
+    with pytest.raises(NotOwner, match="the other"):
+        running.run(settings.model_copy(update={"owner_expiry_s": 0.5}))
+    assert ticking.ticks == 1
+
+
+def test_a_controller_whose_state_was_moved_away_makes_no_new_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(ctx: Context) -> TickReport:
+        ctx.settings.home.rename(ctx.settings.home.with_name("moved"))
+        raise NotOwner("the file was replaced")
+
+    monkeypatch.setattr(running, "tick", moved)
+    with pytest.raises(DatabaseError):
         running.run(settings)
+    assert not settings.home.exists()
 
 
 @pytest.mark.parametrize("where", ["_unfinished", "reporter"])

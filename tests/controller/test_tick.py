@@ -118,6 +118,26 @@ def test_a_lost_submission_is_abandoned_and_its_uuid_never_used_again(lab: Lab) 
     assert len(abandoned) == 1 and abandoned[0] not in lab.site.admitted
 
 
+@pytest.mark.parametrize("trouble", ["refuse", "lose_submissions"])
+def test_a_burst_of_submissions_that_fail_ends_with_the_pause_and_not_with_the_last_one(
+    tmp_path: Path, trouble: str
+) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder,
+        Lab(Path(folder), local={"slots": 20}, max_submissions_per_minute=20) as lab,
+    ):
+        lab.site.gpus = 20
+        setattr(lab.site, trouble, 100)
+        for _ in range(10):
+            lab.submit(ita=30, deadline_s=30.0, max_gpus=1)
+        report = lab.tick()
+        assert (len([a for a in report.actions if a.startswith("Request")]), report.submitted) == (10, 0)
+        assert getattr(lab.site, trouble) == 95
+        reasons = [row.end_reason for row in lab.ctx.store.query(allocations.find)]
+        assert reasons.count("refused") == (10 if trouble == "refuse" else 5)
+        assert any("paused for" in row.cause for row in lab.ctx.store.query(events.latest))
+
+
 def test_slurm_away_declares_nothing_dead(lab: Lab) -> None:
     job_id = lab.submit(ita=200, max_gpus=1)
     lab.run(15)
