@@ -57,7 +57,7 @@ class Script:
         """
         lines = submitit_text.splitlines()
         directives = [line for line in lines if line.startswith("#SBATCH ")]
-        command = [line for line in lines[lines.index("# command") + 1 :] if line]
+        command = [self._naming(), *(line for line in lines[lines.index("# command") + 1 :] if line)]
         values = {"directives": directives, "setup": self.setup, "command": command, "offline": self.offline}
         text = render("agent.sh.j2", {**values, **self.values}, self.templates)
         if not text.startswith("#!") or not all(line in text for line in command):
@@ -66,6 +66,18 @@ class Script:
                 "not start"
             )
         return text
+
+    def _naming(self) -> str:
+        """A shell line that gives the pickle the name that submitit looks for, where submitit itself could not.
+
+        It does so after sbatch has answered. If the answer is lost, or the controller killed meanwhile, the allocation
+        would wait for that name in vain. A link, so that whoever comes second changes nothing.
+        """
+        folder = shlex.quote(str(self.folder))
+        link = f'ln -- "$made" {folder}/"${{SLURM_JOB_ID}}_submitted.pkl" 2>/dev/null || :'
+        return (
+            f"for made in {folder}/*.pkl; do case $made in *_submitted.pkl | *_result.pkl) ;; *) {link} ;; esac; done"
+        )
 
 
 def build_script(

@@ -169,12 +169,13 @@ def test_refusal_starts_nothing(site: ContractSite) -> None:
     assert site.see(request, None).state == Native.UNKNOWN
 
 
-def test_lost_answer_is_found_by_name(site: ContractSite) -> None:
+def test_lost_answer_is_found_by_name_and_its_program_runs(site: ContractSite) -> None:
     request = site.request()
     with site.answers_lost(arrives=True), pytest.raises(SubmitUnknown):
         site.backend.submit(request)
     seen = site.wait(request, None, Native.RUNNING)
     assert seen.native_id is not None
+    site.wait_started(request)
     assert site.see(request, seen.native_id).state == Native.RUNNING
 
 

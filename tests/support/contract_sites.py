@@ -79,11 +79,15 @@ class ContractSite(ABC):
         request = self.request(**fields)
         native = self.backend.submit(request)
         seen = self.wait(request, native, Native.RUNNING)
+        self.wait_started(request)
+        return request, native, seen
+
+    def wait_started(self, request: AllocationRequest) -> None:
+        """Until its program has begun."""
         deadline = self.now() + PATIENCE_S
         while not (request.folder / "started").exists():
             assert self.now() < deadline, "its program did not start"
             self.pass_time()
-        return request, native, seen
 
     def fill(self) -> list[str]:
         """Take all GPUs; returns the ids of who has them."""
