@@ -15,12 +15,13 @@ from sqlalchemy.orm import defer
 from prompttuner.controller import submitting
 from prompttuner.controller.act import Acted, apply_plan, new_notes
 from prompttuner.controller.banking import enter_result
-from prompttuner.controller.facts import AgentFacts, Facts, JobFacts, read_agent, read_job
+from prompttuner.controller.facts import Facts, JobFacts
 from prompttuner.controller.finish import promote
 from prompttuner.controller.housekeeping import clean_up, purge_asked
 from prompttuner.controller.inbox import apply_inbox
+from prompttuner.controller.look import look
 from prompttuner.controller.notify import tell_of_deadlines
-from prompttuner.controller.observe import apply_agents, apply_jobs, signalled
+from prompttuner.controller.observe import apply_agents, apply_jobs
 from prompttuner.controller.outlook import outlook_of, remember
 from prompttuner.controller.project import changed, obeys_another, order_for, write_order, write_plan
 from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
@@ -32,7 +33,6 @@ from prompttuner.db.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.budget import within_budget
 from prompttuner.policy.plan import Plan
-from prompttuner.slurm.backend import Seen
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.tuning.membership import member_dir
 
@@ -52,9 +52,6 @@ CANCEL_AGAIN_S = 30.0
 
 OBSERVE_S = 5.0
 """Facts that have not changed are looked at again after this long, for what time alone brings about (suspicion)."""
-
-SIGNALLED_GAP_S = 1.0
-"""Least time between two questions to Slurm while it has not yet said why an agent was signalled."""
 
 UNEXPLAINED_S = 30.0
 """A job whose member leaves by itself is not given another for so long, unless Slurm has said why before."""
@@ -77,8 +74,6 @@ _WITH_STATUSES = (
 _LIVE_ALLOCATIONS = _WITH_STATUSES.options(defer(Allocation.status))
 _BEHIND = select(Job).where(Job.plan_generation < Job.generation)
 """Jobs whose membership is newer than the plan in the spool."""
-_NONSENSE = (LookupError, TypeError, ValueError, AttributeError)
-"""What reading a damaged file, or one of another version, may raise."""
 _UNHEARD = frozenset({AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING})
 """States in which an agent cannot hear that it shall end."""
 
@@ -179,10 +174,7 @@ def live_rows(session: Session, statuses: bool = False) -> Rows:
 def _observe(ctx: Context, rows: Rows) -> Rows:
     """Read spool and resource manager, then update the rows in one transaction if there is anything to look at."""
     due = ctx.facts is None or not 0 <= ctx.now() - ctx.all_looked_at < OBSERVE_S
-    agents = _agent_facts(ctx, rows.allocations)
-    running = _job_facts(ctx, [job for job in rows.jobs if job.state == JobState.RUNNING], due)
-    seen = _ask_manager(ctx, rows.allocations, at_once=any(signalled(told) for told in agents.values()))
-    facts = Facts(agents, running, seen)
+    facts = look(ctx, rows.jobs, rows.allocations, thorough=due)
     news = facts if due or ctx.facts is None else facts.since(ctx.facts)
     if not news:
         return rows
@@ -191,7 +183,7 @@ def _observe(ctx: Context, rows: Rows) -> Rows:
         tx = Tx(session, ctx.now())
         present = live_rows(session, statuses=True)
         apply_agents(tx, present.allocations, news.agents, news.seen, ctx.settings.suspect_s)
-        touched = {job.id: running[job.id] for job in present.jobs if job.id in running and _concerns(news, job)}
+        touched = {name: facts.jobs[name] for name in facts.jobs.keys() & _concerned(news, present.jobs)}
         apply_jobs(tx, present.jobs, touched, {a.uuid: a for a in present.allocations})
         remember(tx)
         return present.still_live()
@@ -200,60 +192,13 @@ def _observe(ctx: Context, rows: Rows) -> Rows:
     ctx.facts = facts
     if due:
         ctx.all_looked_at = ctx.now()
-    ended = [job for job in rows.jobs if job.id in running and _finish(ctx, job, running[job.id])]
+    ended = [job for job in rows.jobs if job.id in facts.jobs and _finish(ctx, job, facts.jobs[job.id])]
     return ctx.store.query(live_rows) if ended else rows
 
 
-def _concerns(news: Facts, job: Job) -> bool:
-    return job.id in news.jobs or not news.agents.keys().isdisjoint(job.members)
-
-
-def _agent_facts(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, AgentFacts]:
-    facts = {}
-    for allocation in allocations:
-        try:
-            facts[allocation.uuid] = read_agent(ctx.spool, allocation)
-        except (SpoolError, OSError) as error:  # one unreadable folder must not stop the others
-            ctx.warn(str(error))
-        except _NONSENSE as error:
-            ctx.warn(f"{ctx.spool.agent(allocation.uuid)} makes no sense: {type(error).__name__}: {error}")
-    ctx.heard = {
-        uuid: (told.status.order_owner, told.status.order_seq)
-        for uuid, told in facts.items()
-        if told.status is not None
-    }
-    return facts
-
-
-def _job_facts(ctx: Context, jobs: Sequence[Job], thorough: bool) -> dict[str, JobFacts]:
-    facts = {}
-    for job in jobs:
-        try:
-            facts[job.id] = read_job(ctx.spool, job, thorough)
-        except (SpoolError, OSError) as error:
-            ctx.warn(str(error))
-        except _NONSENSE as error:
-            ctx.warn(f"{ctx.spool.job(job.id)} makes no sense: {type(error).__name__}: {error}")
-    return facts
-
-
-def _ask_manager(ctx: Context, allocations: Sequence[Allocation], at_once: bool) -> dict[str, Seen]:
-    """One batched question, no more often than the site allows; no answer means nothing is known, not that it ended.
-
-    ``at_once``: an agent was ended by a signal, and whether by preemption or by its user matters for what comes next.
-    """
-    gap = min(SIGNALLED_GAP_S, _least_gap(ctx)) if at_once else _least_gap(ctx)
-    if not allocations or not ctx.gate.may_ask(ctx.now(), gap):
-        return {}
-    try:
-        return ctx.backend.observe([(a.uuid, a.native_id) for a in allocations])
-    except BackendError as error:
-        ctx.warn(str(error))
-        return {}
-
-
-def _least_gap(ctx: Context) -> float:
-    return ctx.settings.squeue_min_s if ctx.settings.backend == "slurm" else 0.0
+def _concerned(news: Facts, jobs: Sequence[Job]) -> set[str]:
+    """Jobs of which there is news, of their own or of a member's."""
+    return {job.id for job in jobs if job.id in news.jobs or not news.agents.keys().isdisjoint(job.members)}
 
 
 # -- finish -------------------------------------------------------------------------------------------------------
