@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from prompttuner.words import Counted
+
 __all__ = ["CANDIDATE_COLUMNS", "candidate_rows", "lookup_lines"]
 
 CANDIDATE_COLUMNS = ("candidate", "kind", "task", "loss", "after steps", "jobs before", "source")
@@ -22,10 +24,12 @@ def lookup_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"Prompt Bank: starts from {report.get('source', 'vocab')}: {report.get('why', '')}"]
     if report.get("evaluations"):
         share = report["evaluations"] / max(1, report.get("brute_force_evaluations") or 1)
+        entries = Counted(report.get("entries", 0), "entry", "entries")
+        clusters = Counted(report.get("clusters", 0), "cluster")
         lines.append(
-            f"  {report.get('entries', 0)} entries in {report.get('clusters', 0)} clusters, {report['strategy']}: "
-            f"{report['evaluations']} evaluations ({share:.0%} of scoring all), {report.get('seconds', 0.0):.2g} of "
-            f"{report.get('budget_s', 0.0):.3g} s" + (", cut short" if report.get("shortened") else "")
+            f"  {entries} in {clusters}, {report['strategy']}: {Counted(report['evaluations'], 'evaluation')} "
+            f"({share:.0%} of scoring all), {report.get('seconds', 0.0):.2g} of {report.get('budget_s', 0.0):.3g} s"
+            + (", cut short" if report.get("shortened") else "")
         )
     race = report.get("race")
     if isinstance(race, str):

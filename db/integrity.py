@@ -14,6 +14,7 @@ from prompttuner.db.models import Allocation, Base, Job, Lease, OwnershipRow
 from prompttuner.db.place import NETWORK_FILE_SYSTEMS, file_system_of
 from prompttuner.db.store import Store
 from prompttuner.states import AllocationState, JobState
+from prompttuner.words import Counted
 
 __all__ = ["Finding", "check"]
 
@@ -56,7 +57,7 @@ def _damage(connection: Connection) -> Iterator[Finding]:
     broken = connection.execute(text("PRAGMA foreign_key_check")).all()
     if broken:
         tables = ", ".join(sorted({row[0] for row in broken}))
-        yield Finding(True, f"{len(broken)} rows refer to rows that do not exist (in {tables})")
+        yield Finding(True, f"references to rows that do not exist: {len(broken)} (in {tables})")
 
 
 def _schema(connection: Connection) -> Iterator[Finding]:
@@ -92,11 +93,11 @@ def _states(session: Session) -> Iterator[Finding]:
     known_jobs = {state.value for state in JobState}
     for state, number in jobs.count_by_state(session).items():
         if state not in known_jobs:
-            yield Finding(True, f"{number} jobs are in the unknown state {state!r}")
+            yield Finding(True, f"{Counted(number, 'job')} in the unknown state {state!r}")
     known = {state.value for state in AllocationState}
     for state, number in allocations.count_by_state(session).items():
         if state not in known:
-            yield Finding(True, f"{number} allocations are in the unknown state {state!r}")
+            yield Finding(True, f"{Counted(number, 'allocation')} in the unknown state {state!r}")
     unfinished = Job.state.not_in(jobs.ACTIVE_STATES) & Job.finished_at.is_(None)
     yield from _name(session, Job.id, unfinished, "jobs have ended without a time")
     early = Job.state.in_(jobs.ACTIVE_STATES) & Job.finished_at.is_not(None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prompttuner.slurm.site import GPU_MEMORY_GB, Partition, Site
+from prompttuner.words import Counted
 
 __all__ = ["Proposal", "gpu_memory_gb", "propose", "to_toml"]
 
@@ -108,7 +109,9 @@ def _partition(site: Site, chosen: Partition | None, words: list[str]) -> dict[s
         )
     else:
         total = sum(chosen.gpus.values())
-        words.append(f"Partition {chosen.name}: {total} GPUs of an unnamed type. Allocations ask for one each.")
+        words.append(
+            f"Partition {chosen.name}: {Counted(total, 'GPU')} of an unnamed type. Allocations ask for one each."
+        )
     if chosen.preemptable:
         words.append("Jobs there may be preempted: agents are replaced, tuning goes on from the last checkpoint.")
     walls = [wall for wall in (chosen.walltime_s, site.limits.walltime_s) if wall is not None]
@@ -138,15 +141,15 @@ def _caps(site: Site, chosen: Partition | None, words: list[str]) -> dict[str, A
     gpus = site.limits.gpus
     if gpus is None:
         gpus = min(CAUTIOUS_GPUS, there) if there else CAUTIOUS_GPUS
-        words.append(f"No limit on your GPUs is known: at most {gpus} are held at a time until you set max_gpus.")
+        words.append(f"No limit on your GPUs is known: {gpus} at most at a time until you set max_gpus.")
     else:
-        words.append(f"You may hold {gpus} GPUs at a time.")
+        words.append(f"You may hold {Counted(gpus, 'GPU')} at a time.")
     allowed = [number for number in (site.limits.jobs, site.limits.submitted) if number is not None]
     jobs = max(1, min(allowed) // 2) if allowed else CAUTIOUS_JOBS
     words.append(
-        f"At most {jobs} allocations exist at a time"
+        f"At most {Counted(jobs, 'allocation')} at a time"
         + (" (half of your job limit)" if allowed else "")
-        + f", and at most {CAUTIOUS_SUBMISSIONS} are asked for in a minute."
+        + f", and at most {CAUTIOUS_SUBMISSIONS} asked for in a minute."
     )
     return {"max_gpus": gpus, "max_jobs": jobs, "max_submissions_per_minute": CAUTIOUS_SUBMISSIONS}
 

@@ -15,17 +15,18 @@ LINKED = {"bank", "db", "slurm", "sbatch_templates"}
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 TENSOR_PACKAGES = {"tuning", "bank", "smallmodel"}
 
-BASE = {"errors", "files", "states", "spec", "config", "smallmodel"}
+BASE = {"errors", "files", "states", "spec", "config", "smallmodel", "words"}
 ALLOWED: dict[str, set[str]] = {
     "spec": {"errors", "files"},
     "config": {"errors", "files", "spec"},
     "states": {"errors"},
     "files": {"errors"},
     "errors": set(),
-    "policy": {"errors", "profiles"},
+    "words": set(),
+    "policy": {"errors", "profiles", "words"},
     "profiles": {"errors", "files", "policy"},
-    "trace": {"errors", "files", "policy", "profiles"},
-    "sim": {"errors", "files", "policy", "profiles", "trace"},
+    "trace": {"errors", "files", "policy", "profiles", "words"},
+    "sim": {"errors", "files", "policy", "profiles", "trace", "words"},
     "smallmodel": {"errors", "files", "spec"},
     "tuning": BASE,
     "bank": {*BASE, "tuning"},

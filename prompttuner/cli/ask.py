@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompttuner.errors import BackendError, NotOwner, PromptTunerError, StateError
 from prompttuner.files import read_json
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from prompttuner.config import Settings
@@ -80,8 +81,8 @@ def tell(answers: Sequence[Answer]) -> None:
     waiting = [answer for answer in answers if not answer.applied]
     if waiting:
         sys.stderr.write(
-            f"note: {len(waiting)} request(s) left in the inbox ({waiting[0].request['id']}); the controller applies "
-            "them at its next tick\n"
+            f"note: {Counted(len(waiting), 'request')} left in the inbox ({waiting[0].request['id']}); the controller "
+            "applies what is there at its next tick\n"
         )
 
 

@@ -10,6 +10,7 @@ import typer
 from prompttuner.cli import context
 from prompttuner.cli.output import JsonFlag, print_json
 from prompttuner.cli.views import event_line, event_view
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from prompttuner.controller.context import Context
@@ -63,7 +64,8 @@ def tick(json: JsonFlag = False) -> None:
     for action in report.actions:
         typer.echo(action)
     typer.echo(
-        f"{report.requests} requests, {report.jobs} active jobs, {report.allocations} allocations, "
+        f"{Counted(report.requests, 'request')}, {Counted(report.jobs, 'active job')}, "
+        f"{Counted(report.allocations, 'allocation')}, "
         f"{report.submitted} asked for, {report.seconds:.2f} s"
     )
 

@@ -10,6 +10,7 @@ import typer
 from prompttuner.cli import context
 from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_table
 from prompttuner.errors import DatabaseError, SpecError
+from prompttuner.words import Counted
 
 __all__ = ["app"]
 
@@ -56,7 +57,9 @@ def check(json: JsonFlag = False) -> None:
         typer.echo(f"{place}: all is well")
     serious = sum(one.serious for one in findings)
     if serious:
-        raise DatabaseError(f"{serious} serious finding(s); `prompttuner db backup` keeps a copy before you mend them")
+        raise DatabaseError(
+            f"{Counted(serious, 'serious finding')}; `prompttuner db backup` keeps a copy before you mend anything"
+        )
 
 
 @app.command()
@@ -90,5 +93,5 @@ def copy(
     if json:
         print_json({"to": to, "rows": counts})
         return
-    print_pairs({table: f"{rows} rows" for table, rows in counts.items()})
+    print_pairs({table: str(Counted(rows, "row")) for table, rows in counts.items()})
     typer.echo(f'Copied. To use it, set: database = "{to}"')

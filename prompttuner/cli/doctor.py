@@ -7,6 +7,7 @@ import typer
 from prompttuner.cli import context
 from prompttuner.cli.checks import CHECKS, Finding, Verdict
 from prompttuner.cli.output import JsonFlag, print_json, print_table
+from prompttuner.words import Counted
 
 __all__ = ["app"]
 
@@ -30,6 +31,6 @@ def doctor(json: JsonFlag = False) -> None:
         )
     else:
         print_table(["what", "verdict", "finding"], [[f.what, f.verdict, f.text] for f in findings])
-        typer.echo("All is well." if not wrong else f"{wrong} thing(s) to mend before jobs can run well.")
+        typer.echo("All is well." if not wrong else f"{Counted(wrong, 'thing')} to mend before jobs can run well.")
     if wrong:
         raise typer.Exit(1)

@@ -15,6 +15,7 @@ from prompttuner.cli.state import one_job, open_store
 from prompttuner.errors import SpecError, StateError
 from prompttuner.spec.when import parse_duration
 from prompttuner.states import JOB_ENDED
+from prompttuner.words import Counted
 
 __all__ = ["app"]
 
@@ -33,7 +34,7 @@ def purge(
     """Remove ended jobs with their folders: checkpoints, results and logs."""
     ids = _chosen(jobs or [], older_than)
     if ids and not yes and sys.stdin.isatty():
-        typer.confirm(f"remove {len(ids)} job(s) with their results? There is no way back", abort=True)
+        typer.confirm(f"remove {Counted(len(ids), 'job')} with all results? There is no way back", abort=True)
     answers = ask_all(context.settings(), [make_request("purge", job=job_id) for job_id in ids])
     if json:
         print_json([{"job": a.request["job"], "applied": a.applied, "message": a.message} for a in answers])

@@ -12,6 +12,7 @@ import typer
 from prompttuner.cli import context
 from prompttuner.cli.output import JsonFlag, print_json
 from prompttuner.errors import SpecError
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from prompttuner.controller.replay import Replay, Submitted
@@ -59,7 +60,7 @@ def replay(
 
     if not json:
         pace = f", accelerated {running.accelerate:g} times: another workload" if running.accelerate != 1 else ""
-        sys.stderr.write(f"{total} jobs of {running.source}{pace}; kept in {running.folder}\n")
+        sys.stderr.write(f"{Counted(total, 'job')} of {running.source}{pace}; kept in {running.folder}\n")
     if once:
         done = running.submit_due(settings, time.time())
         if done:
@@ -81,7 +82,7 @@ def _all(running: Replay, settings: Any, tell: Any) -> None:
     try:
         wait_and_submit(running, settings, tell)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{len(running.left)} jobs are left; go on with --resume --folder {running.folder}\n")
+        sys.stderr.write(f"{Counted(len(running.left), 'job')} left; go on with --resume --folder {running.folder}\n")
         raise
 
 

@@ -13,6 +13,7 @@ from prompttuner.cli import context
 from prompttuner.cli.output import JsonFlag, print_json, print_table
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
 from prompttuner.spec.when import format_duration
+from prompttuner.words import Counted
 
 __all__ = ["app"]
 
@@ -162,7 +163,7 @@ def _show_dry_run(specs: list[dict[str, Any]], json: bool) -> None:
         for spec in specs
     ]
     columns = ["name", "model", "target", "deadline", "samples", "GPUs", "initial prompt", "iterations"]
-    print_table(columns, rows, f"Would submit {len(specs)} job(s):")
+    print_table(columns, rows, f"Would submit {Counted(len(specs), 'job')}:")
     for line in where:
         typer.echo(line)
     typer.echo("Nothing was submitted (--dry-run).")
@@ -179,7 +180,7 @@ def _what_would_run() -> list[str]:
     else:
         partition = settings.slurm.partition or "the default partition"
         lines.append(
-            f"Slurm would be asked for allocations of {settings.slurm.gpus_per_agent} GPU(s) in {partition}; "
+            f"Slurm would be asked for allocations of {Counted(settings.slurm.gpus_per_agent, 'GPU')} in {partition}; "
             "`prompttuner render agent` shows the script."
         )
     try:

@@ -14,6 +14,7 @@ from prompttuner.cli.state import open_store
 from prompttuner.cli.views import job_view, summary_row
 from prompttuner.errors import DatabaseError
 from prompttuner.spec.when import format_duration
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,8 +70,9 @@ def look() -> tuple[str, list[list[str]], list[list[str]]]:
         pool = list(allocations.load_live(session))
     endangered = sum(view["slo"] == "missed" or (view["slo"] == "open" and view["best_effort"]) for view in views)
     line = (
-        f"{time.strftime('%H:%M:%S')}  {len(views)} active jobs, {sum(view['gpus'] > 0 for view in views)} running, "
-        f"{endangered} late or given up on; {sum(row.gpus for row in pool)} GPUs held or asked for, "
+        f"{time.strftime('%H:%M:%S')}  {Counted(len(views), 'active job')}, "
+        f"{sum(view['gpus'] > 0 for view in views)} running, "
+        f"{endangered} late or given up on; {Counted(sum(row.gpus for row in pool), 'GPU')} held or asked for, "
         f"{sum(row.gpus for row in pool if row.state == 'busy')} busy"
     )
     rows = [summary_row(view, now) for view in sorted(views, key=_urgency)[:SHOWN]]

@@ -10,6 +10,7 @@ import typer
 
 from prompttuner.cli.output import JsonFlag, print_json, print_pairs
 from prompttuner.errors import PromptTunerError, SpecError
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,8 +221,8 @@ def _write_profiles(folder: Path, throughputs: Path, pools: set[str]) -> str:
 
 def _why_none(loaded: Loaded) -> str:
     if loaded.jobs:
-        return f"none of its {len(loaded.jobs)} jobs was submitted in the window, or --load is below its smallest job"
-    broken = f"{len(loaded.problems)} rows are broken" if loaded.problems else ""
+        return f"none of its jobs ({len(loaded.jobs)}) was submitted in the window, or --load is below its smallest job"
+    broken = str(Counted(len(loaded.problems), "broken row")) if loaded.problems else ""
     return ", ".join(filter(None, (broken, _left_out(loaded)))) or "it has no rows"
 
 

@@ -23,6 +23,7 @@ from prompttuner.errors import NotFound, SpecError, SpoolError, StateError
 from prompttuner.files import write_json
 from prompttuner.slurm.spool import Spool, read_own_json
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -251,10 +252,10 @@ def _scale(tx: Tx, request: Mapping[str, Any]) -> str:
         return f"the policy decides about {job.id} again"
     wanted, batch = int(members), int(job.spec["batch_size"])
     if not 1 <= wanted <= batch:
-        raise StateError(f"{wanted} members for {job.id}: between 1 and its batch size {batch} make sense")
+        raise StateError(f"{Counted(wanted, 'member')} for {job.id}: between 1 and its batch size {batch} make sense")
     job.scale_to = wanted
     tx.event("scale", job=job, cause=_cause(request, f"scaled to {wanted}"))
-    return f"{job.id} is to have {wanted} members"
+    return f"{job.id} is to have {Counted(wanted, 'member')}"
 
 
 def _drain(tx: Tx, request: Mapping[str, Any]) -> str:
@@ -266,7 +267,7 @@ def _drain(tx: Tx, request: Mapping[str, Any]) -> str:
             tx.event("drain", allocation=allocation, cause=_cause(request, "drained"))
             if allocation.state == AllocationState.WARM:
                 tx.allocation_state(allocation, AllocationState.DRAINING, "it takes no new job")
-    return f"draining {count} allocations: each ends when its job has"
+    return f"draining {Counted(count, 'allocation')}, as soon as no job is there any more"
 
 
 def _release_agent(tx: Tx, request: Mapping[str, Any]) -> str:
@@ -280,7 +281,7 @@ def _release_agent(tx: Tx, request: Mapping[str, Any]) -> str:
             tx.new_members(job, [m for m in job.members if m != allocation.uuid], _cause(request, "its GPU released"))
         elif allocation.state in {AllocationState.WARM, AllocationState.SWITCHING}:
             tx.allocation_state(allocation, AllocationState.DRAINING, "given back")
-    return f"giving back {len(found)} allocations"
+    return f"giving back {Counted(len(found), 'allocation')}"
 
 
 def _named_allocations(tx: Tx, request: Mapping[str, Any]) -> list[Allocation]:

@@ -35,6 +35,7 @@ from prompttuner.policy.budget import within_budget
 from prompttuner.policy.plan import Plan
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.tuning.membership import member_dir
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -239,7 +240,7 @@ def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
 def _ending(outcome: str, done: Mapping[str, Any]) -> str:
     """In words, why a job has ended with its own consent."""
     if outcome == "reached":
-        return f"target reached after {done.get('ita')} iterations"
+        return f"target reached after {Counted(done.get('ita', 0), 'iteration')}"
     best = done.get("metric")
     so_far = "" if best is None else f"; its best evaluation, {best:.4g}, is the result"
     if outcome == "exhausted":

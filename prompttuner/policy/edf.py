@@ -12,6 +12,7 @@ from prompttuner.policy.limiting import outside_limits
 from prompttuner.policy.plan import Action, Assign, Demote, Plan, Reason, Release, Request, SwitchModel, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
+from prompttuner.words import Counted
 
 __all__ = ["Edf"]
 
@@ -70,9 +71,9 @@ class Edf:
         if timely and not wanted:
             wanted = low
             why: Reason = Why(
-                "its deadline in {:.0f} s cannot be met: even {} GPUs would take {:.0f} s",
+                "its deadline in {:.0f} s cannot be met: even {} would take {:.0f} s",
                 left,
-                int(guess.top[row]),
+                Counted(int(guess.top[row]), "GPU"),
                 guess.seconds(row, pool, int(guess.top[row])),
             )
             supply.actions.append(Demote(name, why))
@@ -81,8 +82,9 @@ class Edf:
         if len(idle) >= wanted:
             taken = [idle.pop() for _ in range(wanted)]
             took = guess.seconds(row, pool, wanted)
-            text = "{} GPUs are the fewest that end before its deadline: {:.0f} s predicted, {:.0f} s left"
-            why = Why(text, wanted, took, left) if timely else Why("best effort: {} GPUs are idle", wanted)
+            text = "{}, the fewest that end before its deadline: {:.0f} s predicted, {:.0f} s left"
+            gpus = Counted(wanted, "GPU")
+            why = Why(text, gpus, took, left) if timely else Why("best effort: {}, now idle", gpus)
             lookup = snapshot.pools[pool].lookup_s if guess.lookup[row] else 0.0
             supply.actions.append(Assign(name, tuple(snapshot.agents.id[a] for a in taken), why, lookup))
             return
@@ -102,9 +104,9 @@ class Edf:
         while asked < short and supply.room >= 1:
             supply.room -= 1
             asked += 1
-            text = "job {} needs {} GPUs and {} of them are there; a cold start takes about {:.0f} s"
+            text = "job {} needs {}, {} there so far; a cold start takes about {:.0f} s"
             cold = profile.queue_s + profile.start_s
-            supply.actions.append(Request(pool, Why(text, name, wanted, held + awaited, cold), name))
+            supply.actions.append(Request(pool, Why(text, name, Counted(wanted, "GPU"), held + awaited, cold), name))
         switched = 0
         others = _idle_elsewhere(supply, pool)
         while asked + switched < short and (agent := next(others, None)) is not None:
@@ -112,8 +114,8 @@ class Edf:
             text = "no GPU is left to ask for, and job {} needs {} with {}"
             supply.actions.append(SwitchModel(snapshot.agents.id[agent], pool, Why(text, name, wanted, profile.name)))
         missing = short - asked - switched
-        text = "waits for {} GPUs: {} idle, {} starting, {} asked for now, {} more when other jobs end"
-        return Why(text, wanted, held, awaited, asked + switched, missing)
+        text = "waits for {}: {} idle, {} starting, {} asked for now, {} more when other jobs end"
+        return Why(text, Counted(wanted, "GPU"), held, awaited, asked + switched, missing)
 
     def _release(self, snapshot: Snapshot, supply: _Supply) -> float:
         """Give back what no job waits for; returns when the next agent will have been idle for too long."""
@@ -142,7 +144,7 @@ def _rescale(snapshot: Snapshot, supply: _Supply, row: int, notes: dict[str, Rea
     missing = low - len(have)
     if missing <= 0 or len(idle) >= missing:
         members = have[:high] + [idle.pop() for _ in range(max(missing, 0))]
-        why = Why("has {} GPUs and may have {} to {}", len(have), low, high)
+        why = Why("has {} and may have {} to {}", Counted(len(have), "GPU"), low, high)
         supply.actions.append(Assign(jobs.id[row], tuple(agents.id[a] for a in members), why))
         return
     awaited = min(len(coming), missing - len(idle))
@@ -150,9 +152,9 @@ def _rescale(snapshot: Snapshot, supply: _Supply, row: int, notes: dict[str, Rea
     asked = min(missing - len(idle) - awaited, supply.room)
     supply.room -= asked
     idle.clear()
-    why = Why("job {} needs {} GPUs at least and has {}", jobs.id[row], low, len(have))
+    why = Why("job {} needs {} at least and has {}", jobs.id[row], Counted(low, "GPU"), len(have))
     supply.actions.extend(Request(pool, why, jobs.id[row]) for _ in range(asked))
-    notes[jobs.id[row]] = Why("has {} GPUs and needs {} at least; {} are asked for now", len(have), low, asked)
+    notes[jobs.id[row]] = Why("has {} and needs {} at least; {} asked for now", Counted(len(have), "GPU"), low, asked)
 
 
 def _supply(snapshot: Snapshot) -> _Supply:

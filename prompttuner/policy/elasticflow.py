@@ -17,6 +17,7 @@ from prompttuner.policy.estimate import Estimate, estimate
 from prompttuner.policy.plan import Action, Plan, Reject, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
+from prompttuner.words import Counted
 
 __all__ = ["ElasticFlow", "ElasticFlowFixed"]
 
@@ -75,10 +76,13 @@ class ElasticFlow:
         return Plan([*actions, *acts], min(edge + self.slot_s, next_stop(snapshot)), notes)
 
     def _is_new(self, snapshot: Snapshot, row: int) -> bool:
+        """Came since the last edge, and did not come to wait anew after an edge at which it was admitted (a loss)."""
         jobs = snapshot.jobs
-        waited = snapshot.now - float(jobs.submit[row])
+        submit = float(jobs.submit[row])
         timed = not jobs.best_effort[row] and math.isfinite(float(jobs.deadline[row]))
-        return timed and jobs.phase[row] == JobPhase.WAITING and waited <= self.slot_s + snapshot.tick_s
+        first_edge = math.ceil(submit / self.slot_s - 1e-9) * self.slot_s
+        fresh = jobs.phase[row] == JobPhase.WAITING and float(jobs.phase_since[row]) <= max(submit, first_edge)
+        return timed and fresh and snapshot.now - submit <= self.slot_s + snapshot.tick_s
 
     def _admit(self, snapshot: Snapshot, efs: dict[int, EfJob], new: list[int]) -> dict[int, Why]:
         """Rows to reject, and why."""
@@ -97,8 +101,8 @@ class ElasticFlow:
                 admitted = tried
                 continue
             for row in group:
-                text = "not admitted: with it (and {} arrivals of the same slot) {} jobs would miss their deadlines"
-                rejected[row] = Why(text, len(group) - 1, len(late))
+                text = "not admitted: with it (and {} more of the same slot) {} would be late"
+                rejected[row] = Why(text, len(group) - 1, Counted(len(late), "job"))
         return rejected
 
     def _job(self, snapshot: Snapshot, guess: Estimate, lookup: bool, row: int) -> EfJob:

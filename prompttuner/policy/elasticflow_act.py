@@ -8,6 +8,7 @@ import numpy as np
 
 from prompttuner.policy.plan import Action, Assign, Reason, Release, Request, SwitchModel, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
+from prompttuner.words import Counted
 
 __all__ = ["Target", "realise"]
 
@@ -78,8 +79,8 @@ def _shrink(snapshot: Snapshot, supply: _Supply, target: Target) -> None:
     if snapshot.jobs.phase[target.row] == JobPhase.LOOKUP and not target.gpus:
         return  # a lookup cut off would have to be done again
     keep = rows[: max(target.gpus, 0)]
-    text = "{} GPUs from {}: its share that still meets the deadline is {}"
-    why = Why(text, target.gpus, len(rows), target.share)
+    text = "{} instead of {}: its share that still meets the deadline is {}"
+    why = Why(text, Counted(target.gpus, "GPU"), len(rows), target.share)
     supply.actions.append(Assign(snapshot.jobs.id[target.row], tuple(snapshot.agents.id[a] for a in keep), why))
     supply.members[target.row] = keep
 
@@ -97,14 +98,14 @@ def _grow(snapshot: Snapshot, supply: _Supply, target: Target) -> int:
     if size > len(have):
         taken = [idle.pop() for _ in range(size - len(have))]
         extra = max(size - target.share, 0)
-        text = "{} GPUs: a share of {} meets the deadline, {} are left over"
+        text = "{}: a share of {} meets the deadline, the rest ({}) was left over"
         names = tuple(snapshot.agents.id[a] for a in [*have, *taken])
         lookup_s = snapshot.pools[pool].lookup_s if target.lookup and not have else 0.0
-        why = Why(text, size, target.share, extra)
+        why = Why(text, Counted(size, "GPU"), target.share, extra)
         supply.actions.append(Assign(snapshot.jobs.id[target.row], names, why, lookup_s))
     if size < target.gpus:
-        text = "has {} GPUs of the {} planned: the others are starting, loading its LLM, or not yet free"
-        supply.notes[snapshot.jobs.id[target.row]] = Why(text, max(size, len(have)), target.gpus)
+        text = "has {} of {} that are planned: others are starting, loading its LLM, or not yet free"
+        supply.notes[snapshot.jobs.id[target.row]] = Why(text, max(size, len(have)), Counted(target.gpus, "GPU"))
     return target.gpus - max(size, len(have))
 
 
@@ -122,12 +123,12 @@ def _obtain(snapshot: Snapshot, supply: _Supply, target: Target, missing: int) -
     others = (agent for p, rows in enumerate(supply.idle) if p != pool for agent in list(rows))
     for agent in list(others)[:missing]:
         supply.idle[int(snapshot.agents.pool[agent])].remove(agent)
-        why = Why("job {} is planned on {} GPUs; idle elsewhere", name, target.gpus)
+        why = Why("job {} is planned on {}; idle elsewhere", name, Counted(target.gpus, "GPU"))
         supply.actions.append(SwitchModel(snapshot.agents.id[agent], pool, why))
         missing -= 1
     for _ in range(min(missing, supply.room)):
         supply.room -= 1
-        supply.actions.append(Request(pool, Why("job {} is planned on {} GPUs", name, target.gpus)))
+        supply.actions.append(Request(pool, Why("job {} is planned on {}", name, Counted(target.gpus, "GPU"))))
 
 
 def _release(snapshot: Snapshot, supply: _Supply) -> None:

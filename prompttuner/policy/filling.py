@@ -9,6 +9,7 @@ from prompttuner.policy.passing import Pass
 from prompttuner.policy.plan import Request, SwitchModel, Why
 from prompttuner.policy.snapshot import JobPhase
 from prompttuner.policy.timeline import Kind
+from prompttuner.words import Counted
 
 __all__ = ["boost", "fill"]
 
@@ -39,11 +40,11 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
         timeline.take(pool, taken)
         timeline.give(pool, taken[-1][0] + seconds, low)
         if len(idle) == low:
-            why = Why("{}: GPUs with {} are idle (it takes {})", standing, profile.name, low)
+            why = Why("{}: {} with {}, now idle", standing, Counted(low, "GPU"), profile.name)
             work.assign(row, [entry[3] for entry in idle], why, profile.lookup_s if lookup else 0.0)
         else:
-            text = "{}: waits {:.0f} s for a start on GPUs of its pool (it takes {})"
-            work.notes[name] = Why(text, standing, taken[-1][0] - now, low)
+            text = "{}: waits {:.0f} s for {} of its pool"
+            work.notes[name] = Why(text, standing, taken[-1][0] - now, Counted(low, "GPU"))
         return
     short = low - len(taken)
     moved = [e for e in timeline.elsewhere(pool, low) if e[2][1] == Kind.IDLE][:short] if work.rules.switch else []
@@ -58,10 +59,10 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
             text = "best-effort job {} waits, and no GPU of its pool comes free within {:.0f} s"
             work.actions.append(Request(pool, Why(text, name, work.rules.wait_s), name))
         timeline.give(pool, timeline.cold_at[pool] + seconds, low)
-        work.notes[name] = Why("{}: agents are being started for it ({})", standing, short)
+        work.notes[name] = Why("{}: waits for {} to start", standing, Counted(short, "agent"))
         return
-    text = "{}: {} jobs are before it, no GPU is spare; a higher priority or a deadline would change that"
-    work.notes.setdefault(name, Why(text, standing, place))
+    text = "{}: {} before it, no GPU is spare; a higher priority or a deadline would change that"
+    work.notes.setdefault(name, Why(text, standing, Counted(place, "job")))
 
 
 def boost(work: Pass) -> None:

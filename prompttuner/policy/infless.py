@@ -17,6 +17,7 @@ from prompttuner.policy.estimate import Estimate, estimate, room
 from prompttuner.policy.plan import Action, Assign, Plan, Reason, Release, Request, Why
 from prompttuner.policy.snapshot import AgentPhase, Floats, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
+from prompttuner.words import Counted
 
 __all__ = ["Infless"]
 
@@ -67,19 +68,21 @@ class Infless:
             n = size.members
             if len(idle[pool]) >= n:
                 taken = [idle[pool].pop() for _ in range(n)]
-                text = "first come first served: {} warm instances suffice for its deadline"
+                text = "first come first served: {}, enough for its deadline"
                 lookup_s = snapshot.pools[pool].lookup_s if size.lookup else 0.0
-                actions.append(Assign(jobs.id[row], tuple(agents.id[a] for a in taken), Why(text, n), lookup_s))
+                why = Why(text, Counted(n, "warm instance"))
+                actions.append(Assign(jobs.id[row], tuple(agents.id[a] for a in taken), why, lookup_s))
                 continue
             short = n - len(idle[pool]) - len(coming[pool])
-            notes[jobs.id[row]] = Why("waits for {} instances, {} of them warm", n, len(idle[pool]))
+            notes[jobs.id[row]] = Why("waits for {}, {} warm", Counted(n, "instance"), len(idle[pool]))
             if short > free:
                 blocked.add(pool)
                 continue
             for _ in range(short):
                 free -= 1
-                text = "job {} needs {} instances, {} are warm"
-                actions.append(Request(pool, Why(text, jobs.id[row], n, len(idle[pool])), jobs.id[row]))
+                text = "job {} needs {}, {} warm"
+                why = Why(text, jobs.id[row], Counted(n, "instance"), len(idle[pool]))
+                actions.append(Request(pool, why, jobs.id[row]))
             del coming[pool][: max(0, n - len(idle[pool]))]
             idle[pool].clear()
         wake = self._release(snapshot, idle, actions)

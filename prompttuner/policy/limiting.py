@@ -8,6 +8,7 @@ from prompttuner.policy.passing import Pass
 from prompttuner.policy.plan import Request, Why
 from prompttuner.policy.snapshot import Ints, JobPhase, Snapshot
 from prompttuner.policy.timeline import Kind
+from prompttuner.words import Counted
 
 __all__ = ["outside_limits", "respect_limits"]
 
@@ -27,22 +28,22 @@ def respect_limits(work: Pass) -> None:
         have, low, high = work.members(row), int(jobs.min_gpus[row]), int(jobs.max_gpus[row])
         pool = int(jobs.pool[row])
         if len(have) > high:
-            work.assign(row, have[:high], Why("may have {} GPUs at most and has {}", high, len(have)))
+            work.assign(row, have[:high], Why("may have {} at most and has {}", Counted(high, "GPU"), len(have)))
             continue
-        missing = low - len(have)
+        missing, least = low - len(have), Counted(low, "GPU")
         own = set(have)
         picked = [e for e in timeline.pick(pool, missing + len(have), now) if e[3] not in own][:missing]
         timeline.take(pool, picked)
         idle = [entry[3] for entry in picked if entry[1] == Kind.IDLE]
         if len(idle) == missing:
-            work.assign(row, have + idle, Why("needs {} GPUs at least and has {}", low, len(have)))
+            work.assign(row, have + idle, Why("needs {} at least and has {}", least, len(have)))
             continue
         for entry in picked:
             if entry[1] == Kind.SPARE:
-                work.take_spare(entry[3], Why("job {} needs {} GPUs at least", jobs.id[row], low))
+                work.take_spare(entry[3], Why("job {} needs {} at least", jobs.id[row], least))
         asked = min(missing - len(picked), timeline.room)
         timeline.room -= asked
-        why = Why("job {} needs {} GPUs at least and has {}", jobs.id[row], low, len(have))
+        why = Why("job {} needs {} at least and has {}", jobs.id[row], least, len(have))
         work.actions.extend(Request(pool, why, jobs.id[row]) for _ in range(asked))
-        text = "has {} GPUs and needs {} at least: {} idle, {} asked for now"
-        work.notes[jobs.id[row]] = Why(text, len(have), low, len(idle), asked)
+        text = "needs {} at least and has {}: {} idle, {} asked for now"
+        work.notes[jobs.id[row]] = Why(text, least, len(have), len(idle), asked)

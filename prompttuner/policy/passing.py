@@ -14,6 +14,7 @@ from prompttuner.policy.snapshot import AgentPhase, Floats, Ints, JobPhase, Snap
 from prompttuner.policy.stopping import next_stop, stops
 from prompttuner.policy.switches import Switches
 from prompttuner.policy.timeline import Timeline, build_timeline
+from prompttuner.words import Counted
 
 __all__ = ["Pass", "open_pass"]
 
@@ -128,11 +129,11 @@ class _Notes(Mapping[str, Reason]):
             return self._ready[name]
         members, end, left, need = (column[self._lazy()[name]] for column in self._columns)
         if not np.isfinite(left):
-            text = "best effort: keeps {} GPUs until a job with a deadline needs them, ends in about {:.0f} s"
-            return Why(text, int(members), float(end))
-        text = "keeps {} GPUs: predicted end in {:.0f} s, deadline in {:.0f} s; {}"
+            text = "best effort: keeps {} until a job with a deadline needs GPUs, ends in about {:.0f} s"
+            return Why(text, Counted(int(members), "GPU"), float(end))
+        text = "keeps {}: predicted end in {:.0f} s, deadline in {:.0f} s; {}"
         more = f"{int(need)} would do, more come if it falls behind" if need else "no number of GPUs would meet it"
-        return Why(text, int(members), float(end), float(left), more)
+        return Why(text, Counted(int(members), "GPU"), float(end), float(left), more)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._ready

@@ -13,6 +13,7 @@ from prompttuner.policy.plan import Demote, Reason, Request, Restore, SwitchMode
 from prompttuner.policy.rescue import rescue
 from prompttuner.policy.snapshot import JobPhase
 from prompttuner.policy.timeline import Entry, Kind
+from prompttuner.words import Counted
 
 __all__ = ["place_all"]
 
@@ -63,8 +64,8 @@ def place_all(work: Pass) -> None:
             )
             work.notes[jobs.id[row]] = Why(text, left)
     for place, row in enumerate(queue[most:]):
-        text = "waits behind {} jobs with earlier deadlines"
-        work.notes[jobs.id[row]] = Why(text, most + place)
+        text = "waits behind {}, due earlier"
+        work.notes[jobs.id[row]] = Why(text, Counted(most + place, "job"))
 
 
 def _hopeless(work: Pass, rows: np.ndarray) -> np.ndarray:
@@ -92,10 +93,10 @@ def _demote(work: Pass, row: int) -> None:
         why = Why(text, -left, took - left)
     else:
         text = (
-            "its deadline in {:.0f} s cannot be met: even {} warm GPUs would take {:.0f} s; it goes on as best effort; "
+            "its deadline in {:.0f} s cannot be met: even {} would take {:.0f} s; it goes on as best effort; "
             "a deadline {:.0f} s later could be met"
         )
-        why = Why(text, left, most, took, max(took - left, 0.0))
+        why = Why(text, left, Counted(most, "warm GPU"), took, max(took - left, 0.0))
     work.actions.append(Demote(jobs.id[row], why))
     work.timely[row] = False
 
@@ -188,16 +189,18 @@ def _commit(work: Pass, row: int, choice: _Choice) -> None:
     taken = choice.own
     timeline.take(pool, taken)
     idle = [entry[3] for entry in taken if entry[1] == Kind.IDLE]
-    text = "GPUs: {} of {} are the cheapest that end before its deadline ({:.0f} s predicted, {:.0f} s left)"
-    why: Reason = Why(text, choice.members, profile.name, choice.start - now + choice.seconds, left)
+    members = Counted(choice.members, "GPU")
+    text = "{} with {}, the cheapest that end before its deadline ({:.0f} s predicted, {:.0f} s left)"
+    why: Reason = Why(text, members, profile.name, choice.start - now + choice.seconds, left)
     lookup_s = profile.lookup_s if choice.lookup else 0.0
     if len(idle) == choice.members:
         work.assign(row, idle, why, lookup_s)
     else:
         early = work.rules.resize and len(idle) >= max(int(jobs.min_gpus[row]), 1)
         if early and choice.start - now > profile.warm_s + profile.resize_s + 2 * snapshot.tick_s:
-            text = "starts on the {} GPUs that are idle; {} are planned {:.0f} s from now (deadline in {:.0f} s)"
-            work.assign(row, idle, Why(text, len(idle), choice.members, choice.start - now, left), lookup_s)
+            text = "starts on {}, now idle; it is to have {} in {:.0f} s (deadline in {:.0f} s)"
+            why = Why(text, Counted(len(idle), "GPU"), choice.members, choice.start - now, left)
+            work.assign(row, idle, why, lookup_s)
         _obtain(work, row, choice, sources)
     timeline.give(pool, choice.start + choice.seconds, choice.members)
 
@@ -207,7 +210,7 @@ def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, in
     snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
     pool, name = int(snapshot.jobs.pool[row]), snapshot.jobs.id[row]
     profile = snapshot.pools[pool]
-    left = float(snapshot.jobs.deadline[row]) - now
+    left, members = float(snapshot.jobs.deadline[row]) - now, Counted(choice.members, "GPU")
     for entry in choice.own:
         if entry[1] == Kind.SPARE:
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", name, left))
@@ -221,15 +224,15 @@ def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, in
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", name, left))
     for _ in range(choice.cold):
         timeline.room -= 1
-        text = "job {} needs {} GPU(s); no warm one comes free in time (deadline in {:.0f} s, cold start {:.0f} s)"
-        why = Why(text, name, choice.members, left, timeline.cold_at[pool] - now)
+        text = "job {} needs {}; no warm one comes free in time (deadline in {:.0f} s, cold start {:.0f} s)"
+        why = Why(text, name, members, left, timeline.cold_at[pool] - now)
         work.actions.append(Request(pool, why, name))
     text = (
-        "waits {:.0f} s for {} GPU(s) ({} of its pool, {} from other LLMs, {} newly asked for), which meets its "
+        "waits {:.0f} s for {} ({} of its pool, {} from other LLMs, {} newly asked for), which meets its "
         "deadline in {:.0f} s; a nearer one would change that"
     )
     start = choice.start - now
-    work.notes[name] = Why(text, start, choice.members, len(choice.own), choice.moved, choice.cold, left)
+    work.notes[name] = Why(text, start, members, len(choice.own), choice.moved, choice.cold, left)
     # a job that waits for running ones is looked at again before its patience ends
     if any(entry[1] >= Kind.BUSY for entry in choice.own):
         work.wake(choice.start)
@@ -269,8 +272,8 @@ def _ask_to_grow(work: Pass, row: int, deadline: float) -> None:
     timeline.take(pool, awaited)
     short -= len(awaited)
     if timeline.room >= short:
-        text = "job {} would end {:.0f} s after its deadline with {} GPUs"
-        why = Why(text, jobs.id[row], float(work.ends[row]) - deadline, have)
+        text = "job {} would end {:.0f} s after its deadline with {}"
+        why = Why(text, jobs.id[row], float(work.ends[row]) - deadline, Counted(have, "GPU"))
         timeline.room -= short
         work.actions.extend(Request(pool, why, jobs.id[row]) for _ in range(short))
 
@@ -288,7 +291,7 @@ def _commit_growth(work: Pass, row: int, members: int, end: float) -> None:
         if entry[1] == Kind.SPARE:
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", jobs.id[row], left))
     if idle:
-        text = "{} GPUs would end {:.0f} s late; with {} it ends in {:.0f} s, its deadline is in {:.0f} s"
-        why = Why(text, have, late, have + len(idle), end - now, left)
+        text = "with {} it would end {:.0f} s late; with {} it ends in {:.0f} s, its deadline is in {:.0f} s"
+        why = Why(text, Counted(have, "GPU"), late, have + len(idle), end - now, left)
         work.assign(row, work.members(row) + idle, why)
     timeline.give(pool, end, members - have)

@@ -17,6 +17,7 @@ from prompttuner.policy.passing import Pass
 from prompttuner.policy.plan import Request, Why
 from prompttuner.policy.snapshot import Arrivals, Floats, PoolProfile
 from prompttuner.policy.timeline import Kind
+from prompttuner.words import Counted
 
 __all__ = ["Burst", "agents_for", "next_burst", "prewarm"]
 
@@ -81,12 +82,12 @@ def prewarm(work: Pass) -> None:
 def _ask(work: Pass, pool: int, burst: Burst, agents: int, count: int) -> None:
     profile, now = work.snapshot.pools[pool], work.snapshot.now
     text = (
-        "jobs for {} are expected in {:.0f} to {:.0f} s: the last {} bursts came every {:.0f} s; {} warm GPUs save "
-        "what a cold start of {:.0f} s would cost them in deadlines or GPUs"
+        "jobs for {} are expected in {:.0f} to {:.0f} s: the last {} bursts came every {:.0f} s; being warm ({}) "
+        "saves what a cold start of {:.0f} s would cost them in deadlines or GPUs"
     )
     cold_s = profile.queue_s + profile.start_s
     soon, late = max(burst.head - now, 0.0), burst.tail - now
-    why = Why(text, profile.name, soon, late, len(burst.begins), burst.period_s, agents, cold_s)
+    why = Why(text, profile.name, soon, late, len(burst.begins), burst.period_s, Counted(agents, "GPU"), cold_s)
     work.timeline.room -= count
     work.actions.extend(Request(pool, why) for _ in range(count))
 

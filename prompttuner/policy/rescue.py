@@ -7,6 +7,7 @@ import numpy as np
 from prompttuner.policy.passing import Pass
 from prompttuner.policy.plan import Why
 from prompttuner.policy.snapshot import JobPhase
+from prompttuner.words import Counted
 
 __all__ = ["rescue"]
 
@@ -64,5 +65,5 @@ def _lend(work: Pass, row: int, lender: int, members: int, until: float) -> None
     work.assign(lender, [], Why(text, jobs.id[row], due, slack))
     timeline.drop(pool, set(agents))
     timeline.give(pool, until, len(agents))
-    text = "takes over {} GPUs of job {}, which has {:.0f} s of slack"
-    work.notes[jobs.id[row]] = Why(text, members, jobs.id[lender], slack)
+    text = "takes over {} of job {}, which has {:.0f} s of slack"
+    work.notes[jobs.id[row]] = Why(text, Counted(members, "GPU"), jobs.id[lender], slack)

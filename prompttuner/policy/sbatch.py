@@ -14,6 +14,7 @@ from prompttuner.policy.estimate import Estimate, estimate, room
 from prompttuner.policy.plan import Action, Assign, Plan, Reason, Release, Request, Why
 from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.stopping import next_stop, stops
+from prompttuner.words import Counted
 
 __all__ = ["Sbatch"]
 
@@ -58,11 +59,12 @@ class Sbatch:
                 free -= size
                 if shadow is not None and ends > shadow[0]:
                     shadow = (shadow[0], shadow[1] - size)
-                text = "{} GPUs are free, and job {} is {}"
-                why = Why(text, size, jobs.id[row], "first in the queue" if shadow is None else "backfilled")
+                text = "enough is free ({}), and job {} is {}"
+                turn = "first in the queue" if shadow is None else "backfilled"
+                why = Why(text, Counted(size, "GPU"), jobs.id[row], turn)
                 actions.extend(Request(int(jobs.pool[row]), why, jobs.id[row]) for _ in range(size))
                 continue
-            notes[jobs.id[row]] = Why("queued for {} GPUs, {} are free", size, free)
+            notes[jobs.id[row]] = Why("queued for {}, {} free", Counted(size, "GPU"), free)
             if shadow is None:
                 shadow = _shadow(snapshot, guess, size, free)
             if free == 0:
@@ -88,7 +90,7 @@ class Sbatch:
         if all(agents.phase[a] == AgentPhase.WARM for a in mine):
             mine = mine[: int(guess.top[row])]
             lookup_s = snapshot.pools[int(jobs.pool[row])].lookup_s if guess.lookup[row] else 0.0
-            why = Why("its {} GPUs have started", len(mine))
+            why = Why("all it asked for has started ({})", Counted(len(mine), "GPU"))
             actions.append(Assign(jobs.id[row], tuple(agents.id[a] for a in mine), why, lookup_s))
 
 

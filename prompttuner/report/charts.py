@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prompttuner.report.data import JobBar, ReportData, Usage
+from prompttuner.words import Counted
 
 __all__ = ["PALETTE", "REST_COLOUR", "Area", "Bars", "Chart", "Gantt", "Row", "Span", "charts_of"]
 
@@ -184,7 +185,7 @@ def _jobs(data: ReportData) -> Area:
     usage = {label: _line([job]) for label, job in lines.items()}
     rest = [job for job in data.jobs if job.id not in chosen and job.spans]
     if rest:
-        usage[f"{len(rest)} other jobs"] = _line(rest)
+        usage[str(Counted(len(rest), "other job"))] = _line(rest)
     colours = (*PALETTE[: len(lines)], REST_COLOUR)
     return _stacked("Busy GPUs by job", usage, colours, data)
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from prompttuner.db.models import Allocation, Job, Lease
 from prompttuner.report.data import JobBar, ReportData, busy_by_pool, steps
 from prompttuner.states import JobState
+from prompttuner.words import Counted
 
 __all__ = ["from_database"]
 
@@ -70,7 +71,7 @@ def _stand_ins(jobs: list[Job]) -> dict[str, str]:
         return {}
     factors = sorted({float(one.get("accelerated") or 1) for one in paced} - {1.0})
     quick = f", accelerated {', '.join(f'{factor:g}' for factor in factors)} times: another workload" if factors else ""
-    return {"Paced stand-ins": f"{len(paced)} of {len(jobs)} jobs{quick}"}
+    return {"Paced stand-ins": f"{len(paced)} of {Counted(len(jobs), 'job')}{quick}"}
 
 
 class _Clock:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from prompttuner.report.data import JobBar, ReportData, Usage, busy_by_pool
 from prompttuner.sim.options import JobOutcome, SimResult
 from prompttuner.trace.job import TraceJob
+from prompttuner.words import Counted
 
 __all__ = ["from_simulation"]
 
@@ -28,7 +29,7 @@ def from_simulation(
         spans.setdefault(name, []).append((begin, end, gpus))
     bars = [_bar(outcome, pools, tasks, sorted(spans.get(outcome.id, []))) for outcome in result.jobs]
     return ReportData(
-        title=f"Simulation: {result.policy} on {result.gpus} GPUs",
+        title=f"Simulation: {result.policy} on {Counted(result.gpus, 'GPU')}",
         source=source or "a trace in memory",
         begin_s=0.0,
         end_s=max([result.end_s, *(outcome.submit_s for outcome in result.jobs)], default=0.0),
@@ -46,7 +47,7 @@ def _bar(
 ) -> JobBar:
     state = "ended" if math.isfinite(outcome.end_s) else "failed"
     state = "rejected" if outcome.rejected else "stopped" if outcome.stopped else state
-    notes = [f"{outcome.resizes} resizes"] * bool(outcome.resizes)
+    notes = [str(Counted(outcome.resizes, "resize"))] * bool(outcome.resizes)
     notes += ["looked up"] * outcome.looked_up + ["demoted"] * outcome.demoted
     return JobBar(
         id=outcome.id,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from prompttuner.report.charts import Area, Bars, Chart, Gantt, Row
+from prompttuner.words import Counted
 
 __all__ = ["nice_ticks", "svg_of", "time_label"]
 
@@ -182,7 +183,8 @@ def _gantt_row(row: Row, y: float, height: int, last: float, most: int) -> list[
     for span in row.spans:
         thick = 3 + (height - 5) * span.gpus / max(most, 1)
         begin, end = x_of(span.begin_s), x_of(span.end_s)
-        out.append(_rect(begin, middle - thick / 2, end - begin, thick, row.colour, f"{row.tip}; {span.gpus} GPUs"))
+        tip = f"{row.tip}; {Counted(span.gpus, 'GPU')}"
+        out.append(_rect(begin, middle - thick / 2, end - begin, thick, row.colour, tip))
     if math.isfinite(row.deadline_s) and 0 <= row.deadline_s <= last:
         x = x_of(row.deadline_s)
         out.append(_line(x, y + 1, x, y + height - 1, INK, ' stroke-width="1.5"'))

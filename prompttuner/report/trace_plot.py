@@ -15,6 +15,7 @@ from prompttuner.report.charts import PALETTE, REST_COLOUR
 from prompttuner.report.png import load_pyplot, plain
 from prompttuner.report.svg import time_label, time_ticks
 from prompttuner.trace.job import TraceJob
+from prompttuner.words import Counted
 
 __all__ = ["plot_stats"]
 
@@ -37,7 +38,7 @@ def plot_stats(path: Path, jobs: Sequence[TraceJob]) -> None:
     work = [job.work_s for job in jobs]
     _histogram(axes[1], work, "Work of a job on one GPU from the default prompt", "seconds", "log")
     if multiples:
-        title = f"Time to the deadline, in multiples of that work: {len(multiples)} jobs"
+        title = f"Time to the deadline, in multiples of that work: {Counted(len(multiples), 'job')}"
         scale = "log" if max(multiples) > WIDE * min(multiples) else "linear"
         _histogram(axes[2], multiples, title, "multiple", scale)
     buffer = io.BytesIO()
@@ -52,14 +53,15 @@ def _arrivals(axes: Any, jobs: Sequence[TraceJob]) -> None:
     span = max(max(job.submit_s for job in jobs) - first, 1.0)
     bins = np.linspace(0, span, 121)
     frequent = [name for name, _ in Counter(job.llm for job in jobs).most_common()]
-    groups = [[name] for name in frequent[:MOST_LLMS]] + [frequent[MOST_LLMS:]] * (len(frequent) > MOST_LLMS)
+    own, rest = frequent[:MOST_LLMS], frequent[MOST_LLMS:]
+    groups = [*([name] for name in own), *([rest] if rest else [])]
     times = [[job.submit_s - first for job in jobs if job.llm in set(group)] for group in groups]
-    names = [plain(group[0]) for group in groups[:MOST_LLMS]] + [f"{len(group)} others" for group in groups[MOST_LLMS:]]
+    names = [*map(plain, own), *([str(Counted(len(rest), "other"))] if rest else [])]
     axes.hist(times, bins=bins, stacked=True, label=names, color=[*PALETTE[:MOST_LLMS], REST_COLOUR][: len(groups)])
     ticks = time_ticks(span)
     axes.set_xticks(ticks, [time_label(tick) for tick in ticks])
     each = f"jobs in {time_label(bins[1])}" if bins[1] >= 1 else f"jobs in {bins[1]:.2g} s"
-    axes.set(title=f"Submissions: {len(jobs)} jobs", xlabel="time since the first", ylabel=each)
+    axes.set(title=f"Submissions: {Counted(len(jobs), 'job')}", xlabel="time since the first", ylabel=each)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
 
 

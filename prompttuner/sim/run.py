@@ -11,6 +11,7 @@ from prompttuner.policy.snapshot import PoolProfile
 from prompttuner.sim.options import SimOptions, SimResult
 from prompttuner.sim.site import Site
 from prompttuner.trace.job import TraceJob
+from prompttuner.words import Counted
 
 __all__ = ["simulate"]
 
@@ -65,7 +66,9 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
         soonest = min(arrival, event, tick_at)
         if math.isinf(soonest) or soonest > options.horizon_s:
             left = ", ".join(world.jobs.ids[:3])
-            raise StateError(f"policy {policy.name} leaves {world.jobs.n} jobs behind at {world.now:.0f} s: {left} ...")
+            raise StateError(
+                f"policy {policy.name} leaves {Counted(world.jobs.n, 'job')} behind at {world.now:.0f} s: {left} ..."
+            )
         if event <= tick_at and event <= arrival:
             world.pop()
         elif arrival <= tick_at:

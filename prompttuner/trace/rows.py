@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prompttuner.errors import DataError
 from prompttuner.trace.job import TraceJob
+from prompttuner.words import Counted
 
 __all__ = ["Loaded", "Problem", "build_jobs", "csv_rows", "integer", "number", "open_text", "seconds", "whole"]
 
@@ -55,7 +56,7 @@ class Loaded:
         more = len(self.problems) - SHOWN_PROBLEMS
         rest = f"\n  and {more} more" if more > 0 else ""
         raise DataError(
-            f"{self.source}: {len(self.problems)} broken row(s), {len(self.jobs)} good one(s)\n{shown}{rest}\n"
+            f"{self.source}: {Counted(len(self.problems), 'broken row')}, {len(self.jobs)} good\n{shown}{rest}\n"
             "repair them, or pass --skip-broken to go on with the good rows alone"
         )
 

@@ -144,7 +144,7 @@ def test_submissions_that_the_controller_refuses_are_told(cli: Cli, settings: Se
     assert again.code == 0 and "refused wide: 64 GPUs at a time are more than" in again.err
     assert list(json.loads(again.out)["refused"]) == ["wide"]
     report = cli("report", "--json")
-    assert json.loads(report.out)["Paced stand-ins"] == "1 of 1 jobs, accelerated 4 times: another workload"
+    assert json.loads(report.out)["Paced stand-ins"] == "1 of 1 job, accelerated 4 times: another workload"
 
 
 def test_submissions_that_fell_due_together_are_counted_one_by_one(cli: Cli, settings: Settings) -> None:

@@ -78,9 +78,9 @@ def test_top_off_a_terminal_shows_jobs_and_pool_once(cli: Cli, held: str) -> Non
     assert cli("release", held).code == 0
     done = cli("top")
     assert done.code == 0
-    assert "1 active jobs" in done.out
+    assert "1 active job," in done.out
     assert held in done.out
-    assert "1 GPUs held or asked for" in done.out
+    assert "1 GPU held or asked for" in done.out
 
 
 def test_top_without_any_state(cli: Cli, home: Path) -> None:

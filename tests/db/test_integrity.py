@@ -36,7 +36,7 @@ def test_a_healthy_database_has_no_findings(full: Store) -> None:
 @pytest.mark.parametrize(
     ("statement", "found"),
     [
-        ("UPDATE jobs SET state = 'dancing' WHERE id = 'j-run'", "1 jobs are in the unknown state 'dancing'"),
+        ("UPDATE jobs SET state = 'dancing' WHERE id = 'j-run'", "1 job in the unknown state 'dancing'"),
         ("UPDATE allocations SET state = 'lost' WHERE uuid = 'u1'", "unknown state 'lost'"),
         ("UPDATE jobs SET finished_at = NULL WHERE id = 'j-done'", "ended without a time: j-done"),
         ("UPDATE jobs SET finished_at = 3 WHERE id = 'j-run'", "active but have an end time: j-run"),
@@ -76,7 +76,7 @@ def test_a_readable_file_and_broken_references_are_found(tmp_path: Path) -> None
     raw.close()
     with Store.open(path) as store:
         found: list[Any] = [finding.text for finding in check(store) if finding.serious]
-    assert any("refer to rows that do not exist" in text for text in found)
+    assert any("references to rows that do not exist" in text for text in found)
 
 
 @pytest.mark.postgres

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompttuner.policy.elasticflow import ElasticFlow, ElasticFlowFixed
-from prompttuner.policy.plan import Plan
+from prompttuner.policy.plan import Plan, Reject
 from prompttuner.policy.registry import get
 from prompttuner.policy.snapshot import Snapshot
 from prompttuner.profiles.load import stated
@@ -84,3 +84,14 @@ def test_repairs_help() -> None:
 def test_both_are_found_by_name() -> None:
     assert get("elasticflow").name == "elasticflow"
     assert get("elasticflow-fixed", slot_s=30.0).slot_s == 30.0
+
+
+@pytest.mark.parametrize("policy", [ElasticFlow(), ElasticFlowFixed()])
+def test_a_job_that_was_admitted_and_lost_its_gpus_is_not_judged_again(make, policy: ElasticFlow) -> None:
+    hopeless = {"submit": 18.5, "deadline": 25.0, "iters_mid": 900.0}
+    plan = policy.plan(make([{**hopeless, "phase_since": 18.5}, {**hopeless, "phase_since": 24.0}], now=29.0))
+    assert plan.actions == []  # within a slot
+    plan = policy.plan(make([{**hopeless, "phase_since": 18.5}], now=20.0))
+    assert [action.job for action in plan.actions if isinstance(action, Reject)] == ["j0"]
+    lost = {**hopeless, "submit": 19.5, "phase_since": 24.0}
+    assert not [a for a in policy.plan(make([lost], now=30.0)).actions if isinstance(a, Reject)]

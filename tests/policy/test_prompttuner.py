@@ -24,7 +24,7 @@ def test_fewest_warm_gpus_that_meet_the_deadline(make):
     plan = get("prompttuner").plan(make([{"deadline": 40.0}], [{} for _ in range(8)]))
     (assign,) = of(plan, Assign)
     assert len(assign.agents) == 3  # 1 s + 100 s / 2.825; two would need 52 s
-    assert "3 of llm0" in str(assign.reason)
+    assert "3 GPUs with llm0" in str(assign.reason)
 
 
 def test_cold_start_only_where_it_still_meets_the_deadline(make):
@@ -130,7 +130,7 @@ def test_idle_gpus_speed_up_a_running_job(make):
 
 def test_running_jobs_have_notes_with_numbers(make):
     plan = get("prompttuner").plan(make([running(deadline=900.0)], [busy(0)]))
-    assert "keeps 1 GPUs" in str(plan.notes["j0"]) and "100 s" in str(plan.notes["j0"])
+    assert "keeps 1 GPU:" in str(plan.notes["j0"]) and "100 s" in str(plan.notes["j0"])
     with pytest.raises(KeyError):
         plan.notes["nobody"]
 

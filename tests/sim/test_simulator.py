@@ -228,7 +228,7 @@ def test_a_node_takes_all_its_agents_along_and_a_preemption_one_without_loss_of_
     def run_with(**given):
         asked.clear()
         held.clear()
-        with pytest.raises(StateError, match="leaves 1 jobs behind"):  # nobody replaces what was lost
+        with pytest.raises(StateError, match="leaves 1 job behind"):  # nobody replaces what was lost
             run(Scripted(four), job(iters=1e6, max_gpus=4), site=replace(SITE, horizon_s=9000.0, **given))
         return {b - a for a, b in pairwise(held) if b < a}
 
@@ -253,7 +253,7 @@ def test_the_idle_guard_ends_an_agent_that_nobody_releases():
         return [Request(0, "x")] if snapshot.now == 0 else []
 
     site = SimOptions(gpus=1, idle_limit_s=20.0, horizon_s=200.0)
-    with pytest.raises(StateError, match="leaves 1 jobs behind"):
+    with pytest.raises(StateError, match="leaves 1 job behind"):
         run(Scripted(decide), job(), site=site)
 
 

@@ -70,7 +70,7 @@ def test_broken_rows_are_named_by_line_and_the_good_ones_kept(tmp_path: Path) ->
     assert [problem.line for problem in loaded.problems] == [4, 6, 7, 8, 9]
     assert "submit_s is 'zero'" in loaded.problems[0].message
     assert "already on line 3" in loaded.problems[3].message
-    with pytest.raises(DataError, match=r"5 broken row\(s\), 2 good(.|\n)*line 4(.|\n)*--skip-broken"):
+    with pytest.raises(DataError, match=r"5 broken rows, 2 good(.|\n)*line 4(.|\n)*--skip-broken"):
         loaded.require_clean()
 
 
