@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prompttuner.cli import context
-from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_table
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs, print_table, writing
 from prompttuner.errors import DataError, NotFound, SpecError
 
 if TYPE_CHECKING:
@@ -180,13 +180,15 @@ def export(
     shelf, entry_id = _one(bank, entry)
     found = shelf.read(entry_id)
     if found.kind == "text":
-        write_bytes(to, (found.text + "\n").encode())
+        with writing(to):
+            write_bytes(to, (found.text + "\n").encode())
     else:
         if to.suffix != ".safetensors":
             raise SpecError(f"{entry_id[:SHORT]} is a soft prompt: give a file that ends in .safetensors")
         from safetensors.numpy import save
 
-        write_bytes(to, save({"prompt": shelf.prompt(found)}))
+        with writing(to):
+            write_bytes(to, save({"prompt": shelf.prompt(found)}))
     typer.echo(f"{entry_id[:SHORT]} written to {to}")
 
 

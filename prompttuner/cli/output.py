@@ -1,16 +1,24 @@
-"""How data is printed: tables on a terminal, plain aligned columns elsewhere, JSON where asked for."""
+"""How data is printed (tables on a terminal, plain aligned columns elsewhere, JSON where asked for) and written."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-__all__ = ["JsonFlag", "print_json", "print_pairs", "print_table"]
+from prompttuner.errors import PromptTunerError
+
+__all__ = ["JsonFlag", "check_place", "print_json", "print_pairs", "print_table", "writing"]
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """Use as ``json: JsonFlag = False`` in every command that prints data."""
@@ -52,6 +60,41 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
     width = max((len(key) for key in shown), default=0)
     for key, value in shown.items():
         typer.echo(f"{key.ljust(width)}  {value}")
+
+
+@contextmanager
+def writing(path: Path, option: str = "") -> Iterator[None]:
+    """While the file or folder is written that the user has named, or may name by ``option``.
+
+    Raises:
+        PromptTunerError: it cannot be; names it as the user did, and says what to do.
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        what = f"make the folder {path.parent} first, or " if error.errno == errno.ENOENT else ""
+        place = f"another place with {option}" if option else "another place"
+        raise PromptTunerError(f"cannot write {path}: {error.strerror or error}; {what}name {place}") from None
+
+
+def check_place(path: Path, option: str) -> None:
+    """Ahead of long work: whether there is a place for the file that is to hold what comes of it.
+
+    Raises:
+        PromptTunerError: there is none.
+    """
+    from tempfile import TemporaryFile
+
+    with writing(path, option):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists():
+            TemporaryFile(dir=path.parent).close()
+        elif not os.access(path, os.W_OK):  # not opened: it may be a pipe
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli import context
-from prompttuner.cli.output import JsonFlag, print_json
+from prompttuner.cli.output import JsonFlag, print_json, writing
 from prompttuner.errors import SpecError
 from prompttuner.words import Counted
 
@@ -111,4 +111,5 @@ def _start(
     for remark in remarks(llms, given) if template is None else []:
         sys.stderr.write(f"note: {remark}\n")
     entries = schedule(jobs, known, accelerate=accelerate, template=template)
-    return Replay.start(place, entries, str(trace), accelerate, time.time() - entries[0].at_s)
+    with writing(place, "--folder"):
+        return Replay.start(place, entries, str(trace), accelerate, time.time() - entries[0].at_s)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prompttuner.cli import context
-from prompttuner.cli.output import JsonFlag, print_json, print_pairs
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs, writing
 from prompttuner.cli.state import open_store
 from prompttuner.config.mask import mask_text
-from prompttuner.errors import NotFound, PromptTunerError, SpecError
+from prompttuner.errors import NotFound, SpecError
 
 if TYPE_CHECKING:
     from prompttuner.report.data import ReportData
@@ -39,11 +39,10 @@ def report(
     if png is not None:
         from prompttuner.report.png import write_pngs
 
-        files = write_pngs(png, data)
-    try:
+        with writing(png, "--png"):
+            files = write_pngs(png, data)
+    with writing(out, "--out"):
         write_page(out, data)
-    except OSError as error:
-        raise PromptTunerError(f"cannot write {out}: {error.strerror}; name another place with --out") from None
     if json:
         print_json({"page": str(out), "png": [str(path) for path in files], **summary(data)})
         return

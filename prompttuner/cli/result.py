@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from prompttuner.cli import context
-from prompttuner.cli.output import JsonFlag, print_json, print_pairs
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs, writing
 from prompttuner.cli.state import one_job
 from prompttuner.cli.views import job_view
 from prompttuner.errors import NotFound, PromptTunerError, SpecError, StateError
@@ -35,11 +35,13 @@ def result(
     folder = _folder(view)
     report = read_json(folder / "result.json") or {}
     if to is not None:
-        _copy(folder, to)
+        with writing(to, "--to"):
+            _copy(folder, to)
     if tensorboard is not None:
         from prompttuner.tuning.tensorboard import write_tensorboard
 
-        write_tensorboard(folder, tensorboard)
+        with writing(tensorboard, "--tensorboard"):
+            write_tensorboard(folder, tensorboard)
     if json:
         print_json({"job": view["id"], "state": view["state"], "folder": str(to or folder), "result": report})
         return

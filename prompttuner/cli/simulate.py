@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prompttuner.cli.output import JsonFlag, print_json, print_table
+from prompttuner.cli.output import JsonFlag, check_place, print_json, print_table, writing
 from prompttuner.errors import SpecError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def simulate(
     from prompttuner.sim import SimOptions
     from prompttuner.sim import simulate as run
 
+    _check_places(outcomes, log, plot)
     jobs = _jobs(trace, skip_broken, slo, seed)
     policies = _policies(policy, without)
     llms, given = sorted({job.llm for job in jobs}), load_profiles(profile or [])
@@ -108,6 +109,26 @@ def _policies(names: str, without: str | None) -> list[Policy]:
     return [variant(one) for word in words for one in (word, *ablations[word])]
 
 
+def _check_places(outcomes: Path | None, log: Path | None, plot: Path | None) -> None:
+    """Before hours of simulation: whether what is asked for can be drawn and written."""
+    if outcomes is not None:
+        check_place(outcomes, "--outcomes")
+    if log is not None:
+        from tempfile import TemporaryFile
+
+        from prompttuner.files import make_private_dir
+
+        with writing(log, "--log"):
+            TemporaryFile(dir=make_private_dir(log)).close()
+    if plot is not None:
+        from prompttuner.report.png import load_pyplot
+
+        check_place(plot, "--plot")
+        known = load_pyplot().Figure().canvas.get_supported_filetypes()
+        if plot.suffix and plot.suffix[1:].lower() not in known:
+            raise SpecError(f"--plot {plot}: no picture can be {plot.suffix}; choose .png, .svg or .pdf")
+
+
 def _jobs(path: Path, skip_broken: bool, slo: str | None, seed: int) -> list[TraceJob]:
     """The trace's jobs, with other deadlines if asked for."""
     from prompttuner.trace.format import read_trace
@@ -143,7 +164,7 @@ def _bounds(jobs: list[TraceJob], profiles: dict[str, PoolProfile], options: Sim
 def _write_outcomes(path: Path, results: list[SimResult]) -> None:
     import json
 
-    with path.open("w") as file:
+    with writing(path, "--outcomes"), path.open("w") as file:
         for result in results:
             for job in result.outcomes():
                 plain = {key: None if value == float("inf") else value for key, value in job.items()}
@@ -151,20 +172,17 @@ def _write_outcomes(path: Path, results: list[SimResult]) -> None:
 
 
 def _write_logs(folder: Path, results: list[SimResult], jobs: list[TraceJob], source: str) -> None:
-    from prompttuner.files import make_private_dir
     from prompttuner.report.data import save_data
     from prompttuner.report.simulated import from_simulation
 
-    make_private_dir(folder)
-    for result in results:
-        save_data(folder / f"{result.policy}.json", from_simulation(result, jobs, source))
+    with writing(folder, "--log"):
+        for result in results:
+            save_data(folder / f"{result.policy}.json", from_simulation(result, jobs, source))
 
 
 def _plot(path: Path, results: list[SimResult]) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SpecError("--plot needs matplotlib: pip install 'prompttuner[plots]'") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 2.2 * len(results)), layout="constrained")
     axes = figure.subplots(len(results), 1, sharex=True, squeeze=False)[:, 0]
     for axis, result in zip(axes, results, strict=True):
@@ -175,4 +193,5 @@ def _plot(path: Path, results: list[SimResult]) -> None:
         axis.set_title(f"{result.policy}: {result.violations} missed, {result.cost_s:.0f} GPU-s", fontsize=9)
     axes[0].legend(loc="upper right", fontsize=8)
     axes[-1].set_xlabel("seconds")
-    figure.savefig(path, dpi=120)
+    with writing(path, "--plot"):
+        figure.savefig(path, dpi=120)

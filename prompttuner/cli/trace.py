@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prompttuner.cli.output import JsonFlag, print_json, print_pairs
-from prompttuner.errors import PromptTunerError, SpecError
+from prompttuner.cli.output import JsonFlag, print_json, print_pairs, writing
+from prompttuner.errors import SpecError
 from prompttuner.words import Counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from prompttuner.trace.importers.common import Wanted
     from prompttuner.trace.job import TraceJob
     from prompttuner.trace.rows import Loaded
@@ -83,7 +81,8 @@ def import_(
         jobs = with_slo(jobs, SloMultiple.parse(slo), seed)
     if not jobs:
         raise SpecError(f"no job of {path} is left: {_why_none(loaded)}")
-    _write(lambda: write_trace(out, jobs), out)
+    with writing(out, "--out"):
+        write_trace(out, jobs)
     for problem in loaded.problems:
         typer.echo(f"skipped {problem}", err=True)
     told = {"jobs": len(jobs), "written": str(out), "broken": len(loaded.problems), "left_out": loaded.left_out}
@@ -133,7 +132,8 @@ def generate(
             seed=seed,
         )
     )  # fmt: skip
-    _write(lambda: write_trace(out, jobs), out)
+    with writing(out, "--out"):
+        write_trace(out, jobs)
     told = {"jobs": len(jobs), "written": str(out)}
     if json:
         print_json(told)
@@ -160,8 +160,8 @@ def stats(
     if plot is not None:
         from prompttuner.report.trace_plot import plot_stats
 
-        target = plot
-        _write(lambda: plot_stats(target, loaded.jobs), target)
+        with writing(plot, "--plot"):
+            plot_stats(plot, loaded.jobs)
     if json:
         print_json({**figures, "broken": len(loaded.problems)})
         return
@@ -210,12 +210,10 @@ def _write_profiles(folder: Path, throughputs: Path, pools: set[str]) -> str:
 
     made = profiles_of(read_throughputs(throughputs), pools, f"ElasticFlow's throughput tables ({throughputs})")
 
-    def write() -> None:
+    with writing(folder, "--profiles"):
         make_private_dir(folder)
         for profile in made:
             save_profile(folder, profile)
-
-    _write(write, folder)
     return f"{len(made)} in {folder}"
 
 
@@ -228,11 +226,3 @@ def _why_none(loaded: Loaded) -> str:
 
 def _left_out(loaded: Loaded) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(loaded.left_out.items()))
-
-
-def _write(write: Callable[[], None], path: Path) -> None:
-    """Run ``write``; an error of the file system becomes one that names the path."""
-    try:
-        write()
-    except OSError as error:
-        raise PromptTunerError(f"cannot write {path}: {error.strerror}") from None

@@ -41,6 +41,8 @@ def test_what_is_added_is_listed_shown_exported_and_removed(cli: Cli, tmp_path: 
     assert np.array_equal(load_file(tmp_path / "out.safetensors")["prompt"], prompt)
     assert cli("bank", "export", soft[:8], tmp_path / "out.txt").code == 2
     assert cli("bank", "export", text[:8], tmp_path / "out.txt").code == 0
+    nowhere = cli("bank", "export", text[:8], "no/such/out.txt")
+    assert nowhere.code == 1 and "cannot write no/such/out.txt: No such file or directory; make the" in nowhere.err
     assert (tmp_path / "out.txt").read_text() == "sort the letters\n"
     assert cli("bank", "remove", text[:8]).code == 0
     assert [row["id"] for row in json.loads(cli("bank", "list", "--json").out)] == [soft]

@@ -177,6 +177,8 @@ def test_a_result_is_shown_and_copied(cli: Cli, held: str, home: Path) -> None:
     assert cli("result", held, "--to", "copy").code == 0
     assert sorted(path.name for path in Path("copy").iterdir()) == ["adapter_config.json", "result.json"]
     assert cli("result", held, "--to", "copy").code == 2
+    nowhere = cli("result", held, "--to", "copy/result.json/below")
+    assert nowhere.code == 1 and "cannot write copy/result.json/below: Not a directory" in nowhere.err
     (folder / "adapter_config.json").unlink()
     (folder / "adapter_config.json").symlink_to("nothing")  # a file that cannot be copied
     broken = cli("result", held, "--to", "other")

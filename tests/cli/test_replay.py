@@ -134,6 +134,8 @@ def test_command_replays_resumes_and_refuses(cli: Cli, settings: Settings, spec:
     assert "a" in names and "z" not in names
     assert cli("replay").code == 2
     assert cli("replay", "--resume", "--folder", "nowhere").code == 3
+    nowhere = cli("replay", "t.csv", "--folder", "t.csv/below")
+    assert nowhere.code == 1 and "cannot write t.csv/below: Not a directory; name another place" in nowhere.err
 
 
 def test_submissions_that_the_controller_refuses_are_told(cli: Cli, settings: Settings) -> None:

@@ -103,7 +103,10 @@ def test_command_writes_the_page(
     assert frame.run(["report", "--since", "soon"]) == 2
     assert "write a duration" in capsys.readouterr().err
     assert frame.run(["report", "--out", "no/such/folder/r.html"]) == 1
-    assert "--out" in capsys.readouterr().err
+    assert "make the folder no/such/folder first, or name another place with --out" in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    assert frame.run(["report", "--png", "r.html/below"]) == 1
+    assert "cannot write r.html/below: Not a directory; name another place with --png" in capsys.readouterr().err
 
 
 def test_command_without_a_database_says_so(

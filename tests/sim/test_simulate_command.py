@@ -87,3 +87,36 @@ def test_ablations_leave_out_one_rule_at_a_time_where_a_policy_has_it(trace, cap
 def test_wrong_switches_name_the_right_ones(trace, capsys, words, told):
     assert run("simulate", trace, *words) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "told"),
+    [
+        ("--plot", "no/such/a.png", "make the folder no/such first, or name another place with --plot"),
+        ("--plot", "folder", "Is a directory; name another place with --plot"),
+        ("--outcomes", "no/such/a.jsonl", "make the folder no/such first, or name another place with --outcomes"),
+        ("--outcomes", "file/a.jsonl", "Not a directory; name another place with --outcomes"),
+        ("--log", "file", "Not a directory; name another place with --log"),
+        ("--log", "file/logs", "Not a directory; name another place with --log"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_simulated(
+    trace, tmp_path, capsys, monkeypatch, option, place, told
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prompttuner.sim.simulate", lambda *_: pytest.fail("simulated in vain"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert run("simulate", trace, option, place) == 1
+    said = capsys.readouterr().err
+    assert f"cannot write {place}: " in said and told in said
+
+
+def test_a_picture_that_cannot_be_drawn_is_told(trace, tmp_path, capsys):
+    assert run("simulate", trace, "--plot", tmp_path / "gpus.doc") == 2
+    assert "choose .png, .svg or .pdf" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_the_end_is_told(trace, capsys):
+    assert run("simulate", trace, "--policy", "edf", "--outcomes", "/dev/full") == 6
+    assert "no space left on the disk (/dev/full)" in capsys.readouterr().err
