@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, func, select, union_all
 from sqlalchemy.orm import Session
 
 from prompttuner.db import events
@@ -25,6 +25,7 @@ __all__ = [
     "find",
     "get",
     "load_active",
+    "newest",
     "resolve",
     "update",
     "with_workers",
@@ -95,6 +96,22 @@ def find(
     if since is not None:
         query = query.where(_TABLE.c.submitted_at >= since)
     return session.execute(query.limit(limit)).all()
+
+
+def newest(session: Session, limit: int, states: Iterable[str], ended_since: float | None = None) -> Sequence[Job]:
+    """The ``limit`` jobs that were submitted last, newest first; whole rows, detached at the end.
+
+    Each part follows an index from its end and stops there: a long history is not read through.
+
+    Args:
+        states: of jobs in these states.
+        ended_since: of jobs that ended later, too (Unix seconds).
+    """
+    order = Job.submitted_at.desc(), Job.id.desc()
+    wanted = [Job.state == state for state in states] + ([] if ended_since is None else [Job.finished_at > ended_since])
+    parts = [select(Job.id).where(condition).order_by(*order).limit(limit).subquery() for condition in wanted]
+    ids = union_all(*(select(part.c.id) for part in parts))
+    return session.scalars(select(Job).where(Job.id.in_(ids)).order_by(*order).limit(limit)).all()
 
 
 def get(session: Session, job_id: str) -> Job:

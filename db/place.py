@@ -23,6 +23,11 @@ NETWORK_FILE_SYSTEMS = frozenset({
 })
 # fmt: on
 
+_UNREADABLE = (
+    "the database URL cannot be read: give a path, or postgresql://user@host:port/name "
+    "(special characters in a password as %xx)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -58,10 +63,9 @@ def parse_place(text: str | os.PathLike[str]) -> Place:
     try:
         url = make_url(given)
     except (ArgumentError, ValueError):
-        raise DatabaseError(
-            "the database URL cannot be read: give a path, or postgresql://user@host:port/name "
-            "(special characters in a password as %xx)"
-        ) from None
+        raise DatabaseError(_UNREADABLE) from None
+    if "@" in (url.host or ""):  # the rest of a password that holds one: it would show in every message
+        raise DatabaseError(_UNREADABLE)
     kind = url.drivername.split("+")[0]
     if kind == "sqlite":
         if not url.database or url.database == ":memory:":

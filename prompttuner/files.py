@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,14 @@ CHUNK = 65536
 
 
 def make_private_dir(path: Path) -> Path:
-    """Create ``path`` and its missing parents with mode 0700."""
+    """Create ``path`` and its missing parents with mode 0700, whatever the umask."""
     for folder in reversed([path, *path.parents]):
         if not folder.exists():
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=PRIVATE_DIR)
+                mode = stat.S_IMODE(folder.stat().st_mode)
+                if mode & PRIVATE_DIR != PRIVATE_DIR:  # a umask such as 177, which is meant for files
+                    folder.chmod(mode | PRIVATE_DIR)  # setgid, where the parent has it, stays
     return path
 
 

@@ -86,10 +86,13 @@ def copy(
     """Copy the whole state into another, empty database, such as from SQLite to Postgres."""
     from prompttuner.config.mask import mask_text
     from prompttuner.db import transfer
+    from prompttuner.db.place import parse_place
 
     if mask_text(to) != to:
         raise SpecError("a password on the command line can be read by others: put it into ~/.pgpass or PGPASSWORD")
     counts = transfer.copy(context.settings().database_url, to)
+    path = parse_place(to).path
+    to = to if path is None else str(path)  # whatever folder the next command runs in
     if json:
         print_json({"to": to, "rows": counts})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,7 +44,7 @@ def events(
     rows, seq = _newest(lines, which)
     _show(rows, json)
     away = ""
-    while follow:
+    while follow and _is_read():
         time.sleep(FOLLOW_S)
         try:
             rows, away = _after(seq, which), ""
@@ -54,6 +55,16 @@ def events(
             continue
         _show(rows, json)
         seq = rows[-1].seq if rows else seq
+
+
+def _is_read() -> bool:
+    """False once whoever read our output through a pipe (``head``) has gone: nothing may happen for hours."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)
+    except (OSError, ValueError):  # no real file
+        return True
+    return not any(state & select.POLLERR for _, state in poll.poll(0))
 
 
 def _show(rows: Sequence[Any], json: bool) -> None:

@@ -12,7 +12,7 @@ from prompttuner.cli.output import JsonFlag, print_json, print_table
 from prompttuner.cli.state import find_job, one_job, open_store, pending_submits
 from prompttuner.cli.views import job_view, summary_row
 from prompttuner.errors import SpecError
-from prompttuner.states import JOB_ENDED, JobState
+from prompttuner.states import JobState
 
 __all__ = ["app"]
 
@@ -54,9 +54,7 @@ def status(
 
 
 def _views(words: list[str], everything: bool, states: list[str], limit: int, now: float) -> list[dict[str, Any]]:
-    from sqlalchemy import or_, select
-
-    from prompttuner.db.models import Job
+    from prompttuner.db import jobs
 
     spool_dir = context.settings().spool_dir
     store = open_store()
@@ -68,9 +66,8 @@ def _views(words: list[str], everything: bool, states: list[str], limit: int, no
     with store, store.read() as session:
         if words:
             return [job_view(find_job(session, word), now, spool_dir) for word in words]
-        query = select(Job).order_by(Job.submitted_at.desc(), Job.id).limit(limit)
-        if states:
-            query = query.where(Job.state.in_(states))
-        elif not everything:
-            query = query.where(or_(Job.state.not_in(sorted(JOB_ENDED)), Job.finished_at > now - RECENT_S))
-        return [job_view(job, now, spool_dir) for job in reversed(list(session.scalars(query)))]
+        if states or everything:
+            newest = jobs.newest(session, limit, states or list(JobState))
+        else:
+            newest = jobs.newest(session, limit, jobs.ACTIVE_STATES, ended_since=now - RECENT_S)
+        return [job_view(job, now, spool_dir) for job in reversed(newest)]

@@ -62,25 +62,23 @@ def look() -> tuple[str, list[list[str]], list[list[str]]]:
         from sqlalchemy import select
 
         from prompttuner.db import allocations
+        from prompttuner.db.jobs import ACTIVE_STATES
         from prompttuner.db.models import Job
-        from prompttuner.states import JOB_ENDED
 
-        active = select(Job).where(Job.state.not_in(sorted(JOB_ENDED))).order_by(Job.deadline_at, Job.submitted_at)
-        views = [job_view(job, now, context.settings().spool_dir) for job in session.scalars(active)]
+        active = Job.state.in_(ACTIVE_STATES)
+        counted = session.execute(select(Job.members, Job.deadline_at, Job.best_effort).where(active)).all()
+        urgency = Job.deadline_at.is_(None), Job.deadline_at, Job.submitted_at
+        urgent = session.scalars(select(Job).where(active).order_by(*urgency).limit(SHOWN))
+        views = [job_view(job, now, context.settings().spool_dir) for job in urgent]
         pool = list(allocations.load_live(session))
-    endangered = sum(view["slo"] == "missed" or (view["slo"] == "open" and view["best_effort"]) for view in views)
+    endangered = sum(at is not None and (now > at or given_up) for _, at, given_up in counted)
     line = (
-        f"{time.strftime('%H:%M:%S')}  {Counted(len(views), 'active job')}, "
-        f"{sum(view['gpus'] > 0 for view in views)} running, "
-        f"{endangered} late or given up on; {Counted(sum(row.gpus for row in pool), 'GPU')} held or asked for, "
+        f"{time.strftime('%H:%M:%S')}  {Counted(len(counted), 'active job')}, "
+        f"{sum(bool(row.members) for row in counted)} running, {endangered} late or given up on; "
+        f"{Counted(sum(row.gpus for row in pool), 'GPU')} held or asked for, "
         f"{sum(row.gpus for row in pool if row.state == 'busy')} busy"
     )
-    rows = [summary_row(view, now) for view in sorted(views, key=_urgency)[:SHOWN]]
-    return line, rows, [_pool_row(row, now) for row in pool[:SHOWN]]
-
-
-def _urgency(view: dict[str, Any]) -> tuple[bool, float]:
-    return view["deadline_at"] is None, view["deadline_at"] or view["submitted_at"]
+    return line, [summary_row(view, now) for view in views], [_pool_row(row, now) for row in pool[:SHOWN]]
 
 
 def _pool_row(row: Any, now: float) -> list[str]:

@@ -23,6 +23,8 @@ __all__ = ["SYSTEM_CONFIG", "Layers", "find_project_config", "load_layers", "loa
 SYSTEM_CONFIG = Path("/etc/prompttuner/config.toml")
 DEFAULT = "default"
 ROOT_UID = 0
+_PATHS = frozenset({"home", "database", "spool", "bank_dirs", "metrics_file", "slurm.templates"})
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,19 @@ def _file_layer(path: Path) -> dict[str, Any]:
         if key not in known:
             near = nearest_key(key, known)
             raise ConfigError(f"{path}: unknown setting {key!r}" + (f"; did you mean {near!r}?" if near else ""))
-    return layer
+    return {key: _beside(path.parent, key, value) for key, value in layer.items()}
+
+
+def _beside(folder: Path, key: str, value: Any) -> Any:
+    """A path in a file is relative to that file: where a command runs must not choose which database it sees."""
+    if isinstance(value, list) and key == "bank_dirs":
+        return [_beside(folder, "home", one) for one in value]
+    if not isinstance(value, str) or key not in _PATHS:
+        return value
+    head = _SQLITE if value.startswith(_SQLITE) else ""
+    if key == "database" and not head and "://" in value:
+        return value
+    return f"{head}{folder.absolute() / Path(value.removeprefix(head)).expanduser()}"
 
 
 def _environment() -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prompttuner.controller.facts import Facts
     from prompttuner.controller.history import History
     from prompttuner.controller.metrics import Metrics
+    from prompttuner.controller.notify import Key, Message
     from prompttuner.db import Ownership, Store
     from prompttuner.db.models import Job
 
@@ -69,8 +70,8 @@ class Context:
     """What was last read and written to the rows: the same again needs no transaction."""
     all_looked_at: float = float("-inf")
     """When all facts, not only the new ones, were last compared with their rows (Unix time)."""
-    told: set[tuple[str, str, float | None]] | None = None
-    """Deadlines that the user was told of; None until read."""
+    told: dict[Key, Message] | None = None
+    """Deadlines that were missed or endangered, and who must still be told; None until read."""
     dated: frozenset[str] | None = None
     """Active jobs with a deadline in the last tick; None: look for what ended unseen."""
     purge_again_at: float = float("-inf")

@@ -1,24 +1,21 @@
-"""Tell the user of a deadline that is missed or in danger: command, webhook, mail; once for each deadline."""
+"""Tell the user of a deadline that is missed or in danger: command, webhook, mail; each at least once."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import shutil
-import subprocess
 import time
-import urllib.request
-from collections.abc import Callable, Sequence
-from email.message import EmailMessage
-from http.client import HTTPException
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import defer
 
+from prompttuner.controller.hooks import HOOKS, run_hook
 from prompttuner.controller.tx import Tx
+from prompttuner.db import events
+from prompttuner.db.events import NewEvent
+from prompttuner.db.jobs import ACTIVE_STATES
 from prompttuner.db.models import Event, Job
-from prompttuner.errors import ConfigError
 from prompttuner.spec.when import iso
 from prompttuner.states import JOB_ENDED, JobState
 
@@ -27,52 +24,114 @@ if TYPE_CHECKING:
 
     from prompttuner.controller.context import Context
 
-__all__ = ["tell_of_deadlines"]
+__all__ = ["Key", "Message", "tell_of_deadlines"]
 
 MISSED = "deadline.missed"
 ENDANGERED = "deadline.endangered"
-STDERR = 2
-HOOK_S = 5.0
-"""Longest wait for one hook: the tick waits meanwhile."""
+TOLD = "hook.told"
+FAILED = "hook.failed"
 AT_ONCE_S = 15.0
 """After so long the rest is told in the next tick."""
+AGAIN_S = 60.0
+"""No hook is run so soon after one has failed: one that hangs must not hold up every tick."""
+TRIES = 5
 LOOK_BACK_S = 86400.0
 """A new controller tells what a killed one did not get to, if it is no older."""
 
+Key = tuple[str, str, float | None]
+"""Job, kind of event, deadline: an event of its own."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One event, and which hooks must still be told of it."""
+
+    at: float
+    owed: list[str]
+    body: dict[str, Any] = field(default_factory=dict)
+    tries: int = 0
+    failed_at: float = float("-inf")
+
 
 def tell_of_deadlines(ctx: Context, jobs: Sequence[Job]) -> int:
-    """Record and tell which deadlines were missed, or cannot be met any more, since the last tick; returns how many.
+    """Record, and tell of, deadlines missed or out of reach since the last tick; returns how many were recorded.
 
-    Each event is committed before anybody is told, so that nobody is told twice; a controller that is killed right
-    between tells nobody, and the event remains. Each commit renews the ownership, however long hooks take.
+    Each event is committed with the hooks that it is owed to before any of them is run, and what became of them
+    afterwards: a controller that is killed in between leaves them owed, and the next one runs them again.
 
     Args:
         jobs: those that have not ended.
     """
-    began, now = time.monotonic(), ctx.now()
+    now = ctx.now()
     dated = [job for job in jobs if job.deadline_at is not None]
     late = [(job, MISSED) for job in dated if now > float(job.deadline_at or 0.0)]
     unsure = [(job, ENDANGERED) for job in dated if job.best_effort and now <= float(job.deadline_at or 0.0)]
     ended = [(job, MISSED) for job in _ended(ctx, dated)]
-    told = 0
-    for job, kind in [*late, *unsure, *ended]:
-        if (job.id, kind, job.deadline_at) in _told(ctx):
-            continue
-        if time.monotonic() - began > AT_ONCE_S:
-            ctx.dated = None  # so that ended ones are looked for again
-            break
-        _record(ctx, job, kind)
-        _told(ctx).add((job.id, kind, job.deadline_at))
-        _tell(ctx, _message(job, kind))
-        told += 1
-    return told
+    known = _known(ctx)
+    news = [(job, kind) for job, kind in [*late, *unsure, *ended] if (job.id, kind, job.deadline_at) not in known]
+    if news:
+        known.update(_record(ctx, news))
+    _tell(ctx, known)
+    return len(news)
 
 
-def _record(ctx: Context, job: Job, kind: str) -> None:
+def _record(ctx: Context, news: Sequence[tuple[Job, str]]) -> dict[Key, Message]:
+    hooks = [name for name in HOOKS if getattr(ctx.settings, name)]
+    messages = {
+        (job.id, kind, job.deadline_at): Message(ctx.now(), list(hooks), _body(job, kind) if hooks else {})
+        for job, kind in news
+    }
+
     def work(session: Session) -> None:
-        Tx(session, ctx.now()).event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at})
+        tx = Tx(session, ctx.now())
+        for job, kind in news:
+            message = messages[job.id, kind, job.deadline_at]
+            owed = {"owed": message.owed, "message": message.body} if hooks else {}
+            tx.event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at, **owed})
 
     ctx.store.transact(ctx.ownership, work)
+    return messages
+
+
+def _tell(ctx: Context, known: dict[Key, Message]) -> None:
+    """Run the hooks that are owed, those that failed least first; each outcome is committed at once.
+
+    Each commit renews the ownership, however long hooks take.
+    """
+    began, now = time.monotonic(), ctx.now()
+    owed = [(key, one) for key, one in known.items() if one.owed and one.tries < TRIES and now - one.at < LOOK_BACK_S]
+    if any(0 <= now - one.failed_at < AGAIN_S for _, one in owed):
+        return
+    for key, message in sorted(owed, key=lambda pair: (pair[1].tries, pair[1].at)):
+        if time.monotonic() - began > AT_ONCE_S:
+            return
+        failed = {}
+        for name in message.owed:
+            setting = getattr(ctx.settings, name)  # one that is no longer set is owed nothing
+            problem = run_hook(name, setting, message.body) if setting else None
+            if problem is not None:
+                failed[name] = problem
+        told = [name for name in message.owed if name not in failed]
+        ctx.store.transact(ctx.ownership, lambda session, k=key, t=told, f=failed: _note(session, ctx.now(), k, t, f))
+        message.owed = list(failed)
+        message.body = message.body if failed else {}
+        for name, problem in failed.items():
+            ctx.warn(f"nobody could be told of {key[1]} of {key[0]} by {name}: {problem}")
+        if failed:
+            message.tries, message.failed_at = message.tries + 1, now
+            return
+
+
+def _note(session: Session, at: float, key: Key, told: Sequence[str], failed: dict[str, str]) -> None:
+    job_id, kind, deadline_at = key
+    about = {"of": kind, "deadline_at": deadline_at}
+    news = []
+    if told:
+        news.append(NewEvent(TOLD, f"{kind} by {', '.join(told)}", job_id, data={**about, "hooks": list(told)}))
+    if failed:
+        cause = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
+        news.append(NewEvent(FAILED, cause, job_id, data={**about, "hooks": list(failed)}))
+    events.append(session, news, at)
 
 
 def _ended(ctx: Context, dated: Sequence[Job]) -> list[Job]:
@@ -85,28 +144,42 @@ def _ended(ctx: Context, dated: Sequence[Job]) -> list[Job]:
     if before is not None and before <= present:
         return []
     missed = (Job.state != JobState.DONE) | (Job.finished_at > Job.deadline_at)
-    query = select(Job).where(
+    query = select(Job).where(  # only jobs that have ended have an end: the index of ends is all that is read
         Job.finished_at > ctx.now() - LOOK_BACK_S,
         Job.deadline_at.is_not(None),
-        Job.state.in_(sorted(JOB_ENDED - {JobState.CANCELLED})),
+        Job.state != JobState.CANCELLED,
         missed,
     )
     columns = defer(Job.spec), defer(Job.history), defer(Job.evaluations)
     return ctx.store.query(lambda session: list(session.scalars(query.options(*columns))))
 
 
-def _told(ctx: Context) -> set[tuple[str, str, float | None]]:
-    """What was told before, from the events: read once by each controller."""
+def _known(ctx: Context) -> dict[Key, Message]:
+    """What was recorded before and what became of it, from the events: read once by each controller."""
     if ctx.told is None:
-
-        def read(session: Session) -> set[tuple[str, str, float | None]]:
-            rows = session.execute(
-                select(Event.job_id, Event.kind, Event.data).where(Event.kind.in_([MISSED, ENDANGERED]))
-            )
-            return {(str(job), kind, (data or {}).get("deadline_at")) for job, kind, data in rows}
-
-        ctx.told = ctx.store.query(read)
+        ctx.told = ctx.store.query(lambda session: _read(session, ctx.now() - LOOK_BACK_S))
     return ctx.told
+
+
+def _read(session: Session, since: float) -> dict[Key, Message]:
+    """Events of the last day, and, whatever their age, those of jobs that had not ended before."""
+    present = select(Job.id).where(or_(Job.state.in_(ACTIVE_STATES), Job.finished_at > since))
+    query = select(Event.job_id, Event.kind, Event.at, Event.data).where(
+        Event.kind.in_([MISSED, ENDANGERED, TOLD, FAILED]), or_(Event.at > since, Event.job_id.in_(present))
+    )
+    known: dict[Key, Message] = {}
+    for job_id, kind, at, data in session.execute(query.order_by(Event.seq)):
+        about = data or {}
+        key = (str(job_id), str(about.get("of", kind)), about.get("deadline_at"))
+        if kind in {MISSED, ENDANGERED}:
+            known[key] = Message(at, list(about.get("owed", [])), dict(about.get("message", {})))
+        elif key in known:
+            message = known[key]
+            if kind == TOLD:
+                message.owed = [name for name in message.owed if name not in about["hooks"]]
+            else:
+                message.tries, message.failed_at = message.tries + 1, at
+    return known
 
 
 def _cause(job: Job, kind: str) -> str:
@@ -117,7 +190,7 @@ def _cause(job: Job, kind: str) -> str:
     )
 
 
-def _message(job: Job, kind: str) -> dict[str, Any]:
+def _body(job: Job, kind: str) -> dict[str, Any]:
     return {
         "event": kind,
         "job": job.id,
@@ -128,44 +201,3 @@ def _message(job: Job, kind: str) -> dict[str, Any]:
         "state": str(job.state),
         "note": job.note,
     }
-
-
-def _tell(ctx: Context, message: dict[str, Any]) -> None:
-    """Run all hooks that are set, each on its own; one that fails is a warning, never an error of the tick."""
-    s, body = ctx.settings, json.dumps(message)
-    hooks: list[tuple[str | None, Callable[[str], object]]] = [
-        (s.command_hook, lambda command: _call(shlex.split(command), body.encode())),
-        (s.webhook, lambda url: _post(url, body)),
-        (s.mail, lambda address: _mail(address, message)),
-    ]
-    for setting, hook in hooks:
-        if not setting:
-            continue
-        try:
-            hook(setting)
-        except (OSError, subprocess.SubprocessError, HTTPException, ValueError, ConfigError) as error:
-            ctx.warn(f"nobody could be told of {message['event']} of {message['job']}: {error}")
-
-
-def _call(command: Sequence[str], text: bytes) -> None:
-    """Run a program; what it prints goes to our standard error, which is the log."""
-    subprocess.run(command, input=text, stdout=STDERR, timeout=HOOK_S, check=True)
-
-
-def _post(url: str, body: str) -> None:
-    if not url.startswith(("https://", "http://")):
-        raise ConfigError(f"webhook {url!r} must begin with https:// or http://")
-    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"}, method="POST")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=HOOK_S):  # noqa: S310
-        pass
-
-
-def _mail(address: str, message: dict[str, Any]) -> None:
-    program = shutil.which("sendmail") or shutil.which("sendmail", path="/usr/sbin:/usr/lib")
-    if program is None:
-        raise ConfigError("`mail` is set, but this host has no sendmail; use `command_hook` or `webhook`")
-    mail = EmailMessage()
-    mail["To"] = address
-    mail["Subject"] = f"prompttuner: {message['event']} {message['name'] or message['job']}"
-    mail.set_content("\n".join(f"{key}: {value}" for key, value in message.items()))
-    _call([program, "-t", "-oi"], mail.as_bytes())

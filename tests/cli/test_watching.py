@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +70,15 @@ def test_following_from_now_on_shows_all_that_comes_and_waits_for_a_database_tha
     done = cli("events", "--follow", "-n", "0", "--kind", "job.", "--json")
     assert shown == ["job.queued", "job.cancelled"]
     assert done.code == 130
+
+
+def test_following_ends_when_the_reader_has_gone_although_nothing_happens(cli: Cli, held: str, home: Path) -> None:
+    command = [sys.executable, "-c", "from prompttuner.cli import main; main()", "events", "-f", "-n", "1"]
+    environment = {**os.environ, "PROMPTTUNER_HOME": str(home)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and b"job.submitted" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
 
 
 def test_events_of_an_unknown_job_and_of_no_state(cli: Cli, home: Path) -> None:

@@ -57,6 +57,27 @@ def test_a_table_in_pyproject_is_the_project_layer(places: dict[str, Path]) -> N
     assert load_settings().backend == "slurm"
 
 
+def test_a_path_in_a_file_is_relative_to_the_file_and_a_url_is_left_alone(places: dict[str, Path]) -> None:
+    home, project = places["user"].parent, places["project"].parent
+    places["user"].write_text('database = "saved.db"\nspool = "~/s"\n[slurm]\ntemplates = "mine"\n')
+    places["project"].write_text('bank_dirs = ["banks", "/shared"]\nmetrics_file = "figures.prom"\n')
+    settings = load_settings()
+    assert (settings.database, settings.slurm.templates) == (str(home / "saved.db"), home / "mine")
+    assert settings.spool == Path("~/s").expanduser()
+    assert (settings.bank_dirs, settings.metrics_file) == (
+        (project / "banks", Path("/shared")),
+        project / "figures.prom",
+    )
+    for given, meant in [
+        ("sqlite:///saved.db", f"sqlite:///{home}/saved.db"),
+        ("sqlite:////saved.db", "sqlite:////saved.db"),
+        ("postgresql://ada@h/n", "postgresql://ada@h/n"),
+    ]:
+        places["user"].write_text(f'database = "{given}"\n')
+        assert load_settings().database == meant
+    assert load_settings({"spool": "here"}).spool == Path("here").absolute()
+
+
 def test_paths_follow_home(tmp_path: Path) -> None:
     settings = load_settings({"home": str(tmp_path / "h")})
     assert settings.database_url == f"sqlite:///{tmp_path}/h/state.db"

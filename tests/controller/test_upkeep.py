@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
+import subprocess
 import sys
+import time
 import urllib.request
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,7 +20,7 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from prompttuner.controller import housekeeping, notify
+from prompttuner.controller import hooks, housekeeping, notify
 from prompttuner.controller.metrics import Metrics
 from prompttuner.db import events, jobs
 from prompttuner.states import JobState
@@ -32,7 +36,7 @@ def with_settings(lab: Lab, **changes: Any) -> None:
 def test_a_missed_deadline_is_told_once_by_command_and_webhook(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "HOOK_S", 120.0)
+    monkeypatch.setattr(hooks, "HOOK_S", 120.0)
     posted: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -119,7 +123,7 @@ def test_what_a_killed_controller_did_not_tell_the_next_one_tells(lab: Lab, monk
 def test_a_hook_that_fails_or_answers_nonsense_keeps_no_other_from_being_run(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "HOOK_S", 120.0)
+    monkeypatch.setattr(hooks, "HOOK_S", 120.0)
     mails = tmp_path / "bin" / "sendmail"
     mails.parent.mkdir()
     mails.write_text(f"#!/bin/sh\ncat >> {tmp_path}/mails\n")
@@ -142,6 +146,129 @@ def test_a_hook_that_fails_or_answers_nonsense_keeps_no_other_from_being_run(
     assert lab.job(job_id).state == JobState.EXHAUSTED
     assert f"prompttuner: deadline.missed {job_id}" in (tmp_path / "mails").read_text()
     assert sum("nobody could be told" in text for text in lab.ctx.warnings) == 2
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 120
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def hook_that(tmp_path: Path, body: str) -> str:
+    """A command hook that notes what it was told, then does ``body``."""
+    script = tmp_path / "hook.sh"
+    script.write_text(f"#!/bin/sh\ncat >> {tmp_path}/told\necho >> {tmp_path}/told\n{body}\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+def told_by_hook(tmp_path: Path) -> list[str]:
+    """Jobs of which a missed deadline was told, in order."""
+    lines = (tmp_path / "told").read_text().splitlines() if (tmp_path / "told").exists() else []
+    return [entry["job"] for entry in map(json.loads, lines) if entry["event"] == "deadline.missed"]
+
+
+@pytest.mark.parametrize("killed_in", ["run_hook", "_note"])
+def test_a_controller_killed_before_it_noted_that_it_told_leaves_that_to_the_next(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    """Before the hook: told once. After it: told twice, as nobody can know."""
+    monkeypatch.setattr(hooks, "HOOK_S", 120.0)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> str:
+        raise Killed
+
+    with_settings(lab, command_hook=hook_that(tmp_path, ""))
+    job_id = lab.submit(ita=900, max_iterations=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(notify, killed_in, die)
+        with pytest.raises(Killed):
+            lab.run(60)
+    lab.crash()
+    lab.tick()
+    lab.crash()
+    lab.tick()
+    assert told_by_hook(tmp_path) == [job_id] * (1 if killed_in == "run_hook" else 2)
+    rows = [row.kind for row in lab.ctx.store.query(events.latest) if row.job_id == job_id]
+    assert rows.count("deadline.missed") == rows.count("hook.told") == 1
+
+
+def test_a_hook_that_fails_is_run_again_a_minute_later_until_it_succeeds_or_five_times(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "HOOK_S", 120.0)
+    with_settings(lab, command_hook=hook_that(tmp_path, f"test -e {tmp_path}/mended"))
+    first = lab.submit(ita=900, max_iterations=20)
+    lab.run(40)
+    assert told_by_hook(tmp_path) == [first]
+    lab.crash()  # tries are counted in the database: cron's ticks are a process each
+    lab.ctx.settings = lab.settings
+    lab.run(40)
+    assert told_by_hook(tmp_path) == [first] * 2
+    (tmp_path / "mended").touch()
+    lab.run(150, every=5.0)
+    assert told_by_hook(tmp_path) == [first] * 3
+    (tmp_path / "mended").unlink()
+    second = lab.submit(ita=900, max_iterations=20)
+    lab.run(600, every=5.0)
+    assert told_by_hook(tmp_path) == [first] * 3 + [second] * 5
+
+
+def test_a_hook_that_hangs_is_ended_with_its_children_and_holds_up_one_tick_only(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "child"
+
+    def wait_and_give_up(self: subprocess.Popen[bytes], _text: bytes, timeout: float) -> None:
+        assert wait_until(note.exists)
+        raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", wait_and_give_up)
+    script = f"sleep 1000 & echo $! > {note}.new; mv {note}.new {note}; wait"
+    with_settings(lab, command_hook=shlex.join(["sh", "-c", script]))
+    for _ in range(3):
+        lab.submit(ita=900, max_iterations=20)
+    lab.run(30)
+    status = Path(f"/proc/{note.read_text().strip()}/cmdline")
+    assert wait_until(lambda: not status.exists() or not status.read_bytes())
+    failed = [row for row in lab.ctx.store.query(events.latest) if row.kind == "hook.failed"]
+    assert len(failed) == 1 and "timed out" in failed[0].cause
+
+
+def test_a_webhook_that_is_sent_elsewhere_or_answers_too_slowly_counts_as_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Followed, a POST would become a GET without a word of the message."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    moved = hooks.run_hook("webhook", f"http://127.0.0.1:{server.server_port}/x", {})
+    server.shutdown()
+    assert moved is not None and "301" in moved
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(hooks, "HOOK_S", 0.2)
+        monkeypatch.setattr(socket.socket, "settimeout", lambda *_: None)
+        late = hooks.run_hook("webhook", f"http://127.0.0.1:{silent.getsockname()[1]}/x", {})
+    assert late is not None and "within 0.2 seconds" in late
 
 
 def test_figures_are_written_to_a_file_that_the_exporter_can_read(lab: Lab, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from prompttuner.db import NetworkFileSystemWarning, Store
 from prompttuner.db.place import file_system_of, parse_place
+from prompttuner.errors import DatabaseError
 
 store_module = importlib.import_module("prompttuner.db.store")
 
@@ -74,6 +75,12 @@ def test_a_postgres_url_is_shown_without_its_password(url: str) -> None:
     assert str(place).startswith("postgresql://u:***@h")
     assert "s3cret" not in f"{place} {place!r}"
     assert "s3cret" not in str(parse_place("postgresql://u@h/n?password=s3cret&sslpassword=s3cret"))
+
+
+def test_a_password_that_would_show_as_part_of_the_host_is_refused_without_showing_it() -> None:
+    with pytest.raises(DatabaseError, match="%xx") as caught:
+        parse_place("postgresql://ada:s3@cret@dbhost/n")
+    assert "s3" not in str(caught.value) and "cret" not in str(caught.value)
 
 
 def test_importing_the_store_touches_no_database_and_no_alembic(tmp_path: Path) -> None:

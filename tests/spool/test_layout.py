@@ -20,6 +20,21 @@ def test_files_and_folders_are_private(tmp_path: Path) -> None:
     assert read_own_json(spool.request("r1")) == {"id": "r1"}
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077, 0o177, 0o277])
+def test_files_and_folders_are_private_and_usable_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    tmp_path.chmod(0o2777)
+    before = os.umask(umask)
+    try:
+        spool = Spool(tmp_path / "far" / "spool").ensure()
+        write_json(spool.request("r1"), {"id": "r1"})
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "far", spool.root, spool.inbox, spool.agents, spool.jobs, spool.replies]
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+    assert spool.inbox.stat().st_mode & 0o2000 == tmp_path.stat().st_mode & 0o2000  # the group pays for its quota
+    assert spool.request("r1").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     write_json(path, {})
