@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -112,7 +113,7 @@ def _tell(ctx: Context, known: dict[Key, Message]) -> None:
             if problem is not None:
                 failed[name] = problem
         told = [name for name in message.owed if name not in failed]
-        ctx.store.transact(ctx.ownership, lambda session, k=key, t=told, f=failed: _note(session, ctx.now(), k, t, f))
+        ctx.store.transact(ctx.ownership, partial(_note, at=ctx.now(), key=key, told=told, failed=failed))
         message.owed = list(failed)
         message.body = message.body if failed else {}
         for name, problem in failed.items():
@@ -122,7 +123,7 @@ def _tell(ctx: Context, known: dict[Key, Message]) -> None:
             return
 
 
-def _note(session: Session, at: float, key: Key, told: Sequence[str], failed: dict[str, str]) -> None:
+def _note(session: Session, *, at: float, key: Key, told: Sequence[str], failed: dict[str, str]) -> None:
     job_id, kind, deadline_at = key
     about = {"of": kind, "deadline_at": deadline_at}
     news = []

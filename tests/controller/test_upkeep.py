@@ -181,7 +181,7 @@ def test_a_controller_killed_before_it_noted_that_it_told_leaves_that_to_the_nex
     class Killed(BaseException):
         pass
 
-    def die(*_: object) -> str:
+    def die(*_: object, **__: object) -> str:
         raise Killed
 
     with_settings(lab, command_hook=hook_that(tmp_path, ""))
