@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="ended jobs' spool folders and old events are removed after it"
     )
     keep_mb: float = Field(
-        default=2000.0, gt=0, description="ended jobs' spool folders are removed above it, oldest first"
+        default=2000.0, gt=0, description="spool folders of ended jobs and agents are removed above it, oldest first"
     )
 
     local: LocalSettings = Field(default_factory=LocalSettings)

@@ -44,15 +44,15 @@ def purge_asked(ctx: Context, asked: bool = True) -> int:
     if not asked and now < ctx.purge_again_at:
         return 0
     ids = ctx.store.query(lambda session: list(session.scalars(select(Job.id).where(Job.purged))))
-    gone = [job_id for job_id in ids if _is_removed(ctx, ctx.spool.job(job_id))]
+    gone = [job_id for job_id in ids if _removed(ctx, ctx.spool.job(job_id))]
     if gone:
         ctx.store.transact(ctx.ownership, lambda session: retention.purge_jobs(session, gone, ctx.now()))
     ctx.purge_again_at = float("inf") if len(gone) == len(ids) else now + PURGE_AGAIN_S
     return len(gone)
 
 
-def _is_removed(ctx: Context, folder: Path) -> bool:
-    """Remove a folder, never what a link in it (or in its place) points at; False if something of it is left."""
+def _removed(ctx: Context, folder: Path) -> bool:
+    """Remove a folder, never what a link in it (or in its place) points at; whether nothing of it is left."""
     try:
         folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     except FileNotFoundError:

@@ -73,8 +73,8 @@ def _pools(
             ctx.pools[job.pool] = pool_of(specs[job.id])
     unknown = (present | foreseen) - ctx.pools.keys()
     if unknown:
-        latest = select(func.max(Allocation.uuid)).where(Allocation.pool.in_(unknown)).group_by(Allocation.pool)
-        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.uuid.in_(latest))
+        one_each = select(func.max(Allocation.uuid)).where(Allocation.pool.in_(unknown)).group_by(Allocation.pool)
+        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.uuid.in_(one_each))
         for key, model, place in ctx.store.query(lambda session: session.execute(query).all()):
             ctx.pools[key] = Pool.from_record(key, model, place or {})
     return [ctx.pools[key] for key in sorted(present | (foreseen & ctx.pools.keys()))]

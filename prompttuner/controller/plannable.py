@@ -8,13 +8,12 @@ from typing import Any
 from prompttuner.controller.pools import pool_of
 from prompttuner.controller.predict import remaining_iterations
 from prompttuner.errors import SpecError
+from prompttuner.spec.job import MAX_PRIORITY
 from prompttuner.spec.when import iso
 
 __all__ = ["check_plannable", "point_in_time", "priority_of"]
 
 MAX_COUNT = 1 << 31
-MAX_PRIORITY = 1000
-"""As in the spec."""
 
 
 def check_plannable(spec: Mapping[str, Any]) -> None:
@@ -31,7 +30,7 @@ def check_plannable(spec: Mapping[str, Any]) -> None:
     counts = {name: _count(spec[name], name) for name in ("max_iterations", "batch_size")}
     least, most = (_count(spec.get(name) or 1, name) for name in ("min_gpus", "max_gpus"))
     if not 1 <= least <= most or min(counts.values()) < 1:
-        raise SpecError(f"{least} to {most} GPUs, {counts} make no job")
+        raise SpecError(f"min_gpus {least}, max_gpus {most}, {counts}: no job can be planned with these")
 
 
 def point_in_time(value: Any) -> float:

@@ -146,7 +146,7 @@ def _announce(ctx: Context) -> None:
             "other controller (cron, systemd, another host) still uses the former"
         )
     owner = {"owner": ctx.ownership.generation, "host": socket.gethostname(), "pid": os.getpid(), "database": here}
-    write_json(ctx.spool.owner, {**owner, "beat": 0})
+    write_json(ctx.spool.owner, owner)
 
 
 def _let_go(store: Store, ownership: Ownership) -> None:

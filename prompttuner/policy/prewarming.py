@@ -57,8 +57,8 @@ def prewarm(work: Pass) -> None:
     if not (rules.forecast and rules.prewarm and rules.warm_pool and limits.warm_pool and limits.prewarm):
         return
     busy = np.bincount(snapshot.jobs.pool, weights=work.guess.members, minlength=len(snapshot.pools)) > 0
+    look_s = max(snapshot.tick_s, snapshot.look_s)
     for pool, profile in enumerate(snapshot.pools):
-        look_s = max(snapshot.tick_s, snapshot.look_s)
         cold_s = profile.queue_s + profile.start_s + snapshot.tick_s
         times = snapshot.arrivals.times[pool]
         if len(times) <= FEWEST or (now - times[-1] < 2 * cold_s and busy[pool]):

@@ -14,7 +14,7 @@ from prompttuner.spec.template import DEFAULT_TEMPLATE, check_template
 from prompttuner.spec.text import is_text
 from prompttuner.spec.when import parse_deadline
 
-__all__ = ["ALIASES", "DEFAULT_MAX_GPUS", "DEFAULT_PROMPT_LENGTH", "JobSpec", "nearest_key"]
+__all__ = ["ALIASES", "DEFAULT_MAX_GPUS", "DEFAULT_PROMPT_LENGTH", "MAX_PRIORITY", "JobSpec", "nearest_key"]
 
 ALIASES = {
     "lr": "learning_rate",
@@ -31,6 +31,8 @@ DEFAULT_PROMPT_LENGTH = 20
 
 DEFAULT_MAX_GPUS = 4
 """Lowered to the batch size where that is smaller: no member may be without a sample."""
+
+MAX_PRIORITY = 1000
 
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
@@ -72,7 +74,7 @@ class JobSpec(BaseModel):
     max_gpus: int = Field(default=DEFAULT_MAX_GPUS, ge=1, le=1024)
     initial_prompt: str = Field(default="auto", description="auto, random, vocab, text:..., or a .safetensors file")
     name: str | None = Field(default=None, max_length=100)
-    priority: int = Field(default=0, ge=-1000, le=1000, description="higher goes first among equals")
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="higher goes first among equals")
     on_miss: Literal["continue", "stop"] = Field(default="continue", description="what to do after a missed deadline")
     bucketing: bool = Field(default=False, description="batches of samples of similar length")
     trust_remote_code: Names = Field(default=(), description="models (by name) whose own Python code may run")

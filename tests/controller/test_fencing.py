@@ -38,7 +38,6 @@ def test_a_controller_that_slept_through_a_take_over_does_nothing_more(
     first = lab.submit(ita=900, max_iterations=1000, max_gpus=1)
     if asleep != "before submitting":
         lab.run(20)
-        lab.spool.request("stop").touch()
         kind = "release_agent" if asleep == "before cancelling" else "hold"
         write_json(lab.spool.request("stop"), {"id": "stop", "kind": kind, "allocation": "all", "job": first})
     step, name = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lab import Lab, scratch_root
+from sqlalchemy import event
 
 from prompttuner.controller.run import _give_back
 from prompttuner.controller.tx import Tx
@@ -128,11 +129,18 @@ def test_never_where_it_is_not_wanted(setting: dict[str, Any], tmp_path: Path) -
 
 
 def test_a_tick_without_jobs_asks_nothing_until_it_is_due(hourly: Lab) -> None:
-    from sqlalchemy import event
-
-    hourly.tick()
+    due = hourly.tick().wake_at
     statements: list[str] = []
     event.listen(hourly.ctx.store.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    def asked() -> bool:
+        """Whether a tick looked at what the policy needs."""
+        statements.clear()
+        hourly.tick()
+        assert statements
+        return any("startup_profiles" in text for text in statements)
+
     hourly.site.time += 30.0
-    hourly.tick()
-    assert not [text for text in statements if "startup_profiles" in text or "gpu_seconds >" in text]
+    assert not asked()
+    hourly.site.time = due
+    assert asked()

@@ -21,7 +21,6 @@ from sqlalchemy import event, text
 
 from prompttuner.db import NoDatabase, Ownership, Store, events, jobs, schema
 from prompttuner.db.engine import WRITE
-from prompttuner.db.transfer import backup
 from prompttuner.errors import DatabaseError, NotOwner
 
 
@@ -425,30 +424,3 @@ def waits(store: Store) -> list[str]:
     with store.engine.execution_options(**{WRITE: True}).begin() as other:
         query = "SELECT wait_event_type FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
         return [row[0] for row in other.execute(text(query))]
-
-
-def test_a_restored_backup_is_seen_by_who_has_the_old_file_open(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    with Store.open(path, create=True) as store:
-        mine = store.acquire()
-        backup(path, tmp_path / "saved.db")
-        store.transact(mine, lambda session: events.append(session, note(1), 1.0))
-        (tmp_path / "saved.db").replace(path)
-        assert store.query(events.latest) == []
-        with Store.open(path) as other:
-            other.release(mine)
-            theirs = other.acquire()
-            with pytest.raises(NotOwner):
-                store.transact(mine, lambda session: events.append(session, note(2), 2.0))
-            other.release(theirs)
-
-
-def test_a_database_that_was_removed_takes_no_more_writes(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    with Store.open(path, create=True, retry_s=0.5) as store:
-        mine = store.acquire()
-        path.unlink()
-        with pytest.raises(DatabaseError):
-            store.transact(mine, lambda session: events.append(session, note(1), 1.0))
-        with pytest.raises(DatabaseError):
-            store.query(events.latest)

@@ -109,7 +109,7 @@ def test_elasticflow_import_writes_profiles_that_simulate_takes(call) -> None:
     assert json.loads(out)["policies"][0]["violations"] == 1, "66.7 s at best, after a start-up of 21 s"
     code, out, err = call(*simulate)
     assert code == 0 and "no profile of net-b32: the stated default" in err
-    assert json.loads(out)["policies"][0]["violations"] == 0 or "default" in err
+    assert json.loads(out)["policies"][0]["violations"] == 0, "51.3 s, with the default speed-up"
     Path("p/other.json").write_text(Path("p/net-b32.json").read_text().replace("net-b32", "net-b33"))
     assert "the profile of net-b33 is not used: the trace has net-b32" in call(*simulate, "--profile", "p")[2]
     Path("none").mkdir()
