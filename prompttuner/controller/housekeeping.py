@@ -32,6 +32,8 @@ TICK_LOG = "tick.log"
 LOG_BYTES = 10_000_000
 ORPHAN_S = DAY_S
 """A folder of the spool without a row is removed after this long: it was left by a submit that never was applied."""
+_ACTIVE = select(Job.id).where(Job.state.in_(ACTIVE_STATES))
+_ENDS = select(Job.id, Job.finished_at).where(Job.finished_at.is_not(None))
 
 
 def purge_asked(ctx: Context, asked: bool = True) -> int:
@@ -84,7 +86,7 @@ def clean_up(ctx: Context) -> None:
             path.unlink()
     _shorten(ctx.settings.logs_dir / TICK_LOG)
     _remove(_older(ctx.settings.home / "submitit", before))
-    _limit_size(ctx, live)
+    _limit_size(ctx, live, known)
 
 
 def _time_in(stamp: Path) -> float:
@@ -103,15 +105,19 @@ def _names(session: Session) -> tuple[set[str], set[str]]:
     return set(session.scalars(live)), set(session.scalars(select(Job.id)))
 
 
-def _limit_size(ctx: Context, live: set[str]) -> None:
+def _limit_size(ctx: Context, live: set[str], known: set[str]) -> None:
     """Remove the largest waste first-in first-out until ``keep_mb`` is kept: what members of ended jobs wrote, then
     folders of ended agents, results last."""
-    query = select(Job.id).where(Job.state.not_in(ACTIVE_STATES)).order_by(Job.finished_at)
-    folders = [ctx.spool.job(job_id) for job_id in ctx.store.query(lambda session: list(session.scalars(query)))]
+    active = set(ctx.store.query(lambda session: list(session.scalars(_ACTIVE))))
+    folders = [path for path in ctx.spool.jobs.iterdir() if path.name in known and path.name not in active]
     agents = sorted((path for path in ctx.spool.agents.iterdir() if path.name not in live), key=_mtime)
     sizes = {folder: _size(folder) for folder in [*folders, *agents]}
     total = sum(sizes.values())
     limit = ctx.settings.keep_mb * 1e6
+    if total <= limit:
+        return
+    ends = dict(ctx.store.query(lambda session: [(row[0], row[1]) for row in session.execute(_ENDS)]))
+    folders.sort(key=lambda folder: ends.get(folder.name) or 0.0)
     for folder in folders:  # checkpoints of ended jobs: nobody needs them any more
         if total <= limit:
             return
@@ -148,8 +154,21 @@ def _mtime(path: Path) -> float:
         return 0.0
 
 
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def _size(path: Path | str) -> int:
+    """Bytes of the plain files in a folder; what cannot be looked at, or goes meanwhile, counts as nothing."""
+    try:
+        with os.scandir(path) as entries:
+            return sum(_size_of(entry) for entry in entries)
+    except OSError:
+        return 0
+
+
+def _size_of(entry: os.DirEntry[str]) -> int:
+    try:
+        folder = entry.is_dir(follow_symlinks=False)
+        return _size(entry.path) if folder else entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return 0
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -346,6 +346,32 @@ def test_agents_folders_go_before_results_when_space_is_short(lab: Lab) -> None:
     assert not agent.exists() and (lab.spool.job(job_id) / "result").is_dir()
 
 
+def test_folders_removed_by_hand_or_closed_to_us_disturb_no_cleaning(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, closed, kept = lab.submit(ita=10), lab.submit(ita=10), lab.submit(ita=10)
+    lab.run(60)
+    shutil.rmtree(lab.spool.job(gone))
+    shut = lab.spool.job(closed) / "shut"
+    shut.mkdir()
+    (lab.spool.job(kept) / "result" / "big").write_bytes(b"x" * 3_000_000)
+    plain = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(shut):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may look into everything
+    with_settings(lab, keep_mb=1.0)
+    lab.site.time += 7200
+    lab.tick()
+    assert not lab.spool.job(kept).exists()
+    assert lab.job(gone).state == lab.job(kept).state == JobState.DONE
+    with_settings(lab, keep_days=0.01)
+    lab.site.time += 7200
+    lab.tick()
+    assert lab.ctx.store.query(jobs.find) == []
+
+
 def test_logs_and_scraps_are_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "LOG_BYTES", 1000)
     logs = lab.settings.logs_dir
