@@ -85,14 +85,22 @@ def get(session: Session, uuid: str) -> Allocation:
     return found
 
 
-def change(session: Session, changes: Sequence[Change], at: float) -> None:
+def change(
+    session: Session, changes: Sequence[Change], at: float, known: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Change states, each with its cause, which becomes an event. Ended ones get ``ended_at`` and lose their job.
+
+    Args:
+        known: present states by id, where this transaction has read them before.
+
+    Returns:
+        The columns written, by id.
 
     Raises:
         StateError: a change that states.py does not allow; nothing is written.
         NotFound: no such allocation.
     """
-    apply_changes(
+    return apply_changes(
         session,
         _TABLE,
         "uuid",
@@ -101,6 +109,7 @@ def change(session: Session, changes: Sequence[Change], at: float) -> None:
         check=lambda old, new: check_allocation(AllocationState(old), AllocationState(new)),
         derive=lambda new: {"ended_at": at, "job_id": None} if AllocationState(new) in ALLOCATION_ENDED else {},
         reserved=_RESERVED,
+        known=known,
     )
 
 

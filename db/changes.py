@@ -58,20 +58,26 @@ def apply_changes(
     check: Callable[[str, str], None],
     derive: Callable[[str], Mapping[str, Any]],
     reserved: frozenset[str],
-) -> None:
+    known: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Check each change against the state machine, update the rows, and record one event a change.
 
     Args:
         check: raises StateError unless (old, new) is allowed.
         derive: further columns that follow from the new state.
         reserved: columns that ``fields`` may not name.
+        known: present states by id, where this transaction has read them before: they are not asked for again.
+
+    Returns:
+        The columns written, by id.
 
     Raises:
         StateError, NotFound: nothing is written.
     """
     if not changes:
-        return
-    states = present_states(session, table, key, [change.id for change in changes])
+        return {}
+    ids = [change.id for change in changes]
+    states = present_states(session, table, key, ids) if known is None else dict(known)
     rows: dict[str, dict[str, Any]] = {}
     record: list[events.NewEvent] = []
     noun = _noun(table)
@@ -93,6 +99,7 @@ def apply_changes(
         record.append(events.NewEvent(f"{noun}.{new}", change.cause, data=data, **subject))
     update_rows(session, table, key, rows.values())
     events.append(session, record, at)
+    return rows
 
 
 def _noun(table: Table) -> str:

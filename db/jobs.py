@@ -150,14 +150,22 @@ def resolve(session: Session, text: str) -> str:
     return str(fits[0])
 
 
-def change(session: Session, changes: Sequence[Change], at: float) -> None:
+def change(
+    session: Session, changes: Sequence[Change], at: float, known: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Change states, each with its cause, which becomes an event. Ended jobs get ``finished_at`` and lose members.
+
+    Args:
+        known: present states by id, where this transaction has read them before.
+
+    Returns:
+        The columns written, by id.
 
     Raises:
         StateError: a change that states.py does not allow; nothing is written.
         NotFound: no such job.
     """
-    apply_changes(
+    return apply_changes(
         session,
         _TABLE,
         "id",
@@ -166,6 +174,7 @@ def change(session: Session, changes: Sequence[Change], at: float) -> None:
         check=lambda old, new: check_job(JobState(old), JobState(new)),
         derive=lambda new: {"finished_at": at, "members": []} if JobState(new) in JOB_ENDED else {},
         reserved=_RESERVED,
+        known=known,
     )
 
 

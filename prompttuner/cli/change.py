@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prompttuner.cli import context
 from prompttuner.cli.ask import ask_all, make_request, tell
 from prompttuner.cli.output import JsonFlag, print_json
-from prompttuner.cli.state import one_job, pending_submits
+from prompttuner.cli.state import job_in, looking, one_job, pending_submits
 from prompttuner.errors import NotFound, SpecError, StateError
 from prompttuner.spec.when import iso, parse_deadline
 from prompttuner.states import JOB_ENDED, JobState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 __all__ = ["app"]
 
@@ -87,7 +90,8 @@ def scale(
 
 def _change(kind: str, words: list[str], json: bool, only: JobState | None = None, **args: Any) -> None:
     """Find all jobs first, so that one wrong word changes nothing; then ask."""
-    ids = list(dict.fromkeys(_find(word, kind, only) for word in words))
+    with looking() as session:
+        ids = list(dict.fromkeys(_find(session, word, kind, only) for word in words))
     answers = ask_all(context.settings(), [make_request(kind, job=job_id, **args) for job_id in ids])
     if json:
         print_json(
@@ -108,15 +112,15 @@ def _change(kind: str, words: list[str], json: bool, only: JobState | None = Non
         raise StateError("; ".join(refused))
 
 
-def _find(word: str, kind: str, only: JobState | None) -> str:
+def _find(session: Session | None, word: str, kind: str, only: JobState | None) -> str:
     try:
-        with one_job(word) as (_, row):
-            job_id, state = row.id, row.state
+        row = job_in(session, word)
     except NotFound:
         for request in pending_submits(context.settings()):
             if word == request["job"]:
                 return word  # submitted a moment ago: the inbox is applied in order
         raise
+    job_id, state = row.id, row.state
     if state in JOB_ENDED:
         raise StateError(f"job {job_id} has ended ({state}): it is too late to {kind} it")
     if only is not None and state != only:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -122,8 +123,15 @@ def database(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("database", Verdict.OK, str(place))
     if owner.owner is None:
-        text = "no controller runs: start `prompttuner run`, or install cron ticks, so that jobs move on"
+        last = (
+            ""
+            if owner.renewed_at is None
+            else f", the last tick was {format_duration(time.time() - owner.renewed_at)} ago"
+        )
+        text = f"none runs now{last}: unless cron makes ticks, start `prompttuner run`, so that jobs move on"
         yield Finding("controller", Verdict.ADVICE, text)
+    elif (silent := state.silence(owner)) is not None:
+        yield Finding("controller", Verdict.ADVICE, f"{silent}: the next tick takes over; is there one to come?")
     else:
         yield Finding("controller", Verdict.OK, f"`{owner.command}` on {owner.host}, process {owner.pid}")
 

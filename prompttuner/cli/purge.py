@@ -11,7 +11,7 @@ import typer
 from prompttuner.cli import context
 from prompttuner.cli.ask import ask_all, make_request, tell
 from prompttuner.cli.output import JsonFlag, print_json
-from prompttuner.cli.state import one_job, open_store
+from prompttuner.cli.state import job_in, looking, open_store
 from prompttuner.errors import SpecError, StateError
 from prompttuner.spec.when import parse_duration
 from prompttuner.states import JOB_ENDED
@@ -56,8 +56,9 @@ def _chosen(words: list[str], older_than: str | None) -> list[str]:
     if not words and older_than is None:
         raise SpecError("name jobs, or give --older-than 30d")
     ids = []
-    for word in words:
-        with one_job(word) as (_, row):
+    with looking() as session:
+        for word in words:
+            row = job_in(session, word)
             if row.state not in JOB_ENDED:
                 raise StateError(f"job {row.id} is {row.state}: cancel it first")
             ids.append(row.id)

@@ -213,5 +213,6 @@ class Settings(BaseSettings):
         return self.home / "profiles"
 
     def make_home(self) -> Path:
-        """Create the home folder (0700) if it is missing."""
-        return make_private_dir(self.home)
+        """Create home (0700) if it is missing, and the folder of logs, where cron's line appends to a file."""
+        make_private_dir(self.logs_dir)
+        return self.home

@@ -30,9 +30,10 @@ from prompttuner.db import allocations as allocation_rows
 from prompttuner.db import jobs as job_rows
 from prompttuner.db import leases as lease_rows
 from prompttuner.db.models import Allocation, Job
+from prompttuner.db.tables import chunks
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.plan import Plan
+from prompttuner.policy.plan import Assign, Plan
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.tuning.membership import member_dir
 from prompttuner.words import Counted
@@ -73,7 +74,7 @@ _WITH_STATUSES = (
     .options(defer(Allocation.place))
 )
 _LIVE_ALLOCATIONS = _WITH_STATUSES.options(defer(Allocation.status))
-_BEHIND = select(Job).where(Job.plan_generation < Job.generation)
+_BEHIND = select(Job).where(Job.plan_generation < Job.generation).options(defer(Job.spec), defer(Job.history))
 """Jobs whose membership is newer than the plan in the spool."""
 _UNHEARD = frozenset({AllocationState.INTENT, AllocationState.PENDING, AllocationState.STARTING})
 """States in which an agent cannot hear that it shall end."""
@@ -283,6 +284,7 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         tx = Tx(session, ctx.now())
         present = live_rows(session)
         by_id, by_uuid = {job.id: job for job in present.jobs}, {a.uuid: a for a in present.allocations}
+        tx.recall(action.job for action in plan.actions if isinstance(action, Assign))
         acted = apply_plan(tx, plan, by_id, by_uuid, outlook.pools, submitting.gpus_per_agent(ctx))
         for name in acted.explained:
             by_id[name].iters_mid, by_id[name].iters_hi = outlook.remaining[name].mid, outlook.remaining[name].hi
@@ -364,12 +366,14 @@ def _project(ctx: Context, rows: Rows) -> Rows:
 
     def work(session: Session) -> Rows:
         tx = Tx(session, ctx.now())
-        for name, generation in plans.items():
-            _plan_written(tx, session.get_one(Job, name), generation)
-        for name, order in orders.items():
-            session.get_one(Allocation, name).order = order
-        session.flush()
-        return live_rows(session)
+        present = live_rows(session)
+        for part in chunks(plans):
+            for job in session.scalars(select(Job).where(Job.id.in_(part)).options(defer(Job.spec))):
+                _plan_written(tx, job, plans[job.id])
+        for allocation in present.allocations:
+            if allocation.uuid in orders:
+                allocation.order = orders[allocation.uuid]
+        return present.still_live()
 
     return ctx.store.transact(ctx.ownership, work)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm.attributes import set_committed_value
 
 from prompttuner.controller.pools import Pool
 from prompttuner.db import Change, NewEvent, leases
@@ -15,6 +16,7 @@ from prompttuner.db import allocations as allocation_rows
 from prompttuner.db import events as event_rows
 from prompttuner.db import jobs as job_rows
 from prompttuner.db.models import Allocation, Job, Lease
+from prompttuner.db.tables import chunks
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 
 __all__ = ["WENT_ON", "Tx"]
@@ -29,7 +31,9 @@ NOTE_LIMIT = 500
 class Tx:
     """Bound to one session; use it inside ``Store.transact`` only.
 
-    Plain columns of loaded rows are assigned; states, members and events change through the methods here.
+    Plain columns of loaded rows are assigned; states, members and events change through the methods here. What was
+    assigned is written together at the end of the transaction, in few statements; flush before asking the database
+    for it.
     """
 
     session: Session
@@ -38,14 +42,26 @@ class Tx:
     """(pool, model, kind, seconds) of starts seen in this transaction, for the profiles."""
     speeds: list[tuple[str, str, int, float]] = field(default_factory=list)
     """(pool, model, members, iterations a second), likewise."""
+    _leases: dict[str, list[Lease]] = field(default_factory=dict)
+    """Open leases by job, where they were loaded beforehand."""
+
+    def __post_init__(self) -> None:
+        self.session.autoflush = False
+
+    def recall(self, jobs: Iterable[str]) -> None:
+        """Load at once what changing the members of these jobs needs: two statements, however many they are."""
+        for part in chunks(jobs):
+            self._leases.update({name: [] for name in part})
+            for lease in self.session.scalars(select(Lease).where(Lease.job_id.in_(part), Lease.ended_at.is_(None))):
+                self._leases[lease.job_id].append(lease)
+            self.session.scalars(select(Job).where(Job.id.in_(part)).options(load_only(Job.history))).all()
 
     # -- jobs -------------------------------------------------------------------------------------------------
 
     def job_state(self, job: Job, state: JobState, cause: str, **data: Any) -> None:
         """Change a job's state, checked, with its event."""
-        self.session.flush()
-        job_rows.change(self.session, [Change(job.id, state.value, cause, data=data)], self.now)
-        self.session.refresh(job)
+        changes = [Change(job.id, state.value, cause, data=data)]
+        _take(job, job_rows.change(self.session, changes, self.now, {job.id: job.state})[job.id])
 
     def new_members(self, job: Job, members: Sequence[str], cause: str, generation: int | None = None) -> None:
         """Give the job a new generation with these members: leases of the old one end, those of the new one begin."""
@@ -61,7 +77,6 @@ class Tx:
             if allocation.state == AllocationState.WARM:
                 self.allocation_state(allocation, AllocationState.BUSY, f"leased to {job.id}")
         self._set_members(job, list(members))
-        self.session.flush()
         leases.grant(self.session, job.id, job.generation, job.members, at=self.now, cause=cause)
         if members and job.state == JobState.QUEUED:
             job.started_at = job.started_at or self.now
@@ -88,8 +103,11 @@ class Tx:
             job.history = job_rows.with_workers(job.history, self.now, len(members))
 
     def _end_leases(self, job: Job, cause: str) -> None:
-        open_leases = select(Lease).where(Lease.job_id == job.id, Lease.ended_at.is_(None))
-        for lease in self.session.scalars(open_leases):
+        leases_now = self._leases.pop(job.id, None)
+        if leases_now is None:
+            query = select(Lease).where(Lease.job_id == job.id, Lease.ended_at.is_(None))
+            leases_now = [lease for lease in self.session.scalars(query) if lease.ended_at is None]
+        for lease in leases_now:
             allocation = self.session.get(Allocation, lease.allocation)
             gpus = 1 if allocation is None else allocation.gpus
             job.gpu_seconds += max(0.0, self.now - lease.granted_at) * gpus
@@ -122,11 +140,10 @@ class Tx:
 
     def allocation_state(self, allocation: Allocation, state: AllocationState, cause: str, **data: Any) -> None:
         """Change an allocation's state, checked, with its event."""
-        self.session.flush()
         fields = {"idle_since": self.now} if state == AllocationState.WARM else {}
-        change = Change(allocation.uuid, state.value, cause, fields=fields, data=data)
-        allocation_rows.change(self.session, [change], self.now)
-        self.session.refresh(allocation)
+        changes = [Change(allocation.uuid, state.value, cause, fields=fields, data=data)]
+        known = {allocation.uuid: allocation.state}
+        _take(allocation, allocation_rows.change(self.session, changes, self.now, known)[allocation.uuid])
 
     def end_allocation(self, allocation: Allocation, reason: str, cause: str) -> None:
         """It has ended, with proof. Jobs lose it as a member where their facts are applied."""
@@ -157,7 +174,6 @@ class Tx:
         data: dict[str, Any] | None = None,
     ) -> None:
         """Record something that is no change of state."""
-        self.session.flush()
         event = NewEvent(
             kind, cause, None if job is None else job.id, None if allocation is None else allocation.uuid, data
         )
@@ -166,3 +182,9 @@ class Tx:
     def learn(self, allocation: Allocation, kind: str, seconds: float) -> None:
         """Remember how long a start took, for the pool's profile."""
         self.measured.append((allocation.pool, allocation.model, kind, float(seconds)))
+
+
+def _take(row: Job | Allocation, written: Mapping[str, Any]) -> None:
+    """Bring a loaded row up to columns that a statement has written, as loading it again would."""
+    for name, value in written.items():
+        set_committed_value(row, name, value)

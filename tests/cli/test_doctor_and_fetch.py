@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from cli_calls import Cli
+from lab import DEAD_PID
 
 from prompttuner import smallmodel
 from prompttuner.cli import checks
+from prompttuner.db import OwnerInfo, Store
 
 
 def verdicts(cli: Cli, *flags: str) -> dict[str, str]:
@@ -26,6 +29,21 @@ def test_a_new_installation_is_well(cli: Cli, home: Path) -> None:
 
 def test_a_state_without_a_controller_is_advised(cli: Cli, held: str) -> None:
     assert verdicts(cli)["controller"] == "advice"
+
+
+@pytest.mark.parametrize(
+    ("pid", "machine", "ttl_s", "verdict"),
+    [(os.getpid(), None, 600.0, "ok"), (DEAD_PID, None, 600.0, "advice"), (1, "elsewhere", 0.0, "advice")],
+    ids=["alive", "dead", "silent"],
+)
+def test_a_controller_that_was_killed_or_is_silent_is_advised(
+    cli: Cli, held: str, home: Path, pid: int, machine: str | None, ttl_s: float, verdict: str
+) -> None:
+    here = OwnerInfo.of_this_process("prompttuner")
+    info = OwnerInfo(here.host, pid, here.command, machine or here.machine, here.pid_start)
+    with Store.open(home / "state.db") as store:
+        store.acquire(info, ttl_s=ttl_s)
+    assert verdicts(cli)["controller"] == verdict
 
 
 def test_what_cannot_work_is_named_and_exits_with_1(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

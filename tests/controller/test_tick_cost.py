@@ -1,4 +1,4 @@
-"""A tick that has nothing to decide asks the database and Slurm the same few questions, however many jobs there are."""
+"""What a tick asks the database and Slurm: the same few questions, however many jobs there are; few for each change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from lab import scratch_root
+from lab import Lab, scratch_root
+from sqlalchemy import event
+
+from prompttuner.controller.requests import leave
+from prompttuner.states import JobState
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "tick.py"
 
@@ -30,3 +34,46 @@ def test_statements_and_calls_do_not_grow_with_the_number_of_jobs(
     for kind, most in (("idle", 10), ("beats", 20), ("all", 20)):
         assert few[kind]["statements"] == many[kind]["statements"] <= most, kind
         assert few[kind]["manager_calls"] == many[kind]["manager_calls"] == 1.0, kind
+
+
+def burst(folder: Path, size: int) -> dict[str, int]:
+    """Statements of the ticks in which ``size`` jobs come, get their GPUs, begin, and are cancelled, all at once."""
+    counts: dict[str, int] = {}
+    with Lab(folder, "prompttuner", local={"slots": size}, max_submissions_per_minute=600) as lab:
+        lab.site.gpus = size
+        seen: list[str] = []
+        event.listen(lab.ctx.store.engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+
+        def tick(kind: str) -> list[str]:
+            seen.clear()
+            actions = lab.tick().actions
+            counts[kind] = counts.get(kind, 0) + len(seen)
+            return [action.partition(":")[0] for action in actions]
+
+        ids = [lab.submit(ita=100, deadline_s=60.0, max_gpus=1) for _ in range(size)]
+        assert tick("come").count("Request") == size
+        actions: list[str] = []
+        while "Assign" not in actions:
+            lab.site.step(1.0)
+            actions = tick("begin")
+        assert actions.count("Assign") == size
+        lab.site.step(1.0)
+        lab.tick()
+        for name in ids:
+            leave(lab.settings, {"kind": "cancel", "job": name})
+        tick("cancelled")
+        assert {lab.job(name).state for name in ids} == {JobState.CANCELLED}
+    return counts
+
+
+def test_a_burst_of_jobs_costs_few_statements_for_each(tmp_path: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as few,
+        tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as many,
+    ):
+        small, large = burst(Path(few), 4), burst(Path(many), 24)
+    each = {kind: (large[kind] - small[kind]) / 20 for kind in large}
+    # A request and a submission have transactions of their own; what a tick changes shares one.
+    assert each["come"] <= 30
+    assert each["begin"] <= 11
+    assert each["cancelled"] <= 20

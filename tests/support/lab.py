@@ -25,7 +25,7 @@ from prompttuner.files import read_json, write_bytes
 from prompttuner.policy import get as get_policy
 from prompttuner.slurm.spool import Spool
 
-__all__ = ["Lab", "scratch_root"]
+__all__ = ["DEAD_PID", "Lab", "scratch_root"]
 
 DEAD_PID = 2**22 + 1
 """Above the kernel's largest pid: an owner of that pid is proved dead, so the next controller takes over at once."""
