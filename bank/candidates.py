@@ -19,6 +19,7 @@ from prompttuner.bank.index import load_index, refresh
 from prompttuner.bank.strategies import Layers
 from prompttuner.errors import PromptTunerError
 from prompttuner.tuning.model import LoadedModel
+from prompttuner.words import Counted
 
 __all__ = ["Candidates", "gather"]
 
@@ -92,7 +93,7 @@ class Candidates:
                 self._refuse(number, str(error))
                 return None
         if self.length is None and self.longest is not None and len(raw) > self.longest:
-            self._refuse(number, f"its {len(raw)} tokens leave no room for this job's samples")
+            self._refuse(number, f"its length ({Counted(len(raw), 'token')}) leaves no room for this job's samples")
             return None
         return raw
 
@@ -161,7 +162,8 @@ def _gather_shelf(
     groups = _groups(index.features, index.clusters, rows, {n - first: vector for n, vector in made.items()})
     alone = [n for n in missing if first + n not in made]
     if len(alone) > MAX_ALONE:
-        found.notes.append(f"{len(alone) - MAX_ALONE} entries without features left out: no time to compute them")
+        rest = Counted(len(alone) - MAX_ALONE, "entry", "entries")
+        found.notes.append(f"left out, for want of time to compute features: {rest}")
     groups += [(n, [n]) for n in alone[:MAX_ALONE]]
     for medoid, group in groups:
         layers[0].append(first + medoid)

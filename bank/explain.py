@@ -35,7 +35,7 @@ def lookup_lines(report: Mapping[str, Any]) -> list[str]:
     if isinstance(race, str):
         lines.append(f"  Race of a few tuning steps {race}")
     elif race:
-        field = " then ".join(f"{part.get('candidates')} for {part.get('steps')} steps" for part in race)
+        field = " then ".join(f"{part.get('candidates')} for {Counted(part.get('steps', 0), 'step')}" for part in race)
         lines.append(f"  Race: {field}")
     expected = report.get("expected")
     if isinstance(expected, Mapping):

@@ -138,9 +138,9 @@ def allowance(
         (float(bucket.available(now)), f"at most {bucket.rate_per_minute:g} submissions a minute"),
         (
             _whole((caps.gpus - held_gpus) / gpus_each),
-            f"{held_gpus} of at most {caps.gpus:g} GPUs are held or asked for",
+            f"GPUs held or asked for: {held_gpus} of {caps.gpus:g} at most",
         ),
-        (caps.jobs - held_jobs, f"{held_jobs} of at most {caps.jobs:g} allocations exist"),
+        (caps.jobs - held_jobs, f"allocations there: {held_jobs} of {caps.jobs:g} at most"),
     ]
     if breaker.probing(now):
         room.append((1.0, "one attempt, to see whether Slurm takes submissions again"))

@@ -11,6 +11,7 @@ from prompttuner.files import write_bytes
 from prompttuner.report.charts import charts_of
 from prompttuner.report.data import JobBar, ReportData
 from prompttuner.report.svg import svg_of, time_label
+from prompttuner.words import Counted
 
 __all__ = ["page_of", "summary", "write_page"]
 
@@ -86,7 +87,7 @@ def _table(data: ReportData) -> str:
     more = f"<p>{len(data.jobs) - MOST_ROWS} more jobs are not listed.</p>" if len(data.jobs) > MOST_ROWS else ""
     opened = " open" if len(data.jobs) <= 40 else ""
     return (
-        f"<details{opened}><summary>All {len(data.jobs)} jobs as a table</summary>"
+        f"<details{opened}><summary>Table of {Counted(len(data.jobs), 'job')}</summary>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}</details>'
     )
 

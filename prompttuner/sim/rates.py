@@ -52,7 +52,7 @@ def hull_of(speedup: Speedup, min_gpus: int, max_gpus: int) -> Hull:
         SpecError: there is no such size.
     """
     if min_gpus > max_gpus:
-        raise SpecError(f"needs {min_gpus} GPUs at least, but {max_gpus} are to be had")
+        raise SpecError(f"needs {min_gpus} GPUs at least, but {max_gpus} can be had at most")
     known = [size for size, _ in speedup if min_gpus < size < max_gpus]
     sizes = sorted({min_gpus, *known, max_gpus})
     gpus, rates = [0.0], [0.0]

@@ -121,7 +121,7 @@ def csv_rows(
             problems.append(Problem(line, f"not CSV: {error}"))
             continue
         if len(row) != len(header):
-            problems.append(Problem(line, f"{len(row)} fields, the header has {len(header)}"))
+            problems.append(Problem(line, f"{Counted(len(row), 'field')}, the header has {len(header)}"))
             continue
         yield line, {name: value.strip() for name, value in zip(header, row, strict=True)}
 

@@ -83,7 +83,7 @@ def test_tightest_limit_counts_and_says_so() -> None:
 
     assert asked() == (8, "at most 600 submissions a minute")
     assert asked(cap_gpus=8)[0] == 2
-    assert asked(cap_jobs=4) == (1, "3 of at most 4 allocations exist")
+    assert asked(cap_jobs=4) == (1, "allocations there: 3 of 4 at most")
     assert asked(cap_jobs=2)[0] == 0
     broken = Breaker(threshold=1, pause_s=60)
     broken.failure(0.0, "denied")

@@ -13,6 +13,7 @@ from prompttuner.errors import DataError, SpecError
 from prompttuner.trace.generate import DEFAULT_MIX, LlmMix, draw_bank_factors
 from prompttuner.trace.job import TraceJob
 from prompttuner.trace.rows import Loaded, Problem
+from prompttuner.words import Counted
 
 __all__ = ["Arrival", "Wanted", "mapped", "moment"]
 
@@ -115,7 +116,7 @@ def _reason(row: Arrival, wanted: Wanted) -> str:
     if row.gpus < 1:
         return "asked for no GPU"
     if row.gpus > wanted.max_gpus:
-        return f"asked for more than {wanted.max_gpus} GPUs"
+        return f"asked for more than {Counted(wanted.max_gpus, 'GPU')}"
     if row.run_s < wanted.min_s:
         return f"ran for less than {wanted.min_s:g} s"
     if row.run_s > wanted.max_s:

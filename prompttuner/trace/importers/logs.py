@@ -10,6 +10,7 @@ from pathlib import Path
 from prompttuner.errors import DataError
 from prompttuner.trace.importers.common import Arrival, Wanted, mapped, moment
 from prompttuner.trace.rows import Loaded, Problem, csv_rows, open_text
+from prompttuner.words import Counted
 
 __all__ = ["SACCT_FIELDS", "import_sacct", "import_swf"]
 
@@ -39,7 +40,7 @@ def import_swf(path: Path, wanted: Wanted, cpus_per_gpu: int = 1) -> Loaded:
             fields = raw.split()
             try:
                 if len(fields) != SWF_COLUMNS:
-                    raise ValueError(f"{len(fields)} fields, the format has {SWF_COLUMNS}")
+                    raise ValueError(f"{Counted(len(fields), 'field')}, the format has {SWF_COLUMNS}")
                 values = [float(field) for field in fields]
                 if not all(map(math.isfinite, values)):
                     raise ValueError("a value is not finite")
