@@ -98,3 +98,22 @@ def copy(
         return
     print_pairs({table: str(Counted(rows, "row")) for table, rows in counts.items()})
     typer.echo(f'Copied. To use it, set: database = "{to}"')
+
+
+@app.command()
+def adopt(json: JsonFlag = False) -> None:
+    """Give the database to this home's spool, after the one that it went with is gone for good."""
+    from prompttuner.db import binding
+    from prompttuner.db.store import Store
+
+    settings = context.settings()
+    with Store.open(settings.database_url, notes_dir=settings.home) as store:
+        ownership = store.acquire(ttl_s=settings.owner_expiry_s)
+        before = store.query(binding.bound_to)
+        store.transact(ownership, binding.unbind)
+        store.release(ownership)
+        place = str(store.place)
+    if json:
+        print_json({"database": place, "before": None if before is None else before[1]})
+    else:
+        typer.echo(f"{place}: the spool of the next controller is its own from now on")

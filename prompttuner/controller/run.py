@@ -122,12 +122,39 @@ def controlling(settings: Settings, wait_s: float = 0.0, *, create: bool = True)
         ownership = store.acquire(ttl_s=settings.owner_expiry_s, wait_s=wait_s)
         try:
             ctx = open_context(settings, store, ownership)
+            _bind(ctx)
             _announce(ctx)
             yield ctx
         finally:
             _let_go(store, ownership)
     finally:
         store.close()
+
+
+def _bind(ctx: Context) -> None:
+    """See that this spool is the one that the database goes with.
+
+    Two homes at one database, on two clusters say, would each take the other's jobs and agents for lost.
+
+    Raises:
+        SpoolError: jobs or agents of the database live in another spool.
+    """
+    import socket
+
+    from prompttuner.db import binding
+
+    identity = ctx.spool.identity()
+    bound = ctx.store.query(binding.bound_to)
+    if bound is not None and bound[0] == identity:
+        return
+    if bound is not None and ctx.store.query(binding.is_in_use):
+        raise SpoolError(
+            f"the database {ctx.store.place} goes with the spool {bound[1]}, and this one is {ctx.spool.root}: "
+            "two homes, or clusters, cannot share a database; set another `database` here. If that spool is gone "
+            "for good, `prompttuner db adopt` gives the database to this one"
+        )
+    place = f"{ctx.spool.root} (seen on {socket.gethostname()})"
+    ctx.store.transact(ctx.ownership, lambda session: binding.bind(session, identity, place))
 
 
 def _announce(ctx: Context) -> None:

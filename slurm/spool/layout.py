@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
 from prompttuner.errors import SpoolError
-from prompttuner.files import make_private_dir, read_json, write_json
+from prompttuner.files import create_json, make_private_dir, read_json, write_json
 
 __all__ = ["PROTOCOL", "Spool", "read_own_json"]
 
@@ -90,8 +91,17 @@ class Spool:
             raise SpoolError(f"the spool {self.root} cannot be used: {error.strerror or error}") from error
         return self
 
-    def agent(self, uuid: str) -> Path:
-        return self.agents / uuid
+    def identity(self) -> str:
+        """What tells this spool from any other, at the same path on another cluster, say; moves with the folder."""
+        path = self.root / "id.json"
+        known = read_own_json(path)
+        if known is None:
+            create_json(path, {"id": uuid.uuid4().hex})
+            known = read_own_json(path)
+        return str((known or {}).get("id", ""))
+
+    def agent(self, name: str) -> Path:
+        return self.agents / name
 
     def job(self, job_id: str) -> Path:
         return self.jobs / job_id

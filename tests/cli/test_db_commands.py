@@ -31,6 +31,15 @@ def test_check_and_backup_of_nothing_say_so(cli: Cli, home: Path) -> None:
     assert not Path("copy.db").exists()
 
 
+def test_a_database_whose_spool_is_gone_is_adopted_by_another(cli: Cli, held: str, home: Path) -> None:
+    (home / "spool").rename(home / "lost")
+    refused = cli("tick")
+    assert refused.code == 6 and "prompttuner db adopt" in refused.err
+    assert cli("status").code == 0
+    assert str(home / "spool") in cli("db", "adopt", "--json").json["before"]
+    assert cli("tick").code == 0
+
+
 def test_a_backup_holds_the_jobs(cli: Cli, held: str) -> None:
     assert cli("db", "backup", "copy.db").code == 0
     with sqlite3.connect("copy.db") as connection:

@@ -16,7 +16,8 @@ from prompttuner.controller import run as running
 from prompttuner.controller.context import Context
 from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
-from prompttuner.db import OwnerInfo, Store
+from prompttuner.db import OwnerInfo, Store, binding, jobs
+from prompttuner.db.changes import Change
 from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError
 from prompttuner.slurm.spool import Spool
 
@@ -158,6 +159,27 @@ def test_the_same_trouble_is_told_again_after_an_hour(settings: Settings, caplog
             ctx.steady = partial(float, now + 60.0 * minutes)
             ctx.warn("Slurm is away")
     assert len(caplog.records) == 3
+
+
+def test_two_homes_cannot_share_a_database_that_is_in_use(settings: Settings, tmp_path: Path) -> None:
+    with running.controlling(settings) as ctx:
+        ctx.store.transact(
+            ctx.ownership,
+            lambda session: jobs.add(
+                session, [{"id": "j1", "spec": {}, "pool": "p", "model": "m", "state": "held"}], time.time(), "test"
+            ),
+        )
+    other = settings.model_copy(update={"home": tmp_path / "other", "database": settings.database_url})
+    with pytest.raises(SpoolError, match="two homes") as caught, running.controlling(other):
+        pass
+    assert str(settings.spool_dir) in str(caught.value) and str(other.spool_dir) in str(caught.value)
+    moved = settings.spool_dir.rename(tmp_path / "moved")  # the same spool elsewhere
+    with running.controlling(settings.model_copy(update={"spool": moved})) as ctx:
+        over = [Change("j1", "cancelled", "test")]
+        ctx.store.transact(ctx.ownership, lambda session: jobs.change(session, over, time.time()))
+    with running.controlling(other) as ctx:
+        bound = ctx.store.query(binding.bound_to)
+    assert bound is not None and str(other.spool_dir) in bound[1]
 
 
 def test_a_second_database_on_one_spool_is_warned_of(
