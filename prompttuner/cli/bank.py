@@ -258,7 +258,8 @@ def publish(
     from prompttuner.bank.layout import Sharing
 
     found = [_one(bank, word) for word in entries]
-    shared = Bank.create(to.expanduser(), Sharing.GROUP_WRITE if group_write else Sharing.GROUP_READ)
+    with writing(to, "--to"):
+        shared = Bank.create(to.expanduser(), Sharing.GROUP_WRITE if group_write else Sharing.GROUP_READ)
     if shared.sharing is Sharing.PRIVATE:
         raise SpecError(f"{to} is a private bank; nobody else could read what is published there")
     done = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from prompttuner.errors import ConfigError
 from prompttuner.files import make_private_dir
 from prompttuner.spec.when import parse_duration
 
@@ -213,6 +215,19 @@ class Settings(BaseSettings):
         return self.home / "profiles"
 
     def make_home(self) -> Path:
-        """Create home (0700) if it is missing, and the folder of logs, where cron's line appends to a file."""
-        make_private_dir(self.logs_dir)
+        """Create home (0700) if it is missing, and the folder of logs, where cron's line appends to a file.
+
+        Raises:
+            ConfigError: it cannot be made there.
+            OSError: the disk is full.
+        """
+        try:
+            make_private_dir(self.logs_dir)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise ConfigError(
+                f"the home folder {self.home} cannot be used: {error.strerror}; name another with --home or "
+                "PROMPTTUNER_HOME"
+            ) from None
         return self.home

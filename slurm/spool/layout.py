@@ -72,14 +72,13 @@ class Spool:
             if status.st_mode & 0o022:
                 raise SpoolError(f"others may write to the spool {self.root}. Run: chmod go-w {self.root}")
             known = read_own_json(self.protocol)
-            if known is None:
-                write_json(self.protocol, {"protocol": PROTOCOL})
-            elif known.get("protocol", 0) > PROTOCOL:
+            version = known.get("protocol") if isinstance(known, dict) else None
+            if isinstance(version, int) and version > PROTOCOL:
                 raise SpoolError(
-                    f"the spool {self.root} was written by a newer prompttuner (protocol {known['protocol']}, "
+                    f"the spool {self.root} was written by a newer prompttuner (protocol {version}, "
                     f"this one speaks {PROTOCOL}); upgrade this installation"
                 )
-            elif known.get("protocol") != PROTOCOL:
+            if version != PROTOCOL:
                 write_json(self.protocol, {"protocol": PROTOCOL})
         except PermissionError as error:
             raise SpoolError(

@@ -77,6 +77,8 @@ def test_import_names_what_it_refuses(cli: Cli, tmp_path: Path) -> None:
 def test_publish_makes_a_group_readable_copy(cli: Cli, home: Path, tmp_path: Path) -> None:
     entry = add(cli, "--text", "sort")
     shared = tmp_path / "shared"
+    nowhere = cli("bank", "publish", entry[:8], "--to", "/proc/none")
+    assert nowhere.code == 1 and "cannot write /proc/none: No such file or directory; make" in nowhere.err
     assert cli("bank", "publish", entry[:8], "--to", shared).code == 0
     assert stat.S_IMODE(shared.stat().st_mode) & 0o777 == 0o750
     listed = json.loads(cli("bank", "list", "--bank", shared, "--json").out)

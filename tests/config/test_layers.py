@@ -84,6 +84,9 @@ def test_paths_follow_home(tmp_path: Path) -> None:
     assert settings.spool_dir == tmp_path / "h" / "spool"
     assert settings.all_bank_dirs == (tmp_path / "h" / "bank",)
     assert (settings.make_home().stat().st_mode & 0o777) == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/home cannot be used: Not a directory; name another with --home"):
+        settings.model_copy(update={"home": tmp_path / "file" / "home"}).make_home()
 
 
 @pytest.mark.parametrize(

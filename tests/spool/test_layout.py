@@ -62,6 +62,14 @@ def test_a_spool_of_a_newer_protocol_is_left_alone(tmp_path: Path) -> None:
     assert read_json(spool.protocol) == {"protocol": PROTOCOL + 1}
 
 
+@pytest.mark.parametrize("content", [[7], "one", {"protocol": "one"}, {}])
+def test_a_protocol_file_that_makes_no_sense_is_written_again(tmp_path: Path, content: object) -> None:
+    spool = Spool(tmp_path / "spool").ensure()
+    write_json(spool.protocol, content)
+    spool.ensure()
+    assert read_json(spool.protocol) == {"protocol": PROTOCOL}
+
+
 def test_missing_half_written_and_broken_files_read_as_nothing(tmp_path: Path) -> None:
     assert read_own_json(tmp_path / "missing.json") is None
     (tmp_path / "half.json").write_bytes(b'{"a": ')
