@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prompttuner.cli import context
-from prompttuner.cli.ask import ask_all, make_request, tell
+from prompttuner.cli.ask import Answer, ask_all, make_request, tell
 from prompttuner.cli.output import JsonFlag, print_json
 from prompttuner.cli.state import job_in, looking, open_store
 from prompttuner.errors import SpecError, StateError
@@ -20,6 +20,9 @@ from prompttuner.words import Counted
 __all__ = ["app"]
 
 app = typer.Typer()
+
+AT_ONCE = 500
+"""Jobs in one request: each request is a file and a transaction."""
 
 
 @app.command()
@@ -32,22 +35,37 @@ def purge(
     json: JsonFlag = False,
 ) -> None:
     """Remove ended jobs with their folders: checkpoints, results and logs."""
-    ids = _chosen(jobs or [], older_than)
-    if ids and not yes and sys.stdin.isatty():
-        typer.confirm(f"remove {Counted(len(ids), 'job')} with all results? There is no way back", abort=True)
-    answers = ask_all(context.settings(), [make_request("purge", job=job_id) for job_id in ids])
+    named, old = _chosen(jobs or [], older_than)
+    if (named or old) and not yes and sys.stdin.isatty():
+        many = Counted(len(named) + len(old), "job")
+        typer.confirm(f"remove {many} with their results? There is no way back", abort=True)
+    parts = [old[start : start + AT_ONCE] for start in range(0, len(old), AT_ONCE)]
+    requests = [make_request("purge", job=name) for name in named] + [
+        make_request("purge", jobs=part) for part in parts
+    ]
+    answers = ask_all(context.settings(), requests)
     if json:
-        print_json([{"job": a.request["job"], "applied": a.applied, "message": a.message} for a in answers])
+        print_json([{"job": name, "applied": a.applied, "message": a.message} for a in answers for name in _ids(a)])
     else:
-        typer.echo("\n".join(f"{a.request['job']}: {a.message or 'asked for'}" for a in answers) or "nothing to remove")
+        typer.echo("\n".join(f"{_whose(a)}: {a.message or 'asked for'}" for a in answers) or "nothing to remove")
     tell(answers)
-    refused = [f"{a.request['job']}: {a.message}" for a in answers if a.applied and not a.ok]
+    refused = [f"{_whose(a)}: {a.message}" for a in answers if a.applied and not a.ok]
     if refused:
         raise StateError("; ".join(refused))
 
 
-def _chosen(words: list[str], older_than: str | None) -> list[str]:
-    """Ids of ended jobs; all are found before any is removed.
+def _ids(answer: Answer) -> list[str]:
+    """Of the jobs that a request was about."""
+    return list(answer.request.get("jobs") or [answer.request["job"]])
+
+
+def _whose(answer: Answer) -> str:
+    ids = _ids(answer)
+    return ids[0] if len(ids) == 1 else str(Counted(len(ids), "job"))
+
+
+def _chosen(words: list[str], older_than: str | None) -> tuple[list[str], list[str]]:
+    """Ids of ended jobs, those named and those old enough; all are found before any is removed.
 
     Raises:
         SpecError: nothing was named.
@@ -62,12 +80,13 @@ def _chosen(words: list[str], older_than: str | None) -> list[str]:
             if row.state not in JOB_ENDED:
                 raise StateError(f"job {row.id} is {row.state}: cancel it first")
             ids.append(row.id)
+    old: list[str] = []
     if older_than is not None:
         seconds = parse_duration(older_than)
         if seconds is None:
             raise SpecError(f"--older-than {older_than!r}: write a duration such as 30d or 12h")
-        ids.extend(_older(time.time() - seconds))
-    return list(dict.fromkeys(ids))
+        old = [name for name in _older(time.time() - seconds) if name not in ids]
+    return list(dict.fromkeys(ids)), old
 
 
 def _older(before: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +35,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
 ) -> None:
     """Watch jobs, deadlines, GPUs and the pool in the terminal."""
-    if once or not sys.stdout.isatty():
+    if once or not sys.stdout.isatty() or os.environ.get("TERM") in {None, "dumb", "unknown"}:
         line, jobs, pool = look()
         typer.echo(line)
         print_table(JOB_COLUMNS, jobs)

@@ -21,7 +21,6 @@ from prompttuner.errors import ConfigError
 
 __all__ = ["HOOKS", "run_hook"]
 
-STDERR = 2
 HOOK_S = 5.0
 """Longest wait for one hook: the tick waits meanwhile."""
 
@@ -49,12 +48,12 @@ def _command(command: str, body: Mapping[str, Any]) -> None:
 
 
 def _call(command: Sequence[str], text: bytes) -> None:
-    """Run a program in a session of its own; what it prints goes to our standard error, which is the log.
+    """Run a program in a session of its own; its standard error goes to ours, which is the log, its output nowhere.
 
     Raises:
         OSError, subprocess.SubprocessError: it cannot be run, fails, or takes too long and is ended with its children.
     """
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=STDERR, start_new_session=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             process.communicate(text, timeout=HOOK_S)
         except BaseException:

@@ -16,8 +16,10 @@ from prompttuner.controller.pools import pool_of
 from prompttuner.controller.project import prepare_job
 from prompttuner.controller.submitting import check_within_cap
 from prompttuner.controller.tx import Tx
+from prompttuner.db import events
 from prompttuner.db import jobs as job_rows
 from prompttuner.db import requests as request_rows
+from prompttuner.db.events import NewEvent
 from prompttuner.db.models import Allocation, Job
 from prompttuner.errors import NotFound, SpecError, SpoolError, StateError
 from prompttuner.files import write_json
@@ -300,12 +302,18 @@ def _named_allocations(tx: Tx, request: Mapping[str, Any]) -> list[Allocation]:
 
 
 def _purge(tx: Tx, request: Mapping[str, Any]) -> str:
-    job = _job(tx, request)
-    if job.state not in JOB_ENDED:
-        raise StateError(f"job {job.id} has not ended ({job.state}); cancel it first")
-    job.purged = True
-    tx.event("purge", job=job, cause=_cause(request, "purged"))
-    return f"the folder of {job.id} will be removed"
+    """One job, or many at once (``jobs``), of which those that are gone already are no mistake."""
+    names = [str(name) for name in request.get("jobs") or ()]
+    found = list(tx.session.scalars(select(Job).where(Job.id.in_(names)))) if names else [_job(tx, request)]
+    for job in found:
+        if job.state not in JOB_ENDED:
+            raise StateError(f"job {job.id} has not ended ({job.state}); cancel it first")
+    for job in found:
+        job.purged = True
+    tx.session.flush()
+    events.append(tx.session, [NewEvent("purge", _cause(request, "purged"), job.id) for job in found], tx.now)
+    whose = Counted(len(found), "job") if names else found[0].id
+    return f"the folder of {whose} will be removed"
 
 
 _HANDLERS: dict[str, Handler] = {

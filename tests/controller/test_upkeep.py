@@ -306,6 +306,19 @@ def test_purge_removes_folder_and_row_of_an_ended_job_only(lab: Lab) -> None:
     assert [row.id for row in left] == [running]
 
 
+def test_many_jobs_are_purged_with_one_request_and_only_if_all_have_ended(lab: Lab) -> None:
+    done = [lab.submit(ita=10) for _ in range(3)]
+    running = lab.submit(ita=900, max_iterations=1000)
+    lab.run(60)
+    assert not lab.ask("purge", jobs=[*done, running])["ok"]
+    assert all(lab.spool.job(name).exists() for name in done)
+    assert lab.ask("purge", jobs=[*done, "jgone"])["ok"]
+    assert not any(lab.spool.job(name).exists() for name in done)
+    assert [row.id for row in lab.ctx.store.query(jobs.find)] == [running]
+    kinds = [row.kind for row in lab.ctx.store.query(events.latest)]
+    assert kinds.count("purge") == kinds.count("job.purged") == 3
+
+
 def test_old_folders_rows_and_replies_are_forgotten(lab: Lab) -> None:
     job_id = lab.submit(ita=10)
     lab.run(200)
