@@ -97,7 +97,7 @@ class Spool:
         if known is None:
             create_json(path, {"id": uuid.uuid4().hex})
             known = read_own_json(path)
-        return str((known or {}).get("id", ""))
+        return str(known.get("id", "")) if isinstance(known, dict) else ""
 
     def agent(self, name: str) -> Path:
         return self.agents / name
