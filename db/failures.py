@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from prompttuner.errors import DatabaseError
 
-__all__ = ["NoDatabase", "explain", "is_hot_journal", "is_transient"]
+__all__ = ["NoDatabase", "OldSchema", "explain", "is_hot_journal", "is_transient"]
 
 # Postgres SQLSTATEs after which the same transaction may be run again: serialization failure, deadlock, lock time-out,
 # administrator or crash shutdown, starting up, too many connections, statement time-out.
@@ -46,6 +46,10 @@ _POSTGRES = {
 
 class NoDatabase(DatabaseError):
     """There is no database yet at this place (nothing has been submitted)."""
+
+
+class OldSchema(DatabaseError):
+    """The database was made by an earlier version."""
 
 
 def is_transient(error: BaseException) -> bool:

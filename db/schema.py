@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from prompttuner.db.failures import NoDatabase
+from prompttuner.db.failures import NoDatabase, OldSchema
 from prompttuner.db.place import Place
 from prompttuner.errors import DatabaseError
 
@@ -52,7 +52,8 @@ def check_revision(connection: Connection, place: Place) -> None:
 
     Raises:
         NoDatabase: the database is empty.
-        DatabaseError: an older schema (says how to upgrade it) or a newer one (says which prompttuner made it).
+        OldSchema: an older one; says how to upgrade it.
+        DatabaseError: a newer one; says which prompttuner made it.
     """
     found = revision(connection)
     if found == HEAD:
@@ -60,7 +61,10 @@ def check_revision(connection: Connection, place: Place) -> None:
     if found is None:
         raise NoDatabase(f"database {place} is empty: it is filled by the first `prompttuner submit`")
     _refuse_newer(connection, place, found)
-    raise DatabaseError(f"database {place} has the older schema {found}: run `prompttuner db upgrade`")
+    save = "prompttuner db backup FILE" if place.is_sqlite else "pg_dump"
+    raise OldSchema(
+        f"database {place} has the older schema {found}: run `prompttuner db upgrade` (`{save}` saves it before)"
+    )
 
 
 def _refuse_newer(connection: Connection, place: Place, found: str) -> None:

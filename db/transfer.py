@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Table, cast, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from prompttuner.db.engine import create_file
-from prompttuner.db.failures import explain
+from prompttuner.db.failures import OldSchema, explain
 from prompttuner.db.models import Base, Meta, OwnershipRow
 from prompttuner.db.place import parse_place
 from prompttuner.db.store import Store
@@ -68,10 +68,13 @@ def backup(source: str | Path, path: Path) -> None:
         raise DatabaseError(f"the backup {path} cannot be written: there is no folder {path.parent}")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
-        with Store.open(source, read_only=True) as old:
-            if old.place.path is not None:
-                _backup_file(old.place.path, scratch)
-            else:
+        place = parse_place(source)
+        if place.path is not None:
+            with contextlib.suppress(OldSchema):  # to be saved before it is upgraded
+                Store.open(source, read_only=True).close()
+            _backup_file(place.path, scratch)
+        else:
+            with Store.open(source, read_only=True) as old:
                 _backup_rows(old, scratch)
         os.link(scratch, path)  # unlike a rename, never replaces what appeared meanwhile
     except OSError as error:

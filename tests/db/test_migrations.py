@@ -15,7 +15,9 @@ from filled_store import everything, fill
 from sqlalchemy import text
 
 from prompttuner.db import Store, schema
+from prompttuner.db.failures import OldSchema
 from prompttuner.db.integrity import check
+from prompttuner.db.transfer import backup
 from prompttuner.errors import DatabaseError, NotOwner
 
 REVISIONS = Path(__file__).parent / "revisions"
@@ -88,6 +90,19 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, NEXT))
     monkeypatch.setattr(schema, "HEAD", NEXT)
     yield NEXT
+
+
+@pytest.mark.parametrize("revision", schema.REVISIONS[:-1])
+def test_a_state_of_an_older_version_can_be_saved_before_it_is_upgraded(tmp_path: Path, revision: str) -> None:
+    old, saved = tmp_path / "old.db", tmp_path / "saved.db"
+    load(str(old), revision)
+    backup(old, saved)
+    Store.upgrade_at(old)
+    with pytest.raises(OldSchema, match="db backup"):
+        Store.open(saved)
+    assert Store.upgrade_at(saved) == (revision, schema.HEAD)
+    with Store.open(old, notes_dir=tmp_path) as one, Store.open(saved, notes_dir=tmp_path) as other:
+        assert everything(one)["jobs"] == everything(other)["jobs"]
 
 
 def test_an_upgrade_is_asked_for_keeps_the_data_and_fences_the_old_controller(
