@@ -54,7 +54,7 @@ class Context:
     """What was warned of, and when (``steady`` seconds)."""
     plan_at: float = float("-inf")
     """When the policy wants to plan next (Unix time) although there may be neither job nor allocation."""
-    look_s: float = 0.0
+    next_plan_s: float = 0.0
     """Period of cron's ticks where those come next; 0: a daemon ticks."""
     last_noted: float = float("-inf")
     """When jobs that wait were last explained (``steady`` seconds)."""

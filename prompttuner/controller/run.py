@@ -40,7 +40,7 @@ def tick_once(settings: Settings, wait_s: float = 0.0) -> TickReport:
         NotOwner: another controller is at work (it will apply what is in the inbox); the message names it.
     """
     with controlling(settings, wait_s) as ctx:
-        ctx.look_s = settings.cron_tick_s  # whoever ticks next is cron, if anybody
+        ctx.next_plan_s = settings.cron_tick_s  # whoever ticks next is cron, if anybody
         return tick(ctx)
 
 

@@ -56,8 +56,8 @@ class SnapshotInputs:
     """By pool key: submissions, ascending in time."""
     step_s: Mapping[str, float] = field(default_factory=dict)
     """By job id: seconds of an iteration on one member, where it is known beforehand."""
-    look_s: float = 0.0
-    """See ``Snapshot.look_s``."""
+    next_plan_s: float = 0.0
+    """See ``Snapshot.next_plan_s``."""
     kept: frozenset[str] = frozenset()
     """Jobs that keep the members they have for the moment, whatever their limits."""
 
@@ -75,7 +75,7 @@ def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given
         limits=given.limits,
         arrivals=_arrivals(given),
         tick_s=given.tick_s,
-        look_s=given.look_s,
+        next_plan_s=given.next_plan_s,
     )
 
 

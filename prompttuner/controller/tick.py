@@ -271,7 +271,7 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         bank=outlook.bank,
         arrivals=outlook.arrivals,
         step_s=outlook.step_s,
-        look_s=ctx.look_s,
+        next_plan_s=ctx.next_plan_s,
         kept=_with_unexplained_loss(ctx, rows.allocations),
     )
     snapshot = build_snapshot(rows.jobs, rows.allocations, given)

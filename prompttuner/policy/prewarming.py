@@ -57,16 +57,16 @@ def prewarm(work: Pass) -> None:
     if not (rules.forecast and rules.prewarm and rules.warm_pool and limits.warm_pool and limits.prewarm):
         return
     busy = np.bincount(snapshot.jobs.pool, weights=work.guess.members, minlength=len(snapshot.pools)) > 0
-    look_s = max(snapshot.tick_s, snapshot.look_s)
+    next_plan_s = max(snapshot.tick_s, snapshot.next_plan_s)
     for pool, profile in enumerate(snapshot.pools):
         cold_s = profile.queue_s + profile.start_s + snapshot.tick_s
         times = snapshot.arrivals.times[pool]
         if len(times) <= FEWEST or (now - times[-1] < 2 * cold_s and busy[pool]):
             continue  # in the midst of a burst: there will be another plan when its last job ends
-        burst = next_burst(times, cold_s, look_s)
+        burst = next_burst(times, cold_s, next_plan_s)
         if burst is None:
             continue
-        opens = burst.head - cold_s - (look_s - snapshot.tick_s)
+        opens = burst.head - cold_s - (next_plan_s - snapshot.tick_s)
         until = min(burst.tail + rules.keep * profile.start_s, burst.head + limits.idle_limit_s)
         work.wake(opens)
         # idle ones are kept from a cold start earlier: a start that was quicker than expected is no reason to repeat it
@@ -92,7 +92,7 @@ def _ask(work: Pass, pool: int, burst: Burst, agents: int, count: int) -> None:
     work.actions.extend(Request(pool, why) for _ in range(count))
 
 
-def next_burst(times: Floats, cold_s: float, look_s: float = 0.0) -> Burst | None:
+def next_burst(times: Floats, cold_s: float, next_plan_s: float = 0.0) -> Burst | None:
     """The burst that past ones foretell; None where they are too few, not regular, or not regular enough to pay.
 
     A burst begins after a quiet time of more than two cold starts and half the longest quiet time of late. It pays to
@@ -102,7 +102,7 @@ def next_burst(times: Floats, cold_s: float, look_s: float = 0.0) -> Burst | Non
     Args:
         times: the pool's submissions, ascending.
         cold_s: seconds from a request to a warm agent.
-        look_s: seconds between two plans, half of which it may be asked for too early.
+        next_plan_s: seconds between two plans, half of which it may be asked for too early.
     """
     late = times[-LATEST:]
     gaps = np.diff(late)
@@ -114,10 +114,10 @@ def next_burst(times: Floats, cold_s: float, look_s: float = 0.0) -> Burst | Non
         return None
     periods = np.diff(begins)
     mean, head, tail = float(periods.mean()), float(periods.min()), float(periods.max())
-    if float(periods.std()) > SPREAD * mean or mean - head + look_s / 2 > cold_s:
+    if float(periods.std()) > SPREAD * mean or mean - head + next_plan_s / 2 > cold_s:
         return None
     last = float(begins[-1])
-    return Burst(last + head, last + tail, mean, mean - head + look_s / 2, tuple(begins.tolist()))
+    return Burst(last + head, last + tail, mean, mean - head + next_plan_s / 2, tuple(begins.tolist()))
 
 
 def agents_for(

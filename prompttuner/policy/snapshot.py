@@ -174,5 +174,5 @@ class Snapshot:
     arrivals: Arrivals
     tick_s: float = 1.0
     """Period of the control loop: nothing decided now takes effect sooner than the spool's delay."""
-    look_s: float = 0.0
+    next_plan_s: float = 0.0
     """Seconds until the next plan at the latest, where that is more than ``tick_s`` (ticks by cron)."""

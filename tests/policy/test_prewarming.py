@@ -130,10 +130,10 @@ def test_the_budget_drops_what_it_cannot_pay_without_giving_idle_agents_back(mak
 
 
 def test_cron_ticks_ask_a_period_earlier_and_only_where_that_pays(make):
-    rare = replace(came(make(now=14390.0, profile={"queue_s": 100.0}), HOURLY, slack=60.0), look_s=60.0)
+    rare = replace(came(make(now=14390.0, profile={"queue_s": 100.0}), HOURLY, slack=60.0), next_plan_s=60.0)
     early = get("prompttuner").plan(replace(rare, now=14000.0)).wake_at
     assert early == pytest.approx(14400.0 - 121.0 - 59.0)
-    assert get("prompttuner").plan(replace(came(make(now=14390.0), HOURLY), look_s=60.0)).actions == []
+    assert get("prompttuner").plan(replace(came(make(now=14390.0), HOURLY), next_plan_s=60.0)).actions == []
 
 
 def regular(every_s):
