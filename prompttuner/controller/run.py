@@ -96,7 +96,7 @@ def _serve(ctx: Context, on_tick: OnTick | None, until_done: bool) -> bool:
             except BrokenPipeError:  # whoever read our output has gone
                 raise
             except NotOwner as error:
-                ctx.warn(f"{error}: waiting for it to let go")
+                ctx.warn(f"another controller took over meanwhile, waiting until it lets go ({error})")
                 return False
             except (DatabaseError, SpoolError, BackendError, OSError) as error:
                 ctx.warn(f"{error}: the next tick tries again")

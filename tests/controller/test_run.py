@@ -84,7 +84,7 @@ def test_a_command_that_took_over_for_one_tick_does_not_end_the_controller(
     with caplog.at_level(logging.WARNING):
         running.run_until_done(settings)
     assert ticking.ticks > 1
-    assert "waiting for it to let go" in caplog.text
+    assert "waiting until it lets go" in caplog.text
     assert [path.name for path in Spool(settings.spool_dir).inbox.iterdir()] == []
 
 
