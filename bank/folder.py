@@ -30,7 +30,7 @@ from prompttuner.bank.entry import (
 from prompttuner.bank.layout import BANK_FORMAT, ID_PATTERN, Modes, Sharing, model_key
 from prompttuner.bank.reading import read_lines, read_object
 from prompttuner.errors import DataError, NotFound, SpecError
-from prompttuner.files import write_bytes, write_json
+from prompttuner.files import make_private_dir, write_bytes, write_json
 
 __all__ = ["Bank", "Shelf", "outcomes_in"]
 
@@ -67,7 +67,10 @@ class Bank:
         if (root / "bank.json").exists():
             return cls.open(root)
         bank = cls(root, sharing)
-        root.parent.mkdir(parents=True, exist_ok=True)
+        if sharing is Sharing.PRIVATE:  # a first prompt may make the home folder, too
+            make_private_dir(root.parent)
+        else:
+            root.parent.mkdir(parents=True, exist_ok=True)
         bank.make_folder(root, bank.modes.folder)
         bank.make_folder(root / "models", bank.modes.folder)
         write_json(root / "bank.json", {"format": BANK_FORMAT, "sharing": str(sharing)}, bank.modes.file)

@@ -174,6 +174,20 @@ def test_unknown_ids_are_not_found(shelf: Shelf, name: str) -> None:
             act(name)
 
 
+@pytest.mark.parametrize("sharing", list(Sharing))
+def test_folders_made_above_a_private_bank_are_private_and_above_a_shared_one_follow_the_umask(
+    tmp_path: Path, sharing: Sharing
+) -> None:
+    """The home folder, where a prompt is put into the bank before anything else is done."""
+    old = os.umask(0o022)
+    try:
+        Bank.create(tmp_path / "home" / "bank", sharing)
+    finally:
+        os.umask(old)
+    expected = 0o700 if sharing is Sharing.PRIVATE else 0o755
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) & 0o777 == expected
+
+
 @pytest.mark.parametrize(
     ("sharing", "folder", "file"),
     [(Sharing.PRIVATE, 0o700, 0o600), (Sharing.GROUP_READ, 0o750, 0o640), (Sharing.GROUP_WRITE, 0o750, 0o640)],

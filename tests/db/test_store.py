@@ -230,6 +230,23 @@ def test_jobs_are_found_by_id_beginning_or_name(store: Store, mine: Ownership, a
         assert [row.id for row in jobs.find(session, name="sweep", limit=1)] == ["abc2"]
 
 
+def test_the_newest_jobs_are_those_submitted_last_in_the_states_or_ended_since(
+    store: Store, mine: Ownership, add_jobs: Add
+) -> None:
+    for number, name in enumerate(("a", "b", "c", "d")):
+        add_jobs(name, submitted_at=float(number), state="held" if name == "b" else "queued")
+    store.transact(mine, lambda session: jobs.change(session, [Change("a", "cancelled", "old")], 50.0))
+    store.transact(mine, lambda session: jobs.change(session, [Change("c", "cancelled", "new")], 90.0))
+
+    def ids(limit: int, states: list[str], since: float | None = None) -> list[str]:
+        return store.query(lambda session: [job.id for job in jobs.newest(session, limit, states, since)])
+
+    every = ["queued", "held", "cancelled"]
+    assert ids(9, every) == ["d", "c", "b", "a"] and ids(2, every) == ["d", "c"]
+    assert ids(9, ["cancelled"]) == ["c", "a"]
+    assert ids(9, ["queued", "held"], 60.0) == ["d", "c", "b"] and ids(1, ["held"], 60.0) == ["c"]
+
+
 def test_leases_open_and_end(store: Store, mine: Ownership, add_jobs: Add) -> None:
     add_jobs("a")
 
