@@ -38,7 +38,11 @@ def run_hook(name: str, setting: str, body: Mapping[str, Any]) -> str | None:
     """
     try:
         HOOKS[name](setting, body)
-    except (OSError, subprocess.SubprocessError, HTTPException, ValueError, ConfigError) as error:
+    except subprocess.CalledProcessError as error:  # its own words hold the whole command, tokens and all
+        return f"it ended with exit status {error.returncode}"
+    except (subprocess.TimeoutExpired, TimeoutError):
+        return f"it did not end within {HOOK_S:g} seconds"
+    except (OSError, HTTPException, ValueError, ConfigError) as error:
         return str(error)
     return None
 
@@ -103,7 +107,7 @@ def _in_time(call: Callable[[], None]) -> None:
     thread.start()
     thread.join(HOOK_S)
     if thread.is_alive():
-        raise TimeoutError(f"no answer within {HOOK_S:g} seconds")
+        raise TimeoutError
     if caught:
         raise caught[0]
 

@@ -238,7 +238,21 @@ def test_a_hook_that_hangs_is_ended_with_its_children_and_holds_up_one_tick_only
     status = Path(f"/proc/{note.read_text().strip()}/cmdline")
     assert wait_until(lambda: not status.exists() or not status.read_bytes())
     failed = [row for row in lab.ctx.store.query(events.latest) if row.kind == "hook.failed"]
-    assert len(failed) == 1 and "timed out" in failed[0].cause
+    assert len(failed) == 1 and "did not end within" in failed[0].cause
+
+
+@pytest.mark.parametrize("body", ["exit 3", "sleep 60"])
+def test_what_is_noted_of_a_failed_hook_does_not_repeat_its_command(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    if body != "exit 3":
+        monkeypatch.setattr(hooks, "HOOK_S", 0.5)
+    with_settings(lab, command_hook=shlex.join(["sh", "-c", body, "token-of-ada"]))
+    lab.submit(ita=900, max_iterations=1000, deadline_s=5.0, max_gpus=1)
+    lab.run(10)
+    (failed,) = [row for row in lab.ctx.store.query(events.latest) if row.kind == "hook.failed"]
+    assert "command_hook: it " in failed.cause and "token-of-ada" not in failed.cause
+    assert not any("token-of-ada" in text for text in lab.ctx.warnings)
 
 
 def test_a_webhook_that_is_sent_elsewhere_or_answers_too_slowly_counts_as_not_told(
