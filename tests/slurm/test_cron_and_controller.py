@@ -42,9 +42,9 @@ def test_line_is_added_once_shown_and_removed_among_others(crontab: Path, capsys
     assert run(["--set", "cron_tick_s=120", "cron", "install", "--with=crontab"]) == 0
     lines = crontab.read_text().splitlines()
     assert lines[0] == "0 5 * * * backup"
-    ticks = [line for line in lines if " tick " in line]
+    ticks = [line for line in lines if line.endswith(" tick")]
     assert len(ticks) == 1
-    assert ticks[0].startswith("*/2 * * * * PROMPTTUNER_HOME='")
+    assert ticks[0].startswith("*/2 * * * * ") and " PROMPTTUNER_HOME='" in ticks[0]
     assert "100\\%" in ticks[0]
     capsys.readouterr()
     assert run(["cron", "show", "--with=crontab"]) == 0
@@ -56,7 +56,7 @@ def test_line_is_added_once_shown_and_removed_among_others(crontab: Path, capsys
 
 def test_first_line_of_an_empty_table(crontab: Path) -> None:
     assert run(["cron", "install", "--with=crontab"]) == 0
-    assert " tick " in crontab.read_text()
+    assert " tick\n" in crontab.read_text()
 
 
 def test_marks_that_somebody_has_torn_apart_take_no_foreign_line_along(crontab: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_line_says_where_slurm_is_and_runs_as_cron_would_run_it(
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert run(["--backend=slurm", "cron", "install", "--with=crontab"]) == 0
     assert "backend (flag)" in capsys.readouterr().err
-    (line,) = [line for line in crontab.read_text().splitlines() if " tick " in line]
+    (line,) = [line for line in crontab.read_text().splitlines() if line.endswith(" tick")]
     command = line.split(" ", 5)[5].replace("\\%", "%")  # as cron does
     probe = command.replace(shlex.join(own_command()) + " tick", "env")
     subprocess.run(["/bin/sh", "-c", probe], env={"PATH": "/usr/bin:/bin"}, check=True, cwd="/")
@@ -93,6 +93,17 @@ def test_line_says_where_slurm_is_and_runs_as_cron_would_run_it(
     assert seen["PATH"].split(":")[0] == str(squeue.parent)
     assert seen["PROMPTTUNER_HOME"] == str(tmp_path / "my home 100%")
     assert seen["SLURM_CONF"] == str(tmp_path / "slurm.conf")
+
+
+def test_line_of_a_home_that_cannot_be_written_still_runs_so_that_the_reason_is_in_crons_mail(
+    crontab: Path, tmp_path: Path
+) -> None:
+    assert run(["cron", "install", "--with=crontab"]) == 0
+    (line,) = [line for line in crontab.read_text().splitlines() if line.endswith(" tick")]
+    command = line.split(" ", 5)[5].replace("\\%", "%").replace(shlex.join(own_command()) + " tick", "echo because")
+    (tmp_path / "my home 100%").rename(tmp_path / "away")  # even root could write what only lacks the right
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, cwd="/", check=True)
+    assert done.stdout == "because\n" and done.stderr == ""
 
 
 def test_settings_that_cron_will_not_know_are_named(crontab: Path, capsys: pytest.CaptureFixture[str]) -> None:
