@@ -43,7 +43,8 @@ def run_hook(name: str, setting: str, body: Mapping[str, Any]) -> str | None:
     except (subprocess.TimeoutExpired, TimeoutError):
         return f"it did not end within {HOOK_S:g} seconds"
     except (OSError, HTTPException, ValueError, ConfigError) as error:
-        return str(error)
+        secret = setting.partition("://")[2].partition("/")[2] if name == "webhook" else ""  # its path usually is one
+        return str(error).replace(secret, "***") if secret else str(error)
     return None
 
 

@@ -285,6 +285,17 @@ def test_a_webhook_that_is_sent_elsewhere_or_answers_too_slowly_counts_as_not_to
     assert late is not None and "within 0.2 seconds" in late
 
 
+def test_what_went_wrong_with_a_hook_tells_no_secret_of_it() -> None:
+    texts = [
+        hooks.run_hook("command_hook", "sh -c 'exit 3' s3cret", {}),
+        hooks.run_hook("webhook", "http://127.0.0.1:1/s3cret path", {}),
+        hooks.run_hook("webhook", "ftp://example.org/s3cret", {}),
+        hooks.run_hook("webhook", "http://[half/s3cret", {}),
+    ]
+    assert all(text and "s3cret" not in text for text in texts)
+    assert "status 3" in str(texts[0])
+
+
 def test_figures_are_written_to_a_file_that_the_exporter_can_read(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "prompttuner.prom"
     with_settings(lab, metrics_file=path)
