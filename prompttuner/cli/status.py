@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from prompttuner.cli.state import find_job, one_job, open_store, pending_submits
 from prompttuner.cli.views import job_view, summary_row
 from prompttuner.errors import SpecError
 from prompttuner.states import JobState
+from prompttuner.words import Counted
 
 __all__ = ["app"]
 
@@ -27,7 +29,7 @@ def status(
     jobs: Annotated[list[str] | None, typer.Argument(help="Ids, beginnings of ids, or names.")] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="Ended jobs of any age too.")] = False,
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state (may be repeated).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest n jobs.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="At most n jobs, the newest; active ones first.")] = 200,
     json: JsonFlag = False,
 ) -> None:
     """List jobs: state, progress, deadline, GPUs."""
@@ -67,7 +69,11 @@ def _views(words: list[str], everything: bool, states: list[str], limit: int, no
         if words:
             return [job_view(find_job(session, word), now, spool_dir) for word in words]
         if states or everything:
-            newest = jobs.newest(session, limit, states or list(JobState))
+            newest = list(jobs.newest(session, limit, states or list(JobState)))
         else:
-            newest = jobs.newest(session, limit, jobs.ACTIVE_STATES, ended_since=now - RECENT_S)
-        return [job_view(job, now, spool_dir) for job in reversed(newest)]
+            newest = list(jobs.newest(session, limit, jobs.ACTIVE_STATES))  # hidden by none that ended meanwhile
+            if len(newest) < limit:
+                newest += jobs.newest(session, limit - len(newest), [], ended_since=now - RECENT_S)
+        if len(newest) == limit:
+            sys.stderr.write(f"note: at most {Counted(limit, 'job')}; --limit shows more\n")
+        return [job_view(job, now, spool_dir) for job in sorted(newest, key=lambda job: (job.submitted_at, job.id))]

@@ -202,6 +202,16 @@ def test_status_filters_by_state(cli: Cli, held: str) -> None:
     assert "states are:" in wrong.err
 
 
+def test_a_job_that_goes_on_is_not_hidden_by_newer_ones_that_have_ended(cli: Cli, held: str, spec: Path) -> None:
+    newer = [cli("submit", spec, "--hold", "-q").out.strip() for _ in range(2)]
+    assert cli("cancel", *newer).code == 0
+    cut = cli("status", "--limit", 2, "--json")
+    assert [job["id"] for job in cut.json["jobs"]] == [held, newer[1]] and "--limit" in cut.err
+    assert [job["id"] for job in cli("status", "--limit", 1, "--json").json["jobs"]] == [held]
+    whole = cli("status", "--json")
+    assert [job["id"] for job in whole.json["jobs"]] == [held, *newer] and whole.err == ""
+
+
 def test_ended_jobs_older_than_a_day_are_listed_on_demand(cli: Cli, held: str, home: Path) -> None:
     change_row(home, held, state="cancelled", finished_at=time.time() - 2 * 86400)
     assert cli("status", "--json").json["jobs"] == []
