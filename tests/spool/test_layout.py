@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def test_files_and_folders_are_private_and_usable_whatever_the_umask(tmp_path: P
 def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     write_json(path, {})
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(SpoolError, match="another user"):
+        read_own_json(path)
+
+
+def test_a_file_that_cannot_even_be_opened_is_refused_if_it_is_another_users_and_awaited_if_it_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {})
+
+    def shut(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "open", shut)  # root may open everything
+    with pytest.raises(PermissionError):  # a ticket that has run out, say
+        read_own_json(path)
     monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
     with pytest.raises(SpoolError, match="another user"):
         read_own_json(path)
