@@ -42,7 +42,7 @@ demo-slurm: $(DEV)
 
 test: $(DEV)
 	@tests/install_system_packages.sh
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

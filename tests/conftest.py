@@ -1,7 +1,6 @@
 """Fixtures and hooks for all tests."""
 
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
-from one_cluster import pytest_collection_modifyitems
 from postgres import own_postgres, postgres_server, postgres_url
 from property_tests import load_profile
 from slurm_fixtures import bare_slurm, bare_slurm_session, slurm, slurm_session
@@ -12,7 +11,6 @@ __all__ = [
     "own_postgres",
     "postgres_server",
     "postgres_url",
-    "pytest_collection_modifyitems",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",
     "slurm",

@@ -295,7 +295,11 @@ class Cluster:
             _kill(pid, number)
 
     def _wait_gone(self, name: str) -> None:
-        self._until(lambda: self._pid(name) is None, name)
+        deadline = time.monotonic() + START_LIMIT_S
+        while self._pid(name) is not None:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{name} did not end\n{self._tail(name)}")
+            time.sleep(0.02)
 
     def _kill_jobs(self, node: str | None = None) -> None:
         """SIGKILL the processes of jobs and their step daemons (all, or those on one node)."""
