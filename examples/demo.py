@@ -29,6 +29,7 @@ from prompttuner.db.models import Job
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.when import format_duration
 from prompttuner.states import JobState
+from prompttuner.words import Counted
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Progress:
             running = [row for row in ctx.store.query(jobs.load_active) if row.state == JobState.RUNNING]
             for row in running:
                 metric = "" if row.metric is None else f"loss {row.metric:.3f}, "
-                self._say(f"{row.name:10} step {row.step:4}     {metric}{len(row.members)} workers")
+                self._say(f"{row.name:10} step {row.step:4}     {metric}{Counted(len(row.members), 'worker')}")
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._start:6.1f} s  {text}", flush=True)
