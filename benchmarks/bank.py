@@ -28,16 +28,16 @@ from bank_runs import BATCH, RATE, TARGET_LOSS, Job, tune_many
 from bank_setup import BankUnderTest, Cache, build_bank, choose_features, compare_fitting, compare_versions
 
 from prompttuner import smallmodel
-from prompttuner.bank.features import DEFAULT_RECIPE
-from prompttuner.bank.layout import model_key
-from prompttuner.bank.lookup import DEFAULT_SAMPLES, LookupSettings, find_initial_prompt
-from prompttuner.bank.race import RaceSettings, race
-from prompttuner.bank.scoring import Scorer
-from prompttuner.bank.strategies import DEFAULT_STRATEGY, STRATEGIES, choose, full_cost
+from prompttuner.bank.folder.layout import model_key
+from prompttuner.bank.lookup.features import DEFAULT_RECIPE
+from prompttuner.bank.lookup.race import RaceSettings, race
+from prompttuner.bank.lookup.scoring import Scorer
+from prompttuner.bank.lookup.search import DEFAULT_SAMPLES, LookupSettings, find_initial_prompt
+from prompttuner.bank.lookup.strategies import DEFAULT_STRATEGY, STRATEGIES, choose, full_cost
+from prompttuner.engine.initial import initial_prompt
+from prompttuner.engine.llm.model import LoadedModel, load_model
+from prompttuner.engine.sampling import SampleOrder
 from prompttuner.smallmodel import tasks
-from prompttuner.tuning.initial import initial_prompt
-from prompttuner.tuning.model import LoadedModel, load_model
-from prompttuner.tuning.order import SampleOrder
 
 CAP = 100
 PLAIN_LENGTH = 8

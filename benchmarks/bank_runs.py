@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prompttuner.engine.initial import initial_prompt
+from prompttuner.engine.llm.batching import collate
+from prompttuner.engine.llm.encoding import Encoded, encode
+from prompttuner.engine.llm.model import LoadedModel
+from prompttuner.engine.sampling import SampleOrder
+from prompttuner.engine.tuner import TuningData
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
-from prompttuner.tuning.batching import collate
-from prompttuner.tuning.encoding import Encoded, encode
-from prompttuner.tuning.initial import initial_prompt
-from prompttuner.tuning.model import LoadedModel
-from prompttuner.tuning.order import SampleOrder
-from prompttuner.tuning.tuner import TuningData
 
 TARGET_LOSS = 0.1
 EVAL_EVERY = 2

@@ -22,15 +22,15 @@ import torch
 
 from prompttuner import smallmodel
 from prompttuner.bank import Bank, Entry
-from prompttuner.bank.clusters import Clusters, cluster, insert, recluster_pays
-from prompttuner.bank.features import DEFAULT_RECIPE
-from prompttuner.bank.index import DEFAULT_CAPACITY, load_index, refresh
-from prompttuner.bank.lookup import DEFAULT_SAMPLES, find_initial_prompt
-from prompttuner.bank.strategies import Layers, choose
+from prompttuner.bank.index.clusters import Clusters, cluster, insert, recluster_pays
+from prompttuner.bank.index.shelf_index import DEFAULT_CAPACITY, load_index, refresh
+from prompttuner.bank.lookup.features import DEFAULT_RECIPE
+from prompttuner.bank.lookup.search import DEFAULT_SAMPLES, find_initial_prompt
+from prompttuner.bank.lookup.strategies import Layers, choose
+from prompttuner.engine.llm.model import load_model
+from prompttuner.engine.tuner import TuningData
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
-from prompttuner.tuning.model import load_model
-from prompttuner.tuning.tuner import TuningData
 
 WIDTH = 128
 STRATEGIES = ("two-layer", "racing", "clst")

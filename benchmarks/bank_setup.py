@@ -11,16 +11,16 @@ import torch
 from bank_runs import Job, tune_many
 
 from prompttuner.bank import Bank, Entry
-from prompttuner.bank.clusters import cluster
-from prompttuner.bank.features import DEFAULT_RECIPE, POOLINGS, embed_text, layer_features
-from prompttuner.bank.fitting import fit_length
-from prompttuner.bank.index import refresh
-from prompttuner.bank.scoring import Scorer
-from prompttuner.bank.strategies import Layers, choose
+from prompttuner.bank.index.clusters import cluster
+from prompttuner.bank.index.shelf_index import refresh
+from prompttuner.bank.lookup.features import DEFAULT_RECIPE, POOLINGS, embed_text, layer_features
+from prompttuner.bank.lookup.fitting import fit_length
+from prompttuner.bank.lookup.scoring import Scorer
+from prompttuner.bank.lookup.strategies import Layers, choose
+from prompttuner.engine.initial import fit_length as fit_start
+from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.files import read_json, write_json
 from prompttuner.smallmodel import tasks
-from prompttuner.tuning.initial import fit_length as fit_start
-from prompttuner.tuning.model import LoadedModel
 
 __all__ = ["BankUnderTest", "Cache", "build_bank", "choose_features", "compare_fitting", "compare_versions"]
 

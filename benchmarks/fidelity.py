@@ -29,7 +29,7 @@ from fidelity_runs import LiveRun, Site, alone_s, plain, run_live, simulated
 from fidelity_times import Samples, believed, profiles_with
 from slurm_cluster import Cluster, missing_programs, running_cluster
 
-from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.profiles import stated
 from prompttuner.sim import SimResult
 from prompttuner.trace.generate import LlmMix, Workload, generate

@@ -24,15 +24,15 @@ from prompttuner import policy as policies  # noqa: E402
 from prompttuner.controller.replay import Replay, schedule, wait_and_submit  # noqa: E402
 from prompttuner.controller.run import INBOX_LOOK_S  # noqa: E402
 from prompttuner.db import Store  # noqa: E402
-from prompttuner.db import profiles as profile_rows  # noqa: E402
-from prompttuner.db.models import Allocation, Job  # noqa: E402
+from prompttuner.db.queries import profiles as profile_rows  # noqa: E402
+from prompttuner.db.tables.models import Allocation, Job  # noqa: E402
+from prompttuner.policy.contract.snapshot import PoolProfile  # noqa: E402
 from prompttuner.policy.estimate import speed_table  # noqa: E402
-from prompttuner.policy.snapshot import PoolProfile  # noqa: E402
 from prompttuner.report.live import from_database  # noqa: E402
 from prompttuner.sim import SimOptions, SimResult, simulate  # noqa: E402
 from prompttuner.trace.job import TraceJob  # noqa: E402
-from prompttuner.tuning.member import NOTE_S  # noqa: E402
-from prompttuner.tuning.member_files import BEAT_S  # noqa: E402
+from prompttuner.worker.member import NOTE_S  # noqa: E402
+from prompttuner.worker.member_files import BEAT_S  # noqa: E402
 
 __all__ = ["LiveRun", "Site", "Verdict", "alone_s", "plain", "run_live", "simulated"]
 

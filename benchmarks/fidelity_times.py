@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from prompttuner.db.models import Allocation, Event, Job, Lease
-from prompttuner.policy.snapshot import PoolProfile
-from prompttuner.tuning.membership import member_dir
+from prompttuner.db.tables.models import Allocation, Event, Job, Lease
+from prompttuner.policy.contract.snapshot import PoolProfile
+from prompttuner.worker.membership import member_dir
 
 __all__ = ["Samples", "Stint", "believed", "first_load", "means", "measure", "profiles_with", "stints_of"]
 

@@ -29,7 +29,7 @@ import policies_definitions as defs
 import policies_report as report
 
 from prompttuner.policy import get
-from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.sim.bound import bound

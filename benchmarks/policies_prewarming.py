@@ -15,8 +15,8 @@ from collections import Counter
 from typing import Any
 
 from prompttuner.policy import get
-from prompttuner.policy.plan import Plan, Policy, Request
-from prompttuner.policy.snapshot import Snapshot
+from prompttuner.policy.contract.plan import Plan, Policy, Request
+from prompttuner.policy.contract.snapshot import Snapshot
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.trace.generate import LlmMix, Workload, generate

@@ -37,16 +37,16 @@ import torch
 import transformers
 
 from prompttuner import smallmodel
+from prompttuner.engine.initial import initial_prompt
+from prompttuner.engine.llm.model import load_model
+from prompttuner.engine.tuner import Tuner, read_data
 from prompttuner.files import write_json
 from prompttuner.smallmodel import tasks
 from prompttuner.spec import make_spec, resolve
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.initial import initial_prompt
-from prompttuner.tuning.lease import run_lease
-from prompttuner.tuning.membership import Membership, propose, read_membership
-from prompttuner.tuning.model import load_model
-from prompttuner.tuning.tuner import Tuner, read_data
-from prompttuner.tuning.zygote_client import Zygote
+from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.worker.lease import run_lease
+from prompttuner.worker.membership import Membership, propose, read_membership
+from prompttuner.worker.zygote.client import Zygote
 
 PATIENCE_S = 180.0
 BATCH = 8

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from prompttuner.tuning.checkpoint import load_checkpoint, save_checkpoint
-from prompttuner.tuning.group import Group
-from prompttuner.tuning.initial import initial_prompt
-from prompttuner.tuning.model import load_model
-from prompttuner.tuning.tuner import Tuner, read_data
+from prompttuner.engine.checkpoint import load_checkpoint, save_checkpoint
+from prompttuner.engine.initial import initial_prompt
+from prompttuner.engine.llm.model import load_model
+from prompttuner.engine.tuner import Tuner, read_data
+from prompttuner.worker.elastic.group import Group
 
 
 def main(folder: Path, agent: str) -> None:

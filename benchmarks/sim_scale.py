@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from prompttuner.policy import get
-from prompttuner.policy.snapshot import (
+from prompttuner.policy.contract.snapshot import (
     AgentPhase,
     Agents,
     Arrivals,

@@ -29,8 +29,8 @@ from sqlalchemy.orm import Session
 from prompttuner import JobSpec, submit
 from prompttuner.controller.requests import leave
 from prompttuner.db import Store
-from prompttuner.db import profiles as profile_rows
-from prompttuner.db.models import Allocation, Job
+from prompttuner.db.queries import profiles as profile_rows
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.smallmodel import tasks
 
 PROFILE = Path(__file__).parents[1] / "prompttuner" / "profiles" / "small.json"

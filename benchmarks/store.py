@@ -23,8 +23,9 @@ from typing import Any
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
-from prompttuner.db import Change, Ownership, Store, allocations, jobs, leases
-from prompttuner.db.models import Job
+from prompttuner.db import Change, Ownership, Store
+from prompttuner.db.queries import allocations, jobs, leases
+from prompttuner.db.tables.models import Job
 
 SPEC = {"model": "m" * 40, "train": {"path": "/data/train.jsonl", "sha256": "0" * 64}, "target": "loss<=1.0", "seed": 1}
 

@@ -24,19 +24,19 @@ from typing import Any
 from sqlalchemy import event
 
 from prompttuner.config import Settings
-from prompttuner.controller.banking import BankView
+from prompttuner.controller.act.gate import Gate
 from prompttuner.controller.context import Context
-from prompttuner.controller.gate import Gate
-from prompttuner.controller.pools import pool_of
+from prompttuner.controller.plan.pools import pool_of
 from prompttuner.controller.tick import tick
+from prompttuner.controller.upkeep.harvest import BankView
 from prompttuner.db import Store
-from prompttuner.db.models import Allocation, Job, Lease
-from prompttuner.db.tables import insert_rows, table_of
+from prompttuner.db.queries.bulk import insert_rows, table_of
+from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.policy import get
 from prompttuner.slurm.backend import AllocationRequest, Native, Seen
 from prompttuner.slurm.spool import AgentStatus, Spool
-from prompttuner.tuning.membership import Membership, member_dir, propose
+from prompttuner.worker.membership import Membership, member_dir, propose
 
 SPEC: dict[str, Any] = {
     "model": "/m",

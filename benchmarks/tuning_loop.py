@@ -27,11 +27,11 @@ import torch
 import transformers
 
 from prompttuner import smallmodel
+from prompttuner.engine.initial import InitialPrompt, initial_prompt
+from prompttuner.engine.llm.model import LoadedModel, load_model
+from prompttuner.engine.tuner import Tuner, TuningData
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
-from prompttuner.tuning.initial import InitialPrompt, initial_prompt
-from prompttuner.tuning.model import LoadedModel, load_model
-from prompttuner.tuning.tuner import Tuner, TuningData
 
 TASK, SAMPLES, BATCH, RATE = "rotate_left+upper", 512, 16, 0.003
 INITIAL = "text:rotate the letters left then change nothing :"

@@ -42,16 +42,16 @@ from prompttuner.slurm.slurm_backend import SlurmBackend
 from prompttuner.slurm.spool import AgentSettings, AgentStatus, Order, Spool
 from prompttuner.smallmodel import tasks
 from prompttuner.spec import resolve
-from prompttuner.tuning.membership import Membership
+from prompttuner.worker.membership import Membership
 
 PATIENCE_S = 180.0
 COLD = """
 import sys
 from pathlib import Path
 from prompttuner.files import read_json
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.lease import run_lease
-from prompttuner.tuning.model import load_model
+from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.worker.lease import run_lease
+from prompttuner.engine.llm.model import load_model
 folder, agent = Path(sys.argv[1]), sys.argv[2]
 model = load_model(read_json(folder / "spec.json")["model"])
 end = run_lease(folder, agent=agent, generation=1, address="127.0.0.1", model=model,

@@ -4,10 +4,10 @@
 ``profiles`` and ``bank_index`` hold the functions that work with a session.
 """
 
-from prompttuner.db.changes import Change
-from prompttuner.db.events import NewEvent
-from prompttuner.db.failures import NoDatabase
-from prompttuner.db.ownership import OwnerInfo, Ownership
-from prompttuner.db.store import NetworkFileSystemWarning, Store
+from prompttuner.db.queries.changes import Change
+from prompttuner.db.queries.events import NewEvent
+from prompttuner.db.store.failures import NoDatabase
+from prompttuner.db.store.ownership import OwnerInfo, Ownership
+from prompttuner.db.store.store import NetworkFileSystemWarning, Store
 
 __all__ = ["Change", "NetworkFileSystemWarning", "NewEvent", "NoDatabase", "OwnerInfo", "Ownership", "Store"]

@@ -24,8 +24,9 @@ from prompttuner.config import Settings, load_settings
 from prompttuner.controller.context import Context
 from prompttuner.controller.run import run_until_done
 from prompttuner.controller.tick import TickReport
-from prompttuner.db import Store, events, jobs
-from prompttuner.db.models import Job
+from prompttuner.db import Store
+from prompttuner.db.queries import events, jobs
+from prompttuner.db.tables.models import Job
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.when import format_duration
 from prompttuner.states import JobState

@@ -61,7 +61,8 @@ def state(job: str, settings: Settings | None = None) -> dict[str, Any]:
     Raises:
         NotFound: no such job (it may still lie in the inbox).
     """
-    from prompttuner.db import Store, jobs
+    from prompttuner.db import Store
+    from prompttuner.db.queries import jobs
 
     settings = settings or _settings()
     with Store.open(settings.database_url, read_only=True) as store, store.read() as session:
@@ -99,7 +100,8 @@ def result_dir(job: str, settings: Settings | None = None) -> Path:
     Raises:
         NotFound: no such job, or it has no result.
     """
-    from prompttuner.db import Store, jobs
+    from prompttuner.db import Store
+    from prompttuner.db.queries import jobs
 
     settings = settings or _settings()
     with Store.open(settings.database_url, read_only=True) as store, store.read() as session:

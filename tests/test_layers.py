@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "prompttuner"
 LINKED = {"bank", "db", "slurm", "sbatch_templates"}
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
-TENSOR_PACKAGES = {"tuning", "bank", "smallmodel"}
+TENSOR_PACKAGES = {"engine", "worker", "bank", "smallmodel"}
 
 BASE = {"errors", "files", "states", "spec", "config", "smallmodel", "words"}
 ALLOWED: dict[str, set[str]] = {
@@ -28,17 +28,19 @@ ALLOWED: dict[str, set[str]] = {
     "trace": {"errors", "files", "policy", "profiles", "words"},
     "sim": {"errors", "files", "policy", "profiles", "trace", "words"},
     "smallmodel": {"errors", "files", "spec"},
-    "tuning": BASE,
-    "bank": {*BASE, "tuning"},
+    "engine": BASE,
+    "bank": {*BASE, "engine"},
+    "worker": {*BASE, "bank", "engine"},
+    "tuning": {"worker"},  # former names, kept for one release
     "db": BASE,
-    "slurm": {*BASE, "tuning", "sbatch_templates"},
+    "slurm": {*BASE, "worker", "sbatch_templates"},
     "sbatch_templates": BASE,
 }
 """What the lower layers may import of prompttuner. Those not named here (controller, report) may
 import any layer but cli."""
 
-ALLOWED_LATE: dict[str, set[str]] = {"tuning": {"bank"}, "trace": {"report"}}
-"""Further ones inside functions: a lease may look its first prompt up in the bank; statistics may be plotted."""
+ALLOWED_LATE: dict[str, set[str]] = {"trace": {"report"}}
+"""Further ones inside functions: statistics may be plotted."""
 
 
 @cache

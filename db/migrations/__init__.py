@@ -1,1 +1,1 @@
-"""Alembic migrations; run by ``prompttuner.db.schema.upgrade``."""
+"""Alembic migrations; run by ``prompttuner.db.store.schema.upgrade``."""

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from prompttuner.db.models import Base
+from prompttuner.db.tables.models import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -12,7 +12,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line and exit with its code; nothing is imported before it is needed."""
     try:
-        from prompttuner.cli.frame import run
+        from prompttuner.cli.frame.root import run
 
         code = run(sys.argv[1:])
         _ignore_ctrl_c()

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from prompttuner import policy as policies
 from prompttuner.config import Settings
-from prompttuner.controller.bank_index import BankIndexer
-from prompttuner.controller.banking import BankView
-from prompttuner.controller.gate import Gate
-from prompttuner.controller.pools import Pool
-from prompttuner.policy.plan import Policy
+from prompttuner.controller.act.gate import Gate
+from prompttuner.controller.plan.pools import Pool
+from prompttuner.controller.upkeep.bank_index import BankIndexer
+from prompttuner.controller.upkeep.harvest import BankView
+from prompttuner.policy.contract.plan import Policy
 from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
 
 if TYPE_CHECKING:
-    from prompttuner.controller.facts import Facts
-    from prompttuner.controller.history import History
-    from prompttuner.controller.metrics import Metrics
-    from prompttuner.controller.notify import Key, Message
+    from prompttuner.controller.observe.reports import Facts
+    from prompttuner.controller.plan.experience import History
+    from prompttuner.controller.upkeep.deadlines import Key, Message
+    from prompttuner.controller.upkeep.metrics import Metrics
     from prompttuner.db import Ownership, Store
-    from prompttuner.db.models import Job
+    from prompttuner.db.tables.models import Job
 
 __all__ = ["Context", "make_backend", "open_context"]
 
@@ -90,7 +90,7 @@ class Context:
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
         """Resolved specs by job id: they never change, so each is read from the database once."""
         if any(job.id not in self._specs for job in jobs):
-            from prompttuner.db import jobs as job_rows
+            from prompttuner.db.queries import jobs as job_rows
 
             self._specs = self.store.query(job_rows.active_specs)
         return self._specs
@@ -131,7 +131,7 @@ def open_context(settings: Settings, store: Store, ownership: Ownership) -> Cont
         BankView(settings.all_bank_dirs),
     )
     if settings.metrics_file is not None or settings.metrics_port is not None:
-        from prompttuner.controller.metrics import Metrics
+        from prompttuner.controller.upkeep.metrics import Metrics
 
         ctx.metrics = Metrics()
     return ctx

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from prompttuner.controller.plannable import check_plannable, point_in_time, priority_of
-from prompttuner.controller.pools import pool_of
-from prompttuner.controller.project import prepare_job
-from prompttuner.controller.submitting import check_within_cap
-from prompttuner.controller.tx import Tx
-from prompttuner.db import events
-from prompttuner.db import jobs as job_rows
-from prompttuner.db import requests as request_rows
-from prompttuner.db.events import NewEvent
-from prompttuner.db.models import Allocation, Job
+from prompttuner.controller.act.projection import prepare_job
+from prompttuner.controller.act.submission import check_within_cap
+from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.plan.plannable import check_plannable, point_in_time, priority_of
+from prompttuner.controller.plan.pools import pool_of
+from prompttuner.db.queries import events
+from prompttuner.db.queries import jobs as job_rows
+from prompttuner.db.queries import requests as request_rows
+from prompttuner.db.queries.events import NewEvent
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.errors import NotFound, SpecError, SpoolError, StateError
 from prompttuner.files import write_json
 from prompttuner.slurm.spool import Spool, read_own_json

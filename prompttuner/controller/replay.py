@@ -21,13 +21,13 @@ from prompttuner.config import Settings
 from prompttuner.controller.requests import leave, new_job_id
 from prompttuner.errors import NotFound, SpecError, StateError
 from prompttuner.files import append_line, create_json, make_private_dir, read_json
+from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.policy.estimate import speed_table
-from prompttuner.policy.snapshot import PoolProfile
 from prompttuner.slurm.spool import Spool
 from prompttuner.spec import make_spec, resolve
 from prompttuner.spec.when import iso
 from prompttuner.trace.job import TraceJob
-from prompttuner.tuning.paced_model import write_paced_model
+from prompttuner.worker.paced.model import write_paced_model
 
 __all__ = ["Entry", "Replay", "Submitted", "schedule", "wait_and_submit"]
 

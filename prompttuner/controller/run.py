@@ -141,7 +141,7 @@ def _bind(ctx: Context) -> None:
     """
     import socket
 
-    from prompttuner.db import binding
+    from prompttuner.db.queries import binding
 
     identity = ctx.spool.identity()
     bound = ctx.store.query(binding.bound_to)
@@ -182,7 +182,7 @@ def _let_go(store: Store, ownership: Ownership) -> None:
 
 
 def _unfinished(ctx: Context) -> bool:
-    from prompttuner.db import jobs
+    from prompttuner.db.queries import jobs
 
     states = ctx.store.query(jobs.count_by_state)
     return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(ctx.spool))

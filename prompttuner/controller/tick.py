@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import defer
 
-from prompttuner.controller import submitting
-from prompttuner.controller.act import Acted, apply_plan, new_notes
-from prompttuner.controller.banking import enter_result
-from prompttuner.controller.facts import Facts, JobFacts
-from prompttuner.controller.finish import promote
-from prompttuner.controller.housekeeping import clean_up, purge_asked
+from prompttuner.controller.act import submission as submitting
+from prompttuner.controller.act.apply import Acted, apply_plan, new_notes
+from prompttuner.controller.act.projection import changed, obeys_another, order_for, write_order, write_plan
+from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.inbox import apply_inbox
-from prompttuner.controller.look import look
-from prompttuner.controller.notify import tell_of_deadlines
-from prompttuner.controller.observe import apply_agents, apply_jobs
-from prompttuner.controller.outlook import outlook_of, remember
-from prompttuner.controller.project import changed, obeys_another, order_for, write_order, write_plan
-from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
-from prompttuner.controller.tx import WENT_ON, Tx
-from prompttuner.db import allocations as allocation_rows
-from prompttuner.db import jobs as job_rows
-from prompttuner.db import leases as lease_rows
-from prompttuner.db.models import Allocation, Job
-from prompttuner.db.tables import chunks
+from prompttuner.controller.observe.bookkeeping import apply_agents, apply_jobs
+from prompttuner.controller.observe.collect import look
+from prompttuner.controller.observe.reports import Facts, JobFacts
+from prompttuner.controller.observe.results import promote
+from prompttuner.controller.plan.expectations import outlook_of, remember
+from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
+from prompttuner.controller.upkeep.deadlines import tell_of_deadlines
+from prompttuner.controller.upkeep.harvest import enter_result
+from prompttuner.controller.upkeep.retention import clean_up, purge_asked
+from prompttuner.db.queries import allocations as allocation_rows
+from prompttuner.db.queries import jobs as job_rows
+from prompttuner.db.queries import leases as lease_rows
+from prompttuner.db.queries.bulk import chunks
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.plan import Assign, Plan
+from prompttuner.policy.contract.plan import Assign, Plan
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
-from prompttuner.tuning.membership import member_dir
 from prompttuner.words import Counted
+from prompttuner.worker.membership import member_dir
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

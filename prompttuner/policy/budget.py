@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from prompttuner.policy.contract.plan import Action, Assign, Plan, Reason, Release, Request, SwitchModel, Why
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate
-from prompttuner.policy.plan import Action, Assign, Plan, Reason, Release, Request, SwitchModel, Why
-from prompttuner.policy.snapshot import AgentPhase, JobPhase, Snapshot
 
 __all__ = ["within_budget"]
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from prompttuner.policy.snapshot import AgentPhase, Floats, Ints, JobPhase, PoolProfile, Snapshot
+from prompttuner.policy.contract.snapshot import AgentPhase, Floats, Ints, JobPhase, PoolProfile, Snapshot
 
 __all__ = ["Estimate", "estimate", "queue_order", "room", "speed_table"]
 

@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import Any, get_type_hints
 
 from prompttuner.errors import ConfigError
-from prompttuner.policy.plan import Policy
+from prompttuner.policy.contract.plan import Policy
 
 __all__ = ["POLICIES", "get", "switches_of", "variant"]
 
 POLICIES = {
-    "edf": ("prompttuner.policy.edf", "Edf"),
-    "elasticflow": ("prompttuner.policy.elasticflow", "ElasticFlow"),
-    "elasticflow-fixed": ("prompttuner.policy.elasticflow", "ElasticFlowFixed"),
-    "infless": ("prompttuner.policy.infless", "Infless"),
-    "sbatch": ("prompttuner.policy.sbatch", "Sbatch"),
-    "prompttuner": ("prompttuner.policy.prompttuner", "PromptTuner"),
+    "edf": ("prompttuner.policy.baselines.edf", "Edf"),
+    "elasticflow": ("prompttuner.policy.baselines.elasticflow", "ElasticFlow"),
+    "elasticflow-fixed": ("prompttuner.policy.baselines.elasticflow", "ElasticFlowFixed"),
+    "infless": ("prompttuner.policy.baselines.infless", "Infless"),
+    "sbatch": ("prompttuner.policy.baselines.sbatch", "Sbatch"),
+    "prompttuner": ("prompttuner.policy.prompttuner.policy", "PromptTuner"),
 }
 """Name -> (module, class). Modules are imported when asked for."""
 _TRUTH = {"on": True, "off": False}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from prompttuner.policy.plan import Stop, Why
-from prompttuner.policy.snapshot import Snapshot
+from prompttuner.policy.contract.plan import Stop, Why
+from prompttuner.policy.contract.snapshot import Snapshot
 
 __all__ = ["next_stop", "stops"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from prompttuner.errors import ConfigError
 from prompttuner.files import write_bytes
-from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.policy.contract.snapshot import PoolProfile
 
 __all__ = ["builtin", "load_profile", "load_profiles", "parse_profile", "remarks", "save_profile", "stated"]
 

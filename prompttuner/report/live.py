@@ -7,7 +7,7 @@ import math
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from prompttuner.db.models import Allocation, Job, Lease
+from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.report.data import JobBar, ReportData, busy_by_pool, steps
 from prompttuner.states import JobState
 from prompttuner.words import Counted

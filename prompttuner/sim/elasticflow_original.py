@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prompttuner.policy.elasticflow_share import EfJob, left_over, place_all
+from prompttuner.policy.baselines.elasticflow_share import EfJob, left_over, place_all
 from prompttuner.sim.rates import Speedup
 from prompttuner.trace.job import TraceJob
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from prompttuner.policy.snapshot import AgentPhase
+from prompttuner.policy.contract.snapshot import AgentPhase
 from prompttuner.sim.options import JobOutcome
 from prompttuner.trace.job import TraceJob
 

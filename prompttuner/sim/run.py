@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from prompttuner.errors import SpecError, StateError
-from prompttuner.policy.plan import Policy
-from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.policy.contract.plan import Policy
+from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.sim.options import SimOptions, SimResult
 from prompttuner.sim.site import Site
 from prompttuner.trace.job import TraceJob

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from prompttuner.errors import StateError
-from prompttuner.policy import plan as act
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract import plan as act
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 from prompttuner.sim.entities import SimAgent, SimJob
 from prompttuner.sim.world import World
 

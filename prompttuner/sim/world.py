@@ -9,8 +9,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prompttuner.errors import StateError
+from prompttuner.policy.contract.snapshot import (
+    AgentPhase,
+    Agents,
+    Arrivals,
+    JobPhase,
+    Jobs,
+    PoolProfile,
+    SiteLimits,
+    Snapshot,
+)
 from prompttuner.policy.estimate import speed_table
-from prompttuner.policy.snapshot import AgentPhase, Agents, Arrivals, JobPhase, Jobs, PoolProfile, SiteLimits, Snapshot
 from prompttuner.sim.entities import AGENT_COLUMNS, AGENT_KINDS, JOB_COLUMNS, JOB_KINDS, SimAgent, SimJob
 from prompttuner.sim.options import SimOptions, SimResult
 from prompttuner.sim.table import Table

@@ -1,1 +1,1 @@
-"""prompttuner.tuning"""
+"""Former names of modules, kept for one release: processes that were started before an upgrade still use them."""

@@ -309,8 +309,8 @@ class Agent:
 
 def start_zygote(folder: Path, settings: AgentSettings) -> ZygoteLike:
     """The real zygote, logging to the agent's folder."""
-    from prompttuner.tuning.elastic_settings import ElasticSettings
-    from prompttuner.tuning.zygote_client import Zygote
+    from prompttuner.worker.elastic.settings import ElasticSettings
+    from prompttuner.worker.zygote.client import Zygote
 
     elastic = ElasticSettings(
         loss_timeout_s=settings.loss_timeout_s,

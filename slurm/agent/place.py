@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from prompttuner.tuning import network
+from prompttuner.worker.elastic import network
 
 __all__ = ["address_of", "gpu_info", "host_name", "native_id"]
 

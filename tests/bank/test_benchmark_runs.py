@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from prompttuner import smallmodel
+from prompttuner.engine.initial import InitialPrompt
+from prompttuner.engine.llm.model import load_model
+from prompttuner.engine.tuner import Tuner
 from prompttuner.smallmodel import tasks
-from prompttuner.tuning.initial import InitialPrompt
-from prompttuner.tuning.model import load_model
-from prompttuner.tuning.tuner import Tuner
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "bank_runs.py"
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_tensors
 
 from prompttuner.bank import BadEntry, Bank, Entry, Shelf
-from prompttuner.bank.index import refresh
-from prompttuner.bank.layout import Sharing, model_key
+from prompttuner.bank.folder.layout import Sharing, model_key
+from prompttuner.bank.index.shelf_index import refresh
 from prompttuner.errors import NotFound, SpecError
 
 

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from prompttuner.bank import Bank
-from prompttuner.bank.explain import CANDIDATE_COLUMNS, candidate_rows, lookup_lines
-from prompttuner.controller.banking import BankView, enter_result
+from prompttuner.bank.lookup.explain import CANDIDATE_COLUMNS, candidate_rows, lookup_lines
+from prompttuner.controller.upkeep.harvest import BankView, enter_result
 
 REPORT: dict[str, Any] = {
     "strategy": "racing", "budget_s": 10.0, "evaluations": 500, "brute_force_evaluations": 5000, "entries": 300,

@@ -10,9 +10,9 @@ import torch
 
 from prompttuner import smallmodel
 from prompttuner.bank import Bank, Entry, Shelf
-from prompttuner.bank.idle import PIECE, idle_work
-from prompttuner.bank.index import load_index
-from prompttuner.tuning.model import LoadedModel, load_model
+from prompttuner.bank.idle.work import PIECE, idle_work
+from prompttuner.bank.index.shelf_index import load_index
+from prompttuner.engine.llm.model import LoadedModel, load_model
 
 
 @pytest.fixture(scope="module")

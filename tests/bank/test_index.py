@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompttuner.bank import Bank, Entry, Shelf
-from prompttuner.bank import clusters as layers
-from prompttuner.bank.index import load_index, refresh
-from prompttuner.bank.trial_log import Trial
+from prompttuner.bank.index import clusters as layers
+from prompttuner.bank.index.shelf_index import load_index, refresh
+from prompttuner.bank.index.trial_log import Trial
 
 
 def blobs(groups: int, size: int, width: int = 16, seed: int = 0, noise: float = 0.05) -> np.ndarray:

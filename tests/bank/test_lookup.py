@@ -11,18 +11,18 @@ import torch
 
 from prompttuner import smallmodel
 from prompttuner.bank import Bank, Entry, Shelf
-from prompttuner.bank.index import load_index
-from prompttuner.bank.lookup import Found, LookupSettings, find_initial_prompt
-from prompttuner.bank.scoring import Scorer
+from prompttuner.bank.index.shelf_index import load_index
+from prompttuner.bank.lookup.scoring import Scorer
+from prompttuner.bank.lookup.search import Found, LookupSettings, find_initial_prompt
+from prompttuner.engine.initial import initial_prompt
+from prompttuner.engine.llm.encoding import encode
+from prompttuner.engine.llm.model import LoadedModel, load_model
+from prompttuner.engine.tuner import TuningData
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
-from prompttuner.tuning.encoding import encode
-from prompttuner.tuning.initial import initial_prompt
-from prompttuner.tuning.member_files import MemberFiles
-from prompttuner.tuning.membership import Membership
-from prompttuner.tuning.model import LoadedModel, load_model
-from prompttuner.tuning.tuner import TuningData
-from prompttuner.tuning.tuner_task import TunerTask
+from prompttuner.worker.member_files import MemberFiles
+from prompttuner.worker.membership import Membership
+from prompttuner.worker.tuner_task import TunerTask
 
 TARGET = "rotate_left+previous"
 RELATED = ("rotate_left+same", "rotate_left+next")
@@ -126,7 +126,7 @@ def test_no_time_means_no_lookup_and_says_so(loaded: LoadedModel, data: TuningDa
 def test_little_time_shortens_the_lookup_and_says_so(
     loaded: LoadedModel, data: TuningData, bank: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import prompttuner.bank.lookup as module
+    import prompttuner.bank.lookup.search as module
 
     look(loaded, data, bank)
     ticks = iter(np.arange(0.0, 1e6, 0.3))

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from prompttuner.bank import BadEntry, Bank, Entry, Shelf, add_result
-from prompttuner.bank.adapters import read_adapter, read_single_tensor
-from prompttuner.bank.imports import read_prompts
+from prompttuner.bank.folder.adapters import read_adapter, read_single_tensor
+from prompttuner.bank.folder.imports import read_prompts
 from prompttuner.errors import DataError
 
 PROMPT = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
@@ -83,9 +83,8 @@ def test_a_diverged_result_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bank_is_written_without_torch() -> None:
-    code = (
-        "import sys, prompttuner.bank, prompttuner.bank.imports, prompttuner.bank.index; print('torch' in sys.modules)"
-    )
+    modules = "prompttuner.bank, prompttuner.bank.folder.imports, prompttuner.bank.index.shelf_index"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

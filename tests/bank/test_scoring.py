@@ -8,13 +8,13 @@ import torch
 import transformers
 
 from prompttuner import smallmodel
-from prompttuner.bank.features import compute_features, layer_features, parse_recipe
-from prompttuner.bank.fitting import fit_length
-from prompttuner.bank.race import RaceSettings, race, race_cost
-from prompttuner.bank.scoring import Scorer
-from prompttuner.tuning.encoding import Encoded
-from prompttuner.tuning.model import LoadedModel, load_model
-from prompttuner.tuning.prefix import PrefixModel
+from prompttuner.bank.lookup.features import compute_features, layer_features, parse_recipe
+from prompttuner.bank.lookup.fitting import fit_length
+from prompttuner.bank.lookup.race import RaceSettings, race, race_cost
+from prompttuner.bank.lookup.scoring import Scorer
+from prompttuner.engine.llm.encoding import Encoded
+from prompttuner.engine.llm.model import LoadedModel, load_model
+from prompttuner.engine.llm.prefix import PrefixModel
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 

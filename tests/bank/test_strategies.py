@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompttuner.bank.ledger import Ledger, OutOfBudget
-from prompttuner.bank.strategies import STRATEGIES, Layers, choose, full_cost
+from prompttuner.bank.lookup.ledger import Ledger, OutOfBudget
+from prompttuner.bank.lookup.strategies import STRATEGIES, Layers, choose, full_cost
 
 
 class Table:

@@ -14,14 +14,14 @@ import torch
 
 from prompttuner import smallmodel
 from prompttuner.bank import Bank, Entry, Shelf
-from prompttuner.bank.idle import idle_work
-from prompttuner.bank.layout import Sharing
-from prompttuner.bank.race import RaceSettings
-from prompttuner.bank.tasks import note_task, read_tasks
-from prompttuner.bank.trial_log import VOCAB, Trial, read_trials
-from prompttuner.bank.trials import run_trials
+from prompttuner.bank.folder.layout import Sharing
+from prompttuner.bank.folder.tasks import note_task, read_tasks
+from prompttuner.bank.idle.trials import run_trials
+from prompttuner.bank.idle.work import idle_work
+from prompttuner.bank.index.trial_log import VOCAB, Trial, read_trials
+from prompttuner.bank.lookup.race import RaceSettings
+from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.smallmodel import tasks
-from prompttuner.tuning.model import LoadedModel, load_model
 
 TASK, OTHERS = "reverse+next", ("reverse+same", "sort+next", "copy+next2")
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
@@ -35,8 +35,8 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prompttuner.bank.trials.RACE", RaceSettings(finalists=3, steps=(1, 1), samples=4))
-    monkeypatch.setattr("prompttuner.bank.trials.SAMPLES", 8)
+    monkeypatch.setattr("prompttuner.bank.idle.trials.RACE", RaceSettings(finalists=3, steps=(1, 1), samples=4))
+    monkeypatch.setattr("prompttuner.bank.idle.trials.SAMPLES", 8)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_entries_of_the_same_data_are_left_out_too(shelf: Shelf, loaded: LoadedM
 def test_cut_off_anywhere_it_goes_on_and_comes_to_the_same(
     shelf: Shelf, loaded: LoadedModel, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prompttuner.bank.trials.SAVED_EVERY_S", 0.0)
+    monkeypatch.setattr("prompttuner.bank.idle.trials.SAVED_EVERY_S", 0.0)
     entry = tuned(shelf, loaded)
     idle_work(shelf.bank.root, loaded, NEVER, str(smallmodel.path()))  # features, without which clusters differ
     note_task(shelf, entry, spec, "a")

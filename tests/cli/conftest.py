@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_calls import Cli, QuietBackend, Result
 
-from prompttuner.cli import frame
+from prompttuner.cli.frame import root as frame
 from prompttuner.config import layers
 
 LINE = '{"input": "a b", "target": "b a"}\n'
@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: QuietBackend)
     monkeypatch.setattr(layers, "SYSTEM_CONFIG", tmp_path / "no-system.toml")
     monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PROMPTTUNER_DEBUG", raising=False)
-    monkeypatch.setattr("prompttuner.cli.state.READ_RETRY_S", 0.1)
+    monkeypatch.setattr("prompttuner.cli.state.reading.READ_RETRY_S", 0.1)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "home"

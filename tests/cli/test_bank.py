@@ -12,7 +12,7 @@ from cli_calls import Cli
 from safetensors.numpy import load_file, save_file
 
 from prompttuner.bank import Bank, Shelf
-from prompttuner.bank.trial_log import Trial
+from prompttuner.bank.index.trial_log import Trial
 
 LINE = '{"input": "a b", "target": "b a"}\n'
 

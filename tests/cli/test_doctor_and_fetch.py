@@ -12,7 +12,7 @@ from cli_calls import Cli
 from lab import DEAD_PID
 
 from prompttuner import smallmodel
-from prompttuner.cli import checks
+from prompttuner.cli.doctor import checks
 from prompttuner.db import OwnerInfo, Store
 
 
@@ -83,7 +83,7 @@ def test_a_check_that_breaks_does_not_hide_the_others(cli: Cli, monkeypatch: pyt
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(checks, "CHECKS", [broken, checks.policy])
-    monkeypatch.setattr("prompttuner.cli.doctor.CHECKS", checks.CHECKS)
+    monkeypatch.setattr("prompttuner.cli.doctor.doctor.CHECKS", checks.CHECKS)
     assert verdicts(cli) == {"broken": "WRONG", "policy": "ok"}
 
 

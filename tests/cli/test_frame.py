@@ -16,9 +16,10 @@ import pytest
 from cli_calls import Cli
 from typer.core import TyperGroup
 
-from prompttuner.cli import frame, registry
-from prompttuner.cli.registry import ENTRIES, Entry
-from prompttuner.db.store import Store
+from prompttuner.cli.frame import registry
+from prompttuner.cli.frame import root as frame
+from prompttuner.cli.frame.registry import ENTRIES, Entry
+from prompttuner.db.store.store import Store
 from prompttuner.errors import PromptTunerError, StateError
 
 
@@ -34,7 +35,7 @@ def fresh(code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]
 
 
 IMPORTED = (
-    "import sys\nfrom prompttuner.cli.frame import run\ncode = run(sys.argv[1:])\n"
+    "import sys\nfrom prompttuner.cli.frame.root import run\ncode = run(sys.argv[1:])\n"
     "print(code, *sorted({n.split('.')[0] for n in sys.modules}), file=sys.stderr)"
 )
 
@@ -184,11 +185,11 @@ def listen_to_ctrl_c() -> None:
 
 
 def test_nothing_is_imported_before_ctrl_c_can_be_caught() -> None:
-    root = Path(frame.__file__).parents[2]
+    root = Path(frame.__file__).parents[3]
     code = f"import sys; sys.path.insert(0, {str(root)!r}); import prompttuner.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=True).stdout.split()
     assert "prompttuner.cli" in loaded
-    assert not {"typing", "re", "enum", "signal", "prompttuner.cli.frame"} & set(loaded)
+    assert not {"typing", "re", "enum", "signal", "prompttuner.cli.frame.root"} & set(loaded)
 
 
 def test_a_second_ctrl_c_does_not_hide_the_exit_code() -> None:

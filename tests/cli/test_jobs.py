@@ -10,8 +10,8 @@ import pytest
 from cli_calls import Cli
 from sqlalchemy import update
 
-from prompttuner.db.models import Job
-from prompttuner.db.store import Store
+from prompttuner.db.store.store import Store
+from prompttuner.db.tables.models import Job
 
 COMMANDS = ["show", "explain", "logs", "result", "cancel", "hold", "release"]
 

@@ -15,7 +15,7 @@ from prompttuner.errors import NotFound, SpecError, StateError
 from prompttuner.profiles import stated
 from prompttuner.trace.format import write_trace
 from prompttuner.trace.job import TraceJob
-from prompttuner.tuning.paced_model import read_paced_model
+from prompttuner.worker.paced.model import read_paced_model
 
 JOBS = [
     TraceJob("a", 100.0, "gpt2-base", 40, 0.1, deadline_s=160, max_gpus=4, bank_factor=0.5),

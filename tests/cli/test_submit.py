@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_calls import Cli, QuietBackend
 
-from prompttuner.cli import ask
+from prompttuner.cli.jobs import ask
 from prompttuner.config import Settings
 from prompttuner.controller.run import tick_once
 from prompttuner.errors import NotOwner

@@ -14,9 +14,9 @@ import pytest
 from cli_calls import Cli
 from sqlalchemy import update
 
-from prompttuner.cli import events as events_module
-from prompttuner.db.models import Job
-from prompttuner.db.store import Store
+from prompttuner.cli.state import events as events_module
+from prompttuner.db.store.store import Store
+from prompttuner.db.tables.models import Job
 
 
 def test_events_are_told_with_their_cause(cli: Cli, held: str) -> None:

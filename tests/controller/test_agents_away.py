@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from prompttuner.controller import facts
-from prompttuner.db import allocations, events
+from prompttuner.controller.observe import reports as facts
+from prompttuner.db.queries import allocations, events
 from prompttuner.states import JobState
 
 
@@ -86,7 +86,7 @@ def test_the_end_of_a_walltime_does_not_depend_on_the_hosts_clock(
 
 
 def test_the_delay_with_which_agents_see_the_spool_is_measured_and_shown(lab: Lab) -> None:
-    from prompttuner.cli.checks import spool_delay
+    from prompttuner.cli.doctor.checks import spool_delay
 
     assert list(spool_delay(lab.settings)) == []
     lab.submit(ita=50, max_gpus=1)

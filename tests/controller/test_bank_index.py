@@ -12,10 +12,10 @@ from lab import Lab
 from sqlalchemy import Row, event
 
 from prompttuner.bank import Bank, Entry, Shelf
-from prompttuner.bank.layout import Sharing
-from prompttuner.controller import bank_index as indexing
-from prompttuner.controller.bank_index import BankIndexer
-from prompttuner.db import bank_index
+from prompttuner.bank.folder.layout import Sharing
+from prompttuner.controller.upkeep import bank_index as indexing
+from prompttuner.controller.upkeep.bank_index import BankIndexer
+from prompttuner.db.queries import bank_index
 
 
 @pytest.fixture(autouse=True)

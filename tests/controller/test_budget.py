@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from lab import Lab, scratch_root
 
-from prompttuner.controller.submitting import hours_left
-from prompttuner.db import allocations
+from prompttuner.controller.act.submission import hours_left
+from prompttuner.db.queries import allocations
 from prompttuner.states import JobState
 
 BUDGET_H = 0.05

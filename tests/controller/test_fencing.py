@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from lab import Lab, scratch_root
 
-from prompttuner.controller import project, submitting
 from prompttuner.controller import tick as ticking
-from prompttuner.db import OwnerInfo, Store, allocations
+from prompttuner.controller.act import projection as project
+from prompttuner.controller.act import submission as submitting
+from prompttuner.db import OwnerInfo, Store
+from prompttuner.db.queries import allocations
 from prompttuner.errors import DatabaseError, NotOwner
 from prompttuner.files import read_json, write_json
 from prompttuner.states import JobState

@@ -7,7 +7,7 @@ from pathlib import Path
 from lab import Lab
 
 from prompttuner.config import Settings
-from prompttuner.controller.gate import Gate
+from prompttuner.controller.act.gate import Gate
 from prompttuner.states import JobState
 
 

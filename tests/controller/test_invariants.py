@@ -20,8 +20,8 @@ from lab import Lab, scratch_root
 from sqlalchemy import select
 from tally import tally
 
-from prompttuner.db import allocations, events, jobs
-from prompttuner.db.models import Job
+from prompttuner.db.queries import allocations, events, jobs
+from prompttuner.db.tables.models import Job
 from prompttuner.errors import DatabaseError
 from prompttuner.files import read_json
 from prompttuner.slurm.backend import Native

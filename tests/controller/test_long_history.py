@@ -11,7 +11,7 @@ from typing import Any
 from lab import Lab
 from sqlalchemy import event
 
-from prompttuner.db import jobs
+from prompttuner.db.queries import jobs
 from prompttuner.states import JobState
 
 WHOLE_TABLE = re.compile(r"SCAN (jobs|events|leases|allocations|requests)$")

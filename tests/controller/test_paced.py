@@ -9,7 +9,7 @@ import pytest
 from lab import Lab
 
 from prompttuner.controller import tick as tick_module
-from prompttuner.controller.paced import stated_bank, stated_remaining, stated_speedup, stated_step_s
+from prompttuner.controller.plan.paced_jobs import stated_bank, stated_remaining, stated_speedup, stated_step_s
 
 PACED = {"step_s": 0.25, "speedup": [1.0, 1.9, 2.7], "iterations": 40, "looked_up": 10, "lookup_s": 3.0}
 

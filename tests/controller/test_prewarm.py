@@ -11,12 +11,12 @@ import pytest
 from lab import Lab, scratch_root
 from sqlalchemy import event
 
+from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.run import _give_back
-from prompttuner.controller.tx import Tx
-from prompttuner.db import events
-from prompttuner.db.models import Allocation, Job
-from prompttuner.db.profiles import save_startups
-from prompttuner.db.tables import insert_rows, table_of
+from prompttuner.db.queries import events
+from prompttuner.db.queries.bulk import insert_rows, table_of
+from prompttuner.db.queries.profiles import save_startups
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.states import ALLOCATION_ENDED, JobState
 
 EVERY_S = 3600.0

@@ -16,8 +16,9 @@ from prompttuner.controller import run as running
 from prompttuner.controller.context import Context
 from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
-from prompttuner.db import OwnerInfo, Store, binding, jobs
-from prompttuner.db.changes import Change
+from prompttuner.db import OwnerInfo, Store
+from prompttuner.db.queries import binding, jobs
+from prompttuner.db.queries.changes import Change
 from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError
 from prompttuner.slurm.spool import Spool
 

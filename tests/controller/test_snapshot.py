@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from prompttuner.controller.pools import Pool
-from prompttuner.controller.predict import Remaining
-from prompttuner.controller.snapshot import SnapshotInputs, build_snapshot
-from prompttuner.policy.snapshot import AgentPhase, JobPhase, SiteLimits, Snapshot
+from prompttuner.controller.plan.iterations import Remaining
+from prompttuner.controller.plan.pools import Pool
+from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, SiteLimits, Snapshot
 from prompttuner.profiles import stated
 
 POOL = Pool("gpt2-base-1", "p", "gpt2-base", "auto", None, (), ())

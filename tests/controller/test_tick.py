@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lab import Lab, scratch_root
 
-from prompttuner.db import allocations, events
+from prompttuner.db.queries import allocations, events
 from prompttuner.files import read_json
 from prompttuner.states import JobState
 

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from prompttuner.controller import hooks, housekeeping, notify
-from prompttuner.controller.metrics import Metrics
-from prompttuner.db import events, jobs
+from prompttuner.controller.upkeep import deadlines as notify
+from prompttuner.controller.upkeep import hooks
+from prompttuner.controller.upkeep import retention as housekeeping
+from prompttuner.controller.upkeep.metrics import Metrics
+from prompttuner.db.queries import events, jobs
 from prompttuner.states import JobState
 
 HOOK = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prompttuner.db import Ownership, Store
-from prompttuner.db import jobs as job_table
+from prompttuner.db.queries import jobs as job_table
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from prompttuner.db import Store, events
-from prompttuner.db.integrity import check
+from prompttuner.db import Store
+from prompttuner.db.queries import events
+from prompttuner.db.upkeep.integrity import check
 
 PROGRAM = """
 import sys

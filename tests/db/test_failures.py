@@ -19,8 +19,10 @@ import pytest
 from postgres import PostgresServer
 from sqlalchemy import event, text
 
-from prompttuner.db import NoDatabase, Ownership, Store, events, jobs, schema
-from prompttuner.db.engine import WRITE
+from prompttuner.db import NoDatabase, Ownership, Store
+from prompttuner.db.queries import events, jobs
+from prompttuner.db.store import schema
+from prompttuner.db.store.engine import WRITE
 from prompttuner.errors import DatabaseError, NotOwner
 
 

@@ -11,8 +11,8 @@ from filled_store import fill
 from sqlalchemy import text
 
 from prompttuner.db import Store
-from prompttuner.db.engine import WRITE
-from prompttuner.db.integrity import check
+from prompttuner.db.store.engine import WRITE
+from prompttuner.db.upkeep.integrity import check
 
 
 def spoil(store: Store, *statements: str) -> list[str]:

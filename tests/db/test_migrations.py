@@ -14,10 +14,11 @@ from alembic.script import ScriptDirectory
 from filled_store import everything, fill
 from sqlalchemy import text
 
-from prompttuner.db import Store, schema
-from prompttuner.db.failures import OldSchema
-from prompttuner.db.integrity import check
-from prompttuner.db.transfer import backup
+from prompttuner.db import Store
+from prompttuner.db.store import schema
+from prompttuner.db.store.failures import OldSchema
+from prompttuner.db.upkeep.integrity import check
+from prompttuner.db.upkeep.transfer import backup
 from prompttuner.errors import DatabaseError, NotOwner
 
 REVISIONS = Path(__file__).parent / "revisions"
@@ -73,7 +74,7 @@ def test_a_database_of_any_revision_comes_up_to_date_with_its_data(url: str, tmp
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A future version of this package, with one revision more."""
     folder = tmp_path / "migrations"
-    shutil.copytree(Path(schema.__file__).parent / "migrations", folder)
+    shutil.copytree(Path(schema.__file__).parents[1] / "migrations", folder)
     (folder / "versions" / "r_next_test.py").write_text(
         f'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "{NEXT}"\n'
         f'down_revision = "{schema.HEAD}"\n\n\ndef upgrade():\n'

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from prompttuner.db import OwnerInfo, Store, events
-from prompttuner.db.ownership import process_is_dead
+from prompttuner.db import OwnerInfo, Store
+from prompttuner.db.queries import events
+from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import NotOwner
 
 ELSEWHERE = OwnerInfo(host="login2", pid=4242, command="prompttuner run", machine="another boot", pid_start="1")

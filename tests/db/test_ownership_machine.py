@@ -19,7 +19,8 @@ from hypothesis.stateful import (
 )
 from postgres import PostgresServer
 
-from prompttuner.db import OwnerInfo, Ownership, Store, events
+from prompttuner.db import OwnerInfo, Ownership, Store
+from prompttuner.db.queries import events
 from prompttuner.errors import NotOwner
 
 TTL = 30.0

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from prompttuner.db import NetworkFileSystemWarning, Store
-from prompttuner.db.place import file_system_of, parse_place
+from prompttuner.db.store.place import file_system_of, parse_place
 from prompttuner.errors import DatabaseError
 
-store_module = importlib.import_module("prompttuner.db.store")
+store_module = importlib.import_module("prompttuner.db.store.store")
 
 MOUNTS = r"""
 proc /proc proc rw 0 0

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prompttuner.db import Store, events
-from prompttuner.db.transfer import backup
+from prompttuner.db import Store
+from prompttuner.db.queries import events
+from prompttuner.db.upkeep.transfer import backup
 from prompttuner.errors import DatabaseError, NotOwner
 
 NOTE = [events.NewEvent("test.note", "test")]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from filled_store import everything, fill
 
-from prompttuner.db import Store, events, retention
-from prompttuner.db.integrity import check
-from prompttuner.db.retention import prune, purge_jobs
+from prompttuner.db import Store
+from prompttuner.db.queries import events
+from prompttuner.db.upkeep import retention
+from prompttuner.db.upkeep.integrity import check
+from prompttuner.db.upkeep.retention import prune, purge_jobs
 from prompttuner.errors import DatabaseError, NotFound, StateError
 
 

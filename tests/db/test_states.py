@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prompttuner.db import Change, Ownership, Store, allocations, events, jobs
+from prompttuner.db import Change, Ownership, Store
+from prompttuner.db.queries import allocations, events, jobs
 from prompttuner.errors import NotFound, StateError
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState, check_allocation, check_job
 

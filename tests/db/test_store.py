@@ -13,11 +13,12 @@ from sqlalchemy import Select, delete, event, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from prompttuner.db import Change, NoDatabase, Ownership, Store, allocations, bank_index, events, jobs, leases
-from prompttuner.db import profiles as profile_table
-from prompttuner.db import requests as request_table
-from prompttuner.db.engine import WRITE
-from prompttuner.db.models import Allocation, Event, Job, Lease
+from prompttuner.db import Change, NoDatabase, Ownership, Store
+from prompttuner.db.queries import allocations, bank_index, events, jobs, leases
+from prompttuner.db.queries import profiles as profile_table
+from prompttuner.db.queries import requests as request_table
+from prompttuner.db.store.engine import WRITE
+from prompttuner.db.tables.models import Allocation, Event, Job, Lease
 from prompttuner.errors import DatabaseError, NotFound
 
 Add = Callable[..., None]

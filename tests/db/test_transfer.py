@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from filled_store import everything, fill
 
-from prompttuner.db import NoDatabase, OwnerInfo, Store, events
-from prompttuner.db.integrity import check
-from prompttuner.db.transfer import backup, copy
+from prompttuner.db import NoDatabase, OwnerInfo, Store
+from prompttuner.db.queries import events
+from prompttuner.db.upkeep.integrity import check
+from prompttuner.db.upkeep.transfer import backup, copy
 from prompttuner.errors import DatabaseError, NotOwner
 
 DIRECTIONS = [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from prompttuner.files import make_private_dir, write_json
-from prompttuner.tuning.membership import Membership, member_dir
-from prompttuner.tuning.resume import MAX_CRASHES, crashes_without_progress
+from prompttuner.worker.membership import Membership, member_dir
+from prompttuner.worker.resume import MAX_CRASHES, crashes_without_progress
 
 Died = dict[str, Any]
 

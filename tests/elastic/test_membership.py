@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prompttuner.errors import SpoolError
 from prompttuner.files import create_json, make_private_dir, write_json
-from prompttuner.tuning.membership import Membership, member_dir, propose, read_membership
+from prompttuner.worker.membership import Membership, member_dir, propose, read_membership
 
 
 def test_a_plan_survives_its_json(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from local_job import Job, check_journal, wait_for
 from safetensors.torch import load_file
 from slurm_cluster import Cluster
 
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.model import load_model
-from prompttuner.tuning.solo import run_solo
+from prompttuner.engine.llm.model import load_model
+from prompttuner.engine.solo import run_solo
+from prompttuner.worker.elastic.settings import ElasticSettings
 
 STEPS = 120
 SETTINGS = ElasticSettings(loss_timeout_s=30, grace_s=4, join_timeout_s=120, poll_s=0.05)

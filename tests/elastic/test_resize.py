@@ -16,13 +16,13 @@ import torch
 from local_job import FAST, Job, check_journal, paced_spec, wait_for
 from safetensors.torch import load_file
 
-from prompttuner.tuning import member
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.group import Group, PeerLost
-from prompttuner.tuning.lease import LeaseEnd
-from prompttuner.tuning.membership import member_dir, propose, read_progress
-from prompttuner.tuning.model import LoadedModel, load_model
-from prompttuner.tuning.solo import run_solo
+from prompttuner.engine.llm.model import LoadedModel, load_model
+from prompttuner.engine.solo import run_solo
+from prompttuner.worker import member
+from prompttuner.worker.elastic.group import Group, PeerLost
+from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.worker.lease import LeaseEnd
+from prompttuner.worker.membership import member_dir, propose, read_progress
 
 
 def batch_of(step: int) -> list[int]:

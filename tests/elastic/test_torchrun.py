@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prompttuner.tuning.membership import Membership, propose
+from prompttuner.worker.membership import Membership, propose
 
 SCRIPT = """
 import json, os, sys, torch, torch.distributed as dist

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from prompttuner.db.ownership import process_is_dead
+from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import ModelError
 from prompttuner.files import write_json
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.membership import Membership, member_dir, propose, read_progress
-from prompttuner.tuning.paced_model import read_paced_model, write_paced_model
-from prompttuner.tuning.zygote_client import Zygote
+from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.worker.membership import Membership, member_dir, propose, read_progress
+from prompttuner.worker.paced.model import read_paced_model, write_paced_model
+from prompttuner.worker.zygote.client import Zygote
 
 PATIENCE_S = 200.0
 
@@ -216,7 +216,7 @@ def test_when_the_zygote_is_killed_its_worker_leaves_and_the_client_says_gone(
 
 def test_idle_work_computes_what_the_bank_lacks_and_yields_to_a_lease(running: Listener, tmp_path: Path) -> None:
     from prompttuner.bank import Bank, Entry
-    from prompttuner.bank.index import load_index
+    from prompttuner.bank.index.shelf_index import load_index
     from prompttuner.smallmodel import path
 
     running.zygote.load(str(path()))
@@ -252,8 +252,8 @@ def test_a_resident_worker_leaves_a_trial_for_a_lease(
 def interrupt_a_trial(listener: Listener, spec: dict[str, Any], tmp_path: Path) -> None:
     """A lease comes while the bank's task is being tried: it is served, and the trial goes on afterwards."""
     from prompttuner.bank import Bank, Entry
-    from prompttuner.bank.tasks import note_task
-    from prompttuner.bank.trial_log import read_trials
+    from prompttuner.bank.folder.tasks import note_task
+    from prompttuner.bank.index.trial_log import read_trials
 
     shelf = Bank.create(tmp_path / "bank").shelf(spec["model"])
     entry = shelf.add(Entry("text", "small", text="copy the letters"))

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prompttuner.policy.snapshot import AgentPhase, Agents, Arrivals, JobPhase, Jobs, PoolProfile, SiteLimits, Snapshot
+from prompttuner.policy.contract.snapshot import (
+    AgentPhase,
+    Agents,
+    Arrivals,
+    JobPhase,
+    Jobs,
+    PoolProfile,
+    SiteLimits,
+    Snapshot,
+)
 
 PROFILE = {
     "speedup": ((1, 1.0), (2, 1.95), (4, 3.7), (8, 6.8)),

@@ -3,8 +3,8 @@
 import numpy as np
 
 from prompttuner.policy import get
-from prompttuner.policy.plan import Assign, Release, Request
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract.plan import Assign, Release, Request
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 
 
 def of(plan, kind):

@@ -3,8 +3,8 @@
 import math
 
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.plan import Assign, Demote, Plan, Release, Request, SwitchModel
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract.plan import Assign, Demote, Plan, Release, Request, SwitchModel
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 
 HOUR = 3600.0
 RUN_S = 101.0

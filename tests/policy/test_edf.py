@@ -4,8 +4,8 @@ import pytest
 
 from prompttuner.errors import ConfigError
 from prompttuner.policy import get
-from prompttuner.policy.plan import Assign, Demote, Release, Request, Stop, SwitchModel
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract.plan import Assign, Demote, Release, Request, Stop, SwitchModel
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 
 
 def kinds(plan):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompttuner.policy.elasticflow import ElasticFlow, ElasticFlowFixed
-from prompttuner.policy.plan import Plan, Reject
+from prompttuner.policy.baselines.elasticflow import ElasticFlow, ElasticFlowFixed
+from prompttuner.policy.contract.plan import Plan, Reject
+from prompttuner.policy.contract.snapshot import Snapshot
 from prompttuner.policy.registry import get
-from prompttuner.policy.snapshot import Snapshot
 from prompttuner.profiles.load import stated
 from prompttuner.sim.options import SimOptions, SimResult
 from prompttuner.sim.run import simulate

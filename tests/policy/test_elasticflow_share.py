@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompttuner.policy.elasticflow_share import EfJob, Free, align, left_over, place, place_all
+from prompttuner.policy.baselines.elasticflow_share import EfJob, Free, align, left_over, place, place_all
 
 RATES = (1.0, 1.9, 3.4, 5.6)
 SLOT = 10.0

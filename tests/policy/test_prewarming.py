@@ -7,9 +7,9 @@ import pytest
 
 from prompttuner.policy import get
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.plan import Release, Request
-from prompttuner.policy.prewarming import next_burst
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract.plan import Release, Request
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.prompttuner.prewarming import next_burst
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.trace.generate import LlmMix, Workload, generate

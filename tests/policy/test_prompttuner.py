@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from prompttuner.policy import get
-from prompttuner.policy.plan import Assign, Demote, Release, Request, Restore, SwitchModel
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract.plan import Assign, Demote, Release, Request, Restore, SwitchModel
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 
 
 def of(plan, kind):

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from prompttuner.policy import get
-from prompttuner.policy.plan import Assign, Demote, Reject, Release, Request, Restore, Stop, SwitchModel
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
+from prompttuner.policy.contract.plan import Assign, Demote, Reject, Release, Request, Restore, Stop, SwitchModel
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.trace.job import TraceJob

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from prompttuner.policy import POLICIES, get
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase
 from prompttuner.policy.estimate import estimate
-from prompttuner.policy.snapshot import AgentPhase, JobPhase
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.trace.job import TraceJob

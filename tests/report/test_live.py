@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from prompttuner.cli import frame
+from prompttuner.cli.frame import root as frame
 from prompttuner.config import layers
 from prompttuner.db import Store
-from prompttuner.db.models import Allocation, Job, Lease
+from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.report.data import Usage
 from prompttuner.report.live import from_database
 

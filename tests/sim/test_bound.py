@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prompttuner.errors import SpecError
 from prompttuner.policy import POLICIES, get
-from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.sim.bound import Overheads, bound, least_cost

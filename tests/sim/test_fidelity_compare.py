@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from prompttuner import policy as policies
-from prompttuner.policy.plan import Plan, Release, SwitchModel
-from prompttuner.policy.snapshot import Snapshot
+from prompttuner.policy.contract.plan import Plan, Release, SwitchModel
+from prompttuner.policy.contract.snapshot import Snapshot
 from prompttuner.profiles import stated
 from prompttuner.sim import SimResult
 from prompttuner.sim.options import JobOutcome

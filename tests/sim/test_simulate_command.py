@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prompttuner.cli import frame
+from prompttuner.cli.frame import root as frame
 from prompttuner.trace.format import write_trace
 from prompttuner.trace.generate import Workload, generate
 

@@ -8,8 +8,8 @@ import pytest
 
 from prompttuner.errors import SpecError, StateError
 from prompttuner.policy import get
-from prompttuner.policy.plan import Assign, Plan, Release, Request, SwitchModel
-from prompttuner.policy.snapshot import AgentPhase, JobPhase, PoolProfile
+from prompttuner.policy.contract.plan import Assign, Plan, Release, Request, SwitchModel
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, PoolProfile
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.sim.bound import bound
 from prompttuner.trace.generate import Workload, generate

@@ -10,7 +10,8 @@ from slurm_site import SlurmUser
 
 from prompttuner import JobSpec, submit
 from prompttuner.bank import Bank, Entry
-from prompttuner.db import Store, jobs
+from prompttuner.db import Store
+from prompttuner.db.queries import jobs
 from prompttuner.smallmodel import tasks
 from prompttuner.states import JobState
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompttuner.errors import SpecError
-from prompttuner.slurm.batch_script import parse_batch_script
+from prompttuner.spec.batch_script import parse_batch_script
 
 SCRIPT = """#!/bin/bash
 #SBATCH --job-name=sentiment -t 2:00:00

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from slurm_cluster import Cluster
 
-from prompttuner.cli.frame import run
-from prompttuner.cli.render import controller_job, own_command
+from prompttuner.cli.frame.root import run
+from prompttuner.cli.running.render import controller_job, own_command
 from prompttuner.config import load_settings
 from prompttuner.db import OwnerInfo, Store
 

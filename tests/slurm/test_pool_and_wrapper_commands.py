@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from prompttuner.cli.frame import run
+from prompttuner.cli.frame.root import run
 from prompttuner.config import Settings, load_settings
-from prompttuner.db import Store, allocations, jobs, leases
-from prompttuner.db.models import Job
+from prompttuner.db import Store
+from prompttuner.db.queries import allocations, jobs, leases
+from prompttuner.db.tables.models import Job
 from prompttuner.files import read_json, write_json
 from prompttuner.slurm.limits import Breaker
 from prompttuner.slurm.spool import Spool

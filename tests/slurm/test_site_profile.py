@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import Cluster
 
-from prompttuner.cli.frame import run
+from prompttuner.cli.frame.root import run
 from prompttuner.config import Settings, SlurmSettings, load_settings
 from prompttuner.errors import ConfigError
 from prompttuner.sbatch_templates import render

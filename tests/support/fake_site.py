@@ -16,7 +16,7 @@ from fake_slurm import FakeAllocation, FakeSlurm
 from prompttuner.files import create_json, make_private_dir, read_json, write_json
 from prompttuner.slurm.agent.agent import Agent
 from prompttuner.slurm.spool import AgentSettings
-from prompttuner.tuning.membership import member_dir, read_membership
+from prompttuner.worker.membership import member_dir, read_membership
 
 __all__ = ["FakeSite"]
 

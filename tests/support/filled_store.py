@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from prompttuner.db import Change, Store, allocations, bank_index, events, jobs, leases, profiles, requests
-from prompttuner.db.models import Base
+from prompttuner.db import Change, Store
+from prompttuner.db.queries import allocations, bank_index, events, jobs, leases, profiles, requests
+from prompttuner.db.tables.models import Base
 
 __all__ = ["everything", "fill"]
 

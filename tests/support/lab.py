@@ -14,13 +14,14 @@ from unittest import mock
 from fake_site import FakeSite
 
 from prompttuner.config import Settings
-from prompttuner.controller.banking import BankView
+from prompttuner.controller.act.gate import Gate
 from prompttuner.controller.context import Context
-from prompttuner.controller.gate import Gate
 from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
-from prompttuner.db import OwnerInfo, Store, jobs
-from prompttuner.db.models import Job
+from prompttuner.controller.upkeep.harvest import BankView
+from prompttuner.db import OwnerInfo, Store
+from prompttuner.db.queries import jobs
+from prompttuner.db.tables.models import Job
 from prompttuner.files import read_json, write_bytes
 from prompttuner.policy import get as get_policy
 from prompttuner.slurm.spool import Spool

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from lingering import linger
 
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.lease import read_spec, run_lease
-from prompttuner.tuning.membership import read_membership
-from prompttuner.tuning.model import load_model
+from prompttuner.engine.llm.model import load_model
+from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.worker.lease import read_spec, run_lease
+from prompttuner.worker.membership import read_membership
 
 
 def main(job_dir: Path, agent: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prompttuner.tuning.plan_watch import PlanWatch
+    from prompttuner.worker.plan_watch import PlanWatch
 
 __all__ = ["agents_environment", "linger", "release"]
 
@@ -23,7 +23,7 @@ POLL_S = 0.01
 
 def linger(quick: int) -> None:
     """In this process: after ``quick`` steps of a generation its rank 0 lingers, until ``release`` is called."""
-    from prompttuner.tuning.plan_watch import PlanWatch
+    from prompttuner.worker.plan_watch import PlanWatch
 
     ready = PlanWatch.change_is_ready
     steps: Counter[PlanWatch] = Counter()

@@ -18,9 +18,9 @@ import torch
 from lingering import linger, release
 
 from prompttuner.files import write_json
-from prompttuner.tuning.elastic_settings import ElasticSettings
-from prompttuner.tuning.lease import LeaseEnd, run_lease
-from prompttuner.tuning.membership import Membership, member_dir, propose, read_membership
+from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.worker.lease import LeaseEnd, run_lease
+from prompttuner.worker.membership import Membership, member_dir, propose, read_membership
 
 FAST = ElasticSettings(loss_timeout_s=10, grace_s=3, join_timeout_s=90, poll_s=0.02)
 """Patient with members whom a busy machine keeps waiting."""

@@ -20,7 +20,7 @@ from slurm_cluster import Cluster
 
 from prompttuner import JobSpec, state, submit
 from prompttuner.config import Settings, load_settings
-from prompttuner.db.failures import NoDatabase
+from prompttuner.db.store.failures import NoDatabase
 from prompttuner.errors import NotFound
 from prompttuner.smallmodel import tasks
 from prompttuner.states import JOB_ENDED
@@ -78,7 +78,7 @@ class SlurmUser:
 
     def cli(self, *words: str) -> str:
         """What a command prints, as the user types it; it must succeed."""
-        from prompttuner.cli.frame import run
+        from prompttuner.cli.frame.root import run
 
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -134,7 +134,7 @@ class SlurmUser:
         from sqlalchemy import select
 
         from prompttuner.db import Store
-        from prompttuner.db.models import Job
+        from prompttuner.db.tables.models import Job
 
         with Store.open(self.settings.database_url, read_only=True) as store, store.read() as session:
             ended = set(session.scalars(select(Job.id).where(Job.state.in_(JOB_ENDED))))
@@ -197,7 +197,8 @@ class SlurmUser:
 
     def events(self) -> list[tuple[str, str]]:
         """(kind, cause) of all events in the database."""
-        from prompttuner.db import Store, events
+        from prompttuner.db import Store
+        from prompttuner.db.queries import events
 
         with Store.open(self.settings.database_url, read_only=True) as store, store.read() as session:
             return [(row.kind, row.cause) for row in events.read_after(session, 0)]

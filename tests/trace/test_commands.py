@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prompttuner.cli import frame
+from prompttuner.cli.frame import root as frame
 from prompttuner.trace.format import read_trace
 from prompttuner.trace.stats import trace_stats
 from prompttuner.trace.window import load_of

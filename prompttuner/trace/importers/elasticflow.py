@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from prompttuner.errors import DataError
-from prompttuner.policy.snapshot import PoolProfile
+from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.profiles.load import stated
 from prompttuner.trace.job import TraceJob
 from prompttuner.trace.rows import Loaded, build_jobs, csv_rows, integer, number, open_text

@@ -21,7 +21,7 @@ from filled_store import fill  # noqa: E402
 from postgres import SUPERUSER, running_postgres  # noqa: E402
 
 from prompttuner.db import Store  # noqa: E402
-from prompttuner.db.schema import HEAD  # noqa: E402
+from prompttuner.db.store.schema import HEAD  # noqa: E402
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 
-if "prompttuner.tuning.zygote" in sys.orig_argv:
+if "prompttuner.worker.zygote.server" in sys.orig_argv:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
     from lingering import linger

@@ -1,0 +1,1 @@
+"""A bank's folder: entries, shelves, and what is imported into them."""

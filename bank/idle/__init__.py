@@ -1,0 +1,1 @@
+"""What warm agents without a job do for the bank."""

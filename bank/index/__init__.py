@@ -1,0 +1,1 @@
+"""The index of a shelf: features, clusters, and what trials found."""

@@ -1,0 +1,1 @@
+"""The look-up of an initial prompt: candidates, scores, race, and its report."""

@@ -1,0 +1,1 @@
+"""Every query, as named functions that work within a session."""

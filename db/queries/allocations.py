@@ -1,0 +1,132 @@
+"""Allocations in the store: intents first, then what Slurm and the agents say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
+
+from prompttuner.db.queries import events
+from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
+from prompttuner.db.queries.changes import Change, apply_changes
+from prompttuner.db.tables.models import Allocation
+from prompttuner.errors import NotFound
+from prompttuner.states import ALLOCATION_ENDED, AllocationState, check_allocation
+
+__all__ = ["LIVE_STATES", "add", "change", "count_by_state", "find", "get", "load_live", "update"]
+
+LIVE_STATES = tuple(state.value for state in AllocationState if state not in ALLOCATION_ENDED)
+
+_TABLE = table_of(Allocation)
+_RESERVED = frozenset({"uuid", "state", "state_since", "updated_at"})
+
+
+def add(session: Session, rows: Sequence[Mapping[str, Any]], at: float, cause: str) -> None:
+    """Add intents (commit them before Slurm is asked); records ``allocation.intent`` for each.
+
+    Args:
+        rows: columns of each; uuid, pool and model at least.
+    """
+    full: list[dict[str, Any]] = []
+    for row in rows:
+        check_columns(_TABLE, row, _RESERVED - {"uuid"})
+        fixed = {"state": AllocationState.INTENT.value, "state_since": at, "updated_at": at}
+        full.append({"created_at": at} | dict(row) | fixed)
+    insert_rows(session, _TABLE, full)
+    record = [
+        events.NewEvent(
+            "allocation.intent",
+            cause,
+            job=row.get("reserved_for") or row.get("job_id"),
+            allocation=row["uuid"],
+            data={"pool": row["pool"], "gpus": row.get("gpus", 1)},
+        )
+        for row in full
+    ]
+    events.append(session, record, at)
+
+
+def load_live(session: Session) -> Sequence[Row[Any]]:
+    """All allocations that have not ended, oldest first, as rows with every column. One statement."""
+    query = select(*_TABLE.c).where(_TABLE.c.state.in_(LIVE_STATES)).order_by(_TABLE.c.created_at, _TABLE.c.uuid)
+    return session.execute(query).all()
+
+
+def find(
+    session: Session,
+    *,
+    states: Iterable[str] | None = None,
+    job: str | None = None,
+    pool: str | None = None,
+    limit: int | None = None,
+) -> Sequence[Row[Any]]:
+    """Rows of allocations, newest first; each filter narrows the choice."""
+    query = select(*_TABLE.c).order_by(_TABLE.c.created_at.desc(), _TABLE.c.uuid)
+    if states is not None:
+        query = query.where(_TABLE.c.state.in_([str(state) for state in states]))
+    if job is not None:
+        query = query.where(_TABLE.c.job_id == job)
+    if pool is not None:
+        query = query.where(_TABLE.c.pool == pool)
+    return session.execute(query.limit(limit)).all()
+
+
+def get(session: Session, uuid: str) -> Allocation:
+    """One allocation. Its attributes are read, never assigned.
+
+    Raises:
+        NotFound: there is no such allocation.
+    """
+    found = session.get(Allocation, uuid)
+    if found is None:
+        raise NotFound(f"there is no allocation {uuid}")
+    return found
+
+
+def change(
+    session: Session, changes: Sequence[Change], at: float, known: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Change states, each with its cause, which becomes an event. Ended ones get ``ended_at`` and lose their job.
+
+    Args:
+        known: present states by id, where this transaction has read them before.
+
+    Returns:
+        The columns written, by id.
+
+    Raises:
+        StateError: a change that states.py does not allow; nothing is written.
+        NotFound: no such allocation.
+    """
+    return apply_changes(
+        session,
+        _TABLE,
+        "uuid",
+        changes,
+        at,
+        check=lambda old, new: check_allocation(AllocationState(old), AllocationState(new)),
+        derive=lambda new: {"ended_at": at, "job_id": None} if AllocationState(new) in ALLOCATION_ENDED else {},
+        reserved=_RESERVED,
+        known=known,
+    )
+
+
+def update(session: Session, rows: Iterable[Mapping[str, Any]], at: float) -> None:
+    """Update columns of many allocations, not their states, in as many statements as there are sets of columns.
+
+    Args:
+        rows: ``{"uuid": ..., column: value, ...}``.
+    """
+    full = []
+    for row in rows:
+        check_columns(_TABLE, row, _RESERVED - {"uuid"})
+        full.append({**row, "updated_at": at})
+    update_rows(session, _TABLE, "uuid", full)
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """Number of allocations in each state that any is in."""
+    rows = session.execute(select(_TABLE.c.state, func.count()).group_by(_TABLE.c.state))
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,206 @@
+"""Jobs in the store: adding, listing, changing state, updating what a tick learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, func, select, union_all
+from sqlalchemy.orm import Session
+
+from prompttuner.db.queries import events
+from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
+from prompttuner.db.queries.changes import Change, apply_changes
+from prompttuner.db.tables.models import Job
+from prompttuner.errors import NotFound
+from prompttuner.states import JOB_ENDED, JobState, check_job
+
+__all__ = [
+    "ACTIVE_STATES",
+    "HISTORY_LIMIT",
+    "active_specs",
+    "add",
+    "change",
+    "count_by_state",
+    "find",
+    "get",
+    "load_active",
+    "newest",
+    "resolve",
+    "update",
+    "with_workers",
+]
+
+ACTIVE_STATES = tuple(state.value for state in JobState if state not in JOB_ENDED)
+HISTORY_LIMIT = 500
+"""Entries of "workers over time" kept of one job."""
+
+_TABLE = table_of(Job)
+_RESERVED = frozenset({"id", "state", "state_since", "updated_at"})
+_LIGHT = tuple(
+    column for column in _TABLE.c if column.name not in {"spec", "lookup", "history", "initial_prompt", "error"}
+)
+
+
+def add(session: Session, rows: Sequence[Mapping[str, Any]], at: float, cause: str) -> None:
+    """Add jobs, queued unless ``state`` says held; records ``job.submitted`` for each.
+
+    Args:
+        rows: columns of each job; id, spec, pool and model at least.
+    """
+    full: list[dict[str, Any]] = []
+    for row in rows:
+        check_columns(_TABLE, row, frozenset({"state_since", "updated_at"}))
+        state = JobState(row.get("state", JobState.QUEUED))
+        if state not in {JobState.QUEUED, JobState.HELD}:
+            raise ValueError(f"a new job cannot be {state}")
+        full.append({"submitted_at": at} | dict(row) | {"state": state.value, "state_since": at, "updated_at": at})
+    insert_rows(session, _TABLE, full)
+    events.append(
+        session,
+        [events.NewEvent("job.submitted", cause, job=row["id"], data={"state": row["state"]}) for row in full],
+        at,
+    )
+
+
+def load_active(session: Session) -> Sequence[Row[Any]]:
+    """All jobs that have not ended, oldest first, as light rows: every column but spec, lookup, history,
+    initial_prompt and error. One statement, whatever their number."""
+    query = select(*_LIGHT).where(_TABLE.c.state.in_(ACTIVE_STATES)).order_by(_TABLE.c.submitted_at, _TABLE.c.id)
+    return session.execute(query).all()
+
+
+def active_specs(session: Session) -> dict[str, dict[str, Any]]:
+    """Resolved specs of all jobs that have not ended, by id. One statement."""
+    query = select(_TABLE.c.id, _TABLE.c.spec).where(_TABLE.c.state.in_(ACTIVE_STATES))
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def find(
+    session: Session,
+    *,
+    states: Iterable[str] | None = None,
+    owner: str | None = None,
+    name: str | None = None,
+    since: float | None = None,
+    limit: int | None = None,
+) -> Sequence[Row[Any]]:
+    """Light rows of jobs, newest first; each filter narrows the choice."""
+    query = select(*_LIGHT).order_by(_TABLE.c.submitted_at.desc(), _TABLE.c.id.desc())
+    if states is not None:
+        query = query.where(_TABLE.c.state.in_([str(state) for state in states]))
+    if owner is not None:
+        query = query.where(_TABLE.c.owner == owner)
+    if name is not None:
+        query = query.where(_TABLE.c.name == name)
+    if since is not None:
+        query = query.where(_TABLE.c.submitted_at >= since)
+    return session.execute(query.limit(limit)).all()
+
+
+def newest(session: Session, limit: int, states: Iterable[str], ended_since: float | None = None) -> Sequence[Job]:
+    """The ``limit`` jobs that were submitted last, newest first; whole rows, detached at the end.
+
+    Each part follows an index from its end and stops there: a long history is not read through.
+
+    Args:
+        states: of jobs in these states.
+        ended_since: of jobs that ended later, too (Unix seconds).
+    """
+    order = Job.submitted_at.desc(), Job.id.desc()
+    wanted = [Job.state == state for state in states] + ([] if ended_since is None else [Job.finished_at > ended_since])
+    parts = [select(Job.id).where(condition).order_by(*order).limit(limit).subquery() for condition in wanted]
+    ids = union_all(*(select(part.c.id) for part in parts))
+    return session.scalars(select(Job).where(Job.id.in_(ids)).order_by(*order).limit(limit)).all()
+
+
+def get(session: Session, job_id: str) -> Job:
+    """One whole job, detached from the session when that ends. Its attributes are read, never assigned.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}: `prompttuner status` lists them")
+    return job
+
+
+def resolve(session: Session, text: str) -> str:
+    """The id of the job that ``text`` means: its id, the beginning of its id, or its name, if only one fits.
+
+    Raises:
+        NotFound: none fits, or several do (the message lists them).
+    """
+    if session.scalar(select(_TABLE.c.id).where(_TABLE.c.id == text)):
+        return text
+    fits = list(
+        session.scalars(
+            select(_TABLE.c.id)
+            .where(_TABLE.c.id.startswith(text, autoescape=True) | (_TABLE.c.name == text))
+            .order_by(_TABLE.c.submitted_at.desc(), _TABLE.c.id.desc())
+            .limit(6)
+        )
+    )
+    if not text or not fits:
+        raise NotFound(f"there is no job {text!r}: `prompttuner status` lists them")
+    if len(fits) > 1:
+        more = ", ..." if len(fits) > 5 else ""
+        raise NotFound(f"{text!r} fits several jobs: {', '.join(fits[:5])}{more}")
+    return str(fits[0])
+
+
+def change(
+    session: Session, changes: Sequence[Change], at: float, known: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Change states, each with its cause, which becomes an event. Ended jobs get ``finished_at`` and lose members.
+
+    Args:
+        known: present states by id, where this transaction has read them before.
+
+    Returns:
+        The columns written, by id.
+
+    Raises:
+        StateError: a change that states.py does not allow; nothing is written.
+        NotFound: no such job.
+    """
+    return apply_changes(
+        session,
+        _TABLE,
+        "id",
+        changes,
+        at,
+        check=lambda old, new: check_job(JobState(old), JobState(new)),
+        derive=lambda new: {"finished_at": at, "members": []} if JobState(new) in JOB_ENDED else {},
+        reserved=_RESERVED,
+        known=known,
+    )
+
+
+def update(session: Session, rows: Iterable[Mapping[str, Any]], at: float) -> None:
+    """Update columns of many jobs, not their states, in as many statements as there are different sets of columns.
+
+    Args:
+        rows: ``{"id": ..., column: value, ...}``.
+    """
+    full = []
+    for row in rows:
+        check_columns(_TABLE, row, _RESERVED - {"id"})
+        full.append({**row, "updated_at": at})
+    update_rows(session, _TABLE, "id", full)
+
+
+def with_workers(history: Sequence[Sequence[float]], at: float, members: int) -> list[list[float]]:
+    """Workers over time with one more entry; the oldest entries are dropped beyond the limit, the first is kept."""
+    kept = [list(entry) for entry in history]
+    if kept and kept[-1][1] == members:
+        return kept
+    kept.append([at, members])
+    return kept if len(kept) <= HISTORY_LIMIT else [kept[0], *kept[-(HISTORY_LIMIT - 1) :]]
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """Number of jobs in each state that any job is in."""
+    rows = session.execute(select(_TABLE.c.state, func.count()).group_by(_TABLE.c.state))
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,1 @@
+"""The store: where the database is, its schema, who owns it, and its transactions."""

@@ -1,0 +1,1 @@
+"""Looking after a database: checks, removal of old rows, moving it."""

@@ -1,0 +1,1 @@
+"""The doctor: what it checks and how it says it."""

@@ -1,0 +1,121 @@
+"""``show`` and ``explain``: one job in full, and the reasons behind it."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from prompttuner.cli.frame import context
+from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, print_table
+from prompttuner.cli.jobs.views import deadline_text, event_view, job_view
+from prompttuner.cli.state.reading import one_job
+from prompttuner.spec.when import format_duration
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+JobWord = Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")]
+LATEST_EVENTS = 15
+
+
+@app.command()
+def show(job: JobWord, json: JsonFlag = False) -> None:
+    """Show all that is known about a job."""
+    now = time.time()
+    with one_job(job) as (_, row):
+        view = job_view(row, now, context.settings().spool_dir)
+        spec = dict(row.spec)
+    if json:
+        print_json({**view, "spec": spec})
+        return
+    end = view["finished_at"] or now
+    print_pairs(
+        {
+            "job": view["id"],
+            "name": view["name"],
+            "state": view["state"] + (f" ({view['outcome']})" if view["outcome"] else ""),
+            "error": view["error"],
+            "note": view["note"],
+            "model": view["model"],
+            "target": view["target"],
+            "metric": None if view["metric"] is None else f"{view['metric']:.4g} (best {_number(view['best'])})",
+            "loss": None if view["loss"] is None else f"{view['loss']:.4g}",
+            "iteration": f"{view['step']} of at most {view['max_iterations']}",
+            "speed": None if view["iters_per_s"] is None else f"{view['iters_per_s']:.2f} iterations/s",
+            "initial prompt": view["initial_prompt"],
+            "submitted": view["submitted_iso"],
+            "deadline": f"{view['deadline_iso']}, {deadline_text(view, now)}"
+            if view["deadline_iso"]
+            else "best effort",
+            "finished": view["finished_iso"],
+            "latency": format_duration(end - view["submitted_at"]) + ("" if view["finished_at"] else " so far"),
+            "GPUs": _gpus(view),
+            "GPU-seconds": f"{view['gpu_seconds']:.1f}",
+            "GPUs over time": history_text(view["history"], view["submitted_at"]),
+            "priority": str(view["priority"]),
+            "train data": f"{spec.get('train')} ({spec.get('train_count')} samples)",
+            "eval data": f"{spec.get('eval')} ({spec.get('eval_count')} samples)",
+            "result": view["result"],
+        }
+    )
+
+
+@app.command()
+def explain(job: JobWord, json: JsonFlag = False) -> None:
+    """Say in words why a job waits, or why it has the GPUs it has."""
+    from sqlalchemy import select
+
+    from prompttuner.cli.state.bank_entries import outcomes_by_entry
+    from prompttuner.db.tables.models import Event
+
+    now = time.time()
+    with one_job(job) as (session, row):
+        view = job_view(row, now, context.settings().spool_dir)
+        lookup = row.lookup
+        prediction = {"iterations_left": row.iters_mid, "iterations_left_p90": row.iters_hi}
+        newest = select(Event).where(Event.job_id == row.id).order_by(Event.seq.desc()).limit(LATEST_EVENTS)
+        events = [event_view(event) for event in reversed(list(session.scalars(newest)))]
+        candidates = [str(about.get("name", "")) for about in (lookup or {}).get("candidates") or []]
+        outcomes = outcomes_by_entry(session, row.model, candidates)
+    if json:
+        print_json({**view, "prediction": prediction, "lookup": lookup, "events": events})
+        return
+    typer.echo(f"{view['id']} is {view['state']}; deadline: {deadline_text(view, now)}.")
+    if view["error"]:
+        typer.echo(f"Error: {view['error']}")
+    typer.echo(f"Now: {_now(view)}")
+    if prediction["iterations_left"] is not None and view["finished_at"] is None:
+        mid, high = prediction["iterations_left"], prediction["iterations_left_p90"]
+        typer.echo(
+            f"Expected: {mid:.0f} more iterations" + ("" if high is None else f" ({high:.0f} at the 90th percentile)")
+        )
+    if lookup:
+        from prompttuner.bank.lookup.explain import CANDIDATE_COLUMNS, candidate_rows, lookup_lines
+
+        for line in lookup_lines(lookup):
+            typer.echo(line)
+        if rows := candidate_rows(lookup, outcomes):
+            print_table(CANDIDATE_COLUMNS, rows)
+    if events:
+        print_table(["at", "what", "why"], [[e["at_iso"], e["kind"], e["cause"]] for e in events], "Latest decisions:")
+
+
+def _now(view: dict[str, Any]) -> str:
+    return view["note"] or "nothing has been decided about it yet"
+
+
+def history_text(history: list[Any], start: float) -> str:
+    """Workers over time, as ``+0s: 1, +12s: 2``."""
+    return ", ".join(f"+{format_duration(at - start)}: {members}" for at, members in history)
+
+
+def _gpus(view: dict[str, Any]) -> str:
+    fixed = "" if view["scale_to"] is None else f", set to {view['scale_to']} by hand"
+    return f"{view['gpus']} (between {view['min_gpus']} and {view['max_gpus']}{fixed})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

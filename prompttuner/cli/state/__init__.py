@@ -1,0 +1,1 @@
+"""Commands about the recorded state, settings, bank and traces."""

@@ -1,0 +1,100 @@
+"""Bring the spool up to the rows: plans of jobs and orders of agents are projections that may be written again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prompttuner.files import make_private_dir, read_json, write_json
+from prompttuner.slurm.spool import Order, Spool
+from prompttuner.states import JOB_ENDED, AllocationState, JobState
+from prompttuner.worker.membership import Membership, propose, read_membership
+
+if TYPE_CHECKING:
+    from prompttuner.db.tables.models import Allocation, Job
+
+__all__ = ["changed", "obeys_another", "order_for", "prepare_job", "write_order", "write_plan"]
+
+OBEY_S = 30.0
+"""An agent that has not taken an order after so long gets it again."""
+_BESIDE = frozenset({"seq", "owner", "at", "seen_s"})
+"""Keys of a remembered order that say nothing of what it orders."""
+_STOP_WORDS = {JobState.CANCELLED: "cancelled", JobState.STOPPED: "deadline missed", JobState.HELD: "held"}
+
+
+def write_plan(spool: Spool, job: Job, addresses: Mapping[str, str]) -> int | None:
+    """Publish the job's present generation; None if survivors claimed that number before (their plan is then read).
+
+    Writing the same generation again does nothing.
+
+    Raises:
+        OSError: disk full, folder missing.
+    """
+    folder = make_private_dir(spool.job(job.id))
+    present = read_membership(folder)
+    budget = float((job.lookup or {}).get("budget_s") or 0.0) if not job.lookup_done else 0.0
+    stop = _STOP_WORDS.get(JobState(job.state)) or (str(job.state) if job.state in JOB_ENDED else None)
+    if present is not None and present.generation >= job.generation:
+        same = present.generation == job.generation and list(present.members) == list(job.members)
+        return job.generation if same and present.stop == stop else None
+    base = present if present is not None else Membership(0, ())
+    plan = base.after(list(job.members), by="controller", addresses=addresses, lookup_s=budget, stop=stop)
+    plan = replace(plan, generation=job.generation)
+    return job.generation if propose(folder, plan) else None
+
+
+def order_for(allocation: Allocation, job: Job | None, owner: int) -> dict[str, Any]:
+    """What this allocation's agent shall do, but for ``seq``."""
+    order = Order(
+        owner=owner,
+        admit=allocation.state != AllocationState.ABANDONED,
+        model=allocation.model,
+        job=None if job is None else job.id,
+        generation=0 if job is None else job.generation,
+        drain=bool(allocation.drain),
+        stop=bool(allocation.drain) and job is None,
+    )
+    value = order.to_json()
+    del value["seq"]
+    return value
+
+
+def write_order(spool: Spool, allocation: Allocation, wanted: dict[str, Any], now: float) -> dict[str, Any]:
+    """Write order.json; returns the order with its ``seq``, to be remembered in the row afterwards.
+
+    If we die between file and row, the next owner writes it again under a higher owner generation: harmless. If the
+    row could not be written (the database is away) and we live on, the file's number counts: agents take no other order
+    under a number that they have seen.
+    """
+    file = make_private_dir(spool.agent(allocation.uuid)) / Order.FILE
+    present = read_json(file)
+    numbers = [value.get("seq", 0) for value in (allocation.order, present) if isinstance(value, dict)]
+    order = {"seq": max((n for n in numbers if isinstance(n, int)), default=0) + 1, "at": now, **wanted}
+    write_json(file, order)
+    return order
+
+
+def changed(allocation: Allocation, wanted: dict[str, Any]) -> bool:
+    """Whether the order last written says something else (a new owner alone is no reason to write all again)."""
+    present = {k: v for k, v in (allocation.order or {}).items() if k not in _BESIDE}
+    return present != {k: v for k, v in wanted.items() if k != "owner"}
+
+
+def obeys_another(allocation: Allocation, heard: tuple[int, int] | None, now: float) -> bool:
+    """Whether the agent has long been obeying an order other than the one last written.
+
+    A controller that had been asleep since before its successor wrote may have replaced that order's file on waking.
+    """
+    order = allocation.order or {}
+    if heard is None or heard[0] < 0 or "owner" not in order:
+        return False  # it has seen none yet, or comes from a version that does not tell
+    return heard != (order["owner"], order["seq"]) and now - float(order.get("at", now)) > OBEY_S
+
+
+def prepare_job(spool: Spool, job_id: str, spec: Mapping[str, Any]) -> Path:
+    """Make a job's folder with its frozen spec; done before its row is committed, so a row never lacks its spec."""
+    folder = make_private_dir(spool.job(job_id))
+    write_json(folder / "spec.json", dict(spec))
+    return folder

@@ -1,0 +1,1 @@
+"""Observe: what spool and Slurm say, brought into the rows."""

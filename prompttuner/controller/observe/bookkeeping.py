@@ -1,0 +1,254 @@
+"""Bring the rows up to what Slurm and the spool say: bookkeeping only, no file is written, Slurm is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prompttuner.controller.act.transaction import WENT_ON, Tx
+from prompttuner.controller.observe.reports import AgentFacts, JobFacts
+from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
+from prompttuner.slurm.spool import PROTOCOL, AgentStatus
+from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
+
+if TYPE_CHECKING:
+    from prompttuner.db.tables.models import Allocation, Job
+
+__all__ = ["MAX_CRASHES", "apply_agents", "apply_jobs", "signalled"]
+
+MAX_CRASHES = 3
+"""A job whose worker dies this often without an error of its own is given up: it would loop."""
+ABANDON_AFTER_S = 120.0
+"""An intent that neither Slurm nor the spool knows after this long was never submitted (or its sbatch was lost)."""
+DONE_GRACE_S = 60.0
+"""A lease that says it is done, but whose result cannot be seen yet: a network file system needs time."""
+
+_A = AllocationState
+
+
+def apply_agents(
+    tx: Tx,
+    allocations: Sequence[Allocation],
+    facts: Mapping[str, AgentFacts],
+    seen: Mapping[str, Seen],
+    suspect_s: float,
+) -> None:
+    """Update allocations from their agents' words and from what the resource manager says of them."""
+    for allocation in allocations:
+        told, view = facts.get(allocation.uuid), seen.get(allocation.uuid)
+        if told is not None and allocation.state not in ALLOCATION_ENDED:
+            _from_agent(tx, allocation, told, suspect_s, view)
+        if view is not None and allocation.state not in ALLOCATION_ENDED:
+            _from_manager(tx, allocation, view)
+
+
+def signalled(told: AgentFacts) -> bool:
+    """Whether the agent was ended by a signal: preemption, walltime or scancel, only Slurm knows which."""
+    return told.farewell is not None and told.farewell.get("reason") == "signal"
+
+
+def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: float, view: Seen | None) -> None:
+    if told.instance is not None and allocation.started_at is None:
+        allocation.native_id = allocation.native_id or told.instance.get("native_id")
+    if signalled(told) and (view is None or view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}):
+        return  # Slurm's word follows, perhaps in a later tick: it says why
+    if told.farewell is not None:
+        reason = str(told.farewell.get("reason", "ended"))
+        detail = str(told.farewell.get("detail", ""))
+        tx.end_allocation(allocation, reason, f"the agent ended: {reason}" + (f" ({detail})" if detail else ""))
+        return
+    status = told.status
+    if status is None:
+        return
+    if allocation.started_at is None:
+        allocation.started_at = tx.now
+        allocation.admitted = True
+        if allocation.submitted_at is not None:
+            tx.learn(allocation, "queue", max(0.0, tx.now - allocation.submitted_at))
+        tx.allocation_state(allocation, _A.STARTING, "its agent has started")
+    allocation.host, allocation.address = status.host, status.address
+    if status.protocol != PROTOCOL:
+        allocation.drain = True
+    if status.left_s is not None and allocation.ends_at is None:
+        allocation.ends_at = tx.now + status.left_s
+    previous: dict[str, Any] = allocation.status or {}
+    if previous.get("beat") != status.beat or previous.get("instance") != status.instance:
+        allocation.status = {**status.to_json(), "seen_at": tx.now}
+        if allocation.suspect_since is not None:
+            allocation.suspect_since = None
+            tx.event("agent_back", allocation=allocation, cause="its heartbeat is seen again")
+    elif tx.now - float(previous.get("seen_at", tx.now)) > suspect_s and allocation.suspect_since is None:
+        allocation.suspect_since = tx.now
+        tx.event("agent_suspect", allocation=allocation, cause=f"no heartbeat for {suspect_s:.0f} s")
+    order: dict[str, Any] = allocation.order or {}
+    polled = float(order.get("at", 0.0)) >= (allocation.warm_at or float("inf"))  # else Slurm's queue is in it
+    if polled and "seen_s" not in order and status.order_seq == order.get("seq"):
+        allocation.order = {**order, "seen_s": round(tx.now - float(order["at"]), 2)}
+    _follow(tx, allocation, status)
+
+
+def _follow(tx: Tx, allocation: Allocation, status: AgentStatus) -> None:
+    """Change state where the agent has got somewhere by itself (loaded its LLM, is leaving)."""
+    state = _A(allocation.state)
+    loaded = status.model is not None and status.model == allocation.model
+    if state in {_A.STARTING, _A.SWITCHING} and loaded and status.state in {"warm", "busy"}:
+        if allocation.warm_at is None:
+            allocation.warm_at = tx.now
+            tx.learn(allocation, "start", tx.now - (allocation.started_at or tx.now))
+        else:
+            tx.learn(allocation, "switch", tx.now - allocation.state_since)
+        tx.allocation_state(allocation, _A.BUSY if allocation.job_id else _A.WARM, "the LLM is loaded")
+    elif status.state == "draining" and state == _A.WARM:
+        tx.allocation_state(allocation, _A.DRAINING, "it takes no new job")
+
+
+def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
+    if view.native_id and not allocation.native_id:
+        allocation.native_id = view.native_id
+        tx.event("allocation_found", allocation=allocation, cause=f"found by its name as {view.native_id}")
+    if view.native_state and view.native_state != allocation.native_state:
+        allocation.native_state = view.native_state
+    if view.node:
+        allocation.node = view.node
+    if view.ends_at is not None and view.state == Native.RUNNING:
+        allocation.ends_at = view.ends_at
+    state = _A(allocation.state)
+    if view.state == Native.ENDED:
+        why = " ".join(filter(None, (view.native_state, view.reason)))
+        if view.native_state.startswith("CANCELLED") and not allocation.drain:
+            _respect_scancel(tx, allocation)
+        tx.end_allocation(allocation, view.reason or view.native_state, f"Slurm says it has ended: {why}".rstrip(": "))
+    elif view.state == Native.PENDING and state == _A.INTENT:
+        tx.allocation_state(allocation, _A.PENDING, "queued")
+    elif view.state == Native.RUNNING and state in {_A.INTENT, _A.PENDING}:
+        if allocation.started_at is None:
+            allocation.started_at = view.start_at or tx.now
+            tx.learn(allocation, "queue", max(0.0, allocation.started_at - (allocation.submitted_at or tx.now)))
+        tx.allocation_state(allocation, _A.STARTING, "Slurm has started it")
+    elif (
+        view.state == Native.UNKNOWN
+        and view.native_state != NO_ANSWER  # Slurm is away: nothing is known of it, so nothing is given up
+        and state == _A.INTENT
+        and tx.now - allocation.created_at > ABANDON_AFTER_S
+    ):
+        tx.abandon_allocation(allocation, "neither Slurm nor the spool knows it: it was never submitted")
+
+
+def _respect_scancel(tx: Tx, allocation: Allocation) -> None:
+    """The user (or an operator) ended an allocation by hand: a job that can go on without it does not get another."""
+    job = tx.last_job_of(allocation)
+    others = [] if job is None else [member for member in job.members if member != allocation.uuid]
+    cause = "ended by scancel, not by prompttuner"
+    if job is not None and others:
+        if job.scale_to is not None:
+            job.scale_to = min(job.scale_to, len(others))  # the user's latest word counts
+        job.max_gpus = min(job.max_gpus, max(job.min_gpus, len(others)))
+        if (job.scale_to or job.min_gpus) <= len(others):
+            cause += f": not replaced, {job.id} goes on with {len(others)} (`prompttuner scale` gives it more)"
+    tx.event("allocation.scancelled", job=job, allocation=allocation, cause=cause)
+
+
+def apply_jobs(tx: Tx, jobs: Sequence[Job], facts: Mapping[str, JobFacts], live: Mapping[str, Allocation]) -> None:
+    """Update running jobs from what their members wrote; lost members leave the membership."""
+    for job in jobs:
+        told = facts.get(job.id)
+        if told is None or job.state != JobState.RUNNING:
+            continue
+        _adopt_survivors(tx, job, told)
+        if told.plan is None or told.plan.generation != job.generation:
+            continue  # this generation's plan is not out yet: nothing that was read is about it
+        _take_progress(tx, job, told)
+        if told.done is not None:
+            continue  # finish.py promotes the result
+        if any(_fails(tx, job, member, told) for member in told.errors):
+            continue
+        _drop_lost_members(tx, job, live)
+
+
+def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
+    """Members went on by themselves after a loss: their plan counts, it only removes members."""
+    plan = told.plan
+    if plan is None or plan.generation <= job.generation or plan.by == "controller":
+        return
+    tx.new_members(job, list(plan.members), f"{WENT_ON} ({plan.by})", plan.generation)
+    job.plan_generation = plan.generation
+
+
+def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
+    progress = told.progress
+    if told.lookup is not None and not job.lookup_done:
+        job.lookup = {**(job.lookup or {}), **told.lookup}
+        job.lookup_done = True
+        tx.event("lookup", job=job, cause=str(told.lookup.get("why") or told.lookup.get("source") or "looked up"))
+        if told.lookup.get("source"):
+            job.initial_prompt = str(told.lookup["source"])
+    if not progress:
+        return
+    if progress.get("first_step_at") and job.first_step_at is None:
+        job.first_step_at = float(progress["first_step_at"])
+        job.lookup_done = True
+    rate = progress.get("iters_per_s")
+    if rate is not None and rate != job.iters_per_s and told.plan is not None:
+        tx.speeds.append((job.pool, job.model, len(told.plan.members), float(rate)))
+    for name in ("step", "loss", "metric", "best", "iters_per_s"):
+        value = progress.get(name)
+        if value is not None and value != getattr(job, name):
+            setattr(job, name, value)
+    if progress.get("initial_prompt"):
+        job.initial_prompt = str(progress["initial_prompt"])
+    evaluations = progress.get("evaluations")
+    if evaluations is not None and evaluations != job.evaluations:
+        job.evaluations = evaluations
+
+
+def _fails(tx: Tx, job: Job, member: str, told: JobFacts) -> bool:
+    """An error that would come again ends the job; a crash is tried again with a bound."""
+    error = told.errors[member]
+    kind, message = str(error.get("kind", "crash")), str(error.get("message", ""))
+    if kind == "crash":
+        return _crashed(tx, job, message or "a worker died")
+    tx.end_job(job, JobState.FAILED, f"{kind}: {message}", error=f"{kind}: {message}")
+    return True
+
+
+def _crashed(tx: Tx, job: Job, message: str) -> bool:
+    job.crash_count += 1
+    if job.crash_count >= MAX_CRASHES:
+        text = f"its worker crashed {job.crash_count} times, last: {message}; see `prompttuner logs {job.id}`"
+        tx.end_job(job, JobState.FAILED, text, error=text)
+    else:
+        tx.new_members(job, list(job.members), f"a worker crashed ({message}): again from the last checkpoint")
+    return True
+
+
+def _drop_lost_members(tx: Tx, job: Job, live: Mapping[str, Allocation]) -> None:
+    staying, gone = [], []
+    for member in job.members:
+        allocation = live.get(member)
+        if allocation is None or allocation.state in ALLOCATION_ENDED:
+            gone.append(f"{member[:8]} ended")
+        elif _left(tx, allocation, job):
+            gone.append(f"{member[:8]} left")
+        else:
+            staying.append(member)
+            if _lease_outcome(allocation, job) == "crashed":
+                _crashed(tx, job, str((allocation.status or {}).get("error") or "killed"))
+                return
+    if gone:
+        tx.new_members(job, staying, "members lost: " + ", ".join(gone))
+
+
+def _lease_outcome(allocation: Allocation, job: Job) -> str:
+    """How the agent says its lease for the job's present generation has ended; empty while it has not."""
+    status: dict[str, Any] = allocation.status or {}
+    if status.get("job") != job.id or status.get("generation") != job.generation or status.get("state") == "busy":
+        return ""
+    return str(status.get("lease") or "")
+
+
+def _left(tx: Tx, allocation: Allocation, job: Job) -> bool:
+    outcome = _lease_outcome(allocation, job)
+    if outcome in {"left", "terminated"}:
+        return True
+    waited = tx.now - float((allocation.status or {}).get("seen_at", tx.now))
+    return outcome in {"done", "failed"} and waited > DONE_GRACE_S

@@ -1,0 +1,168 @@
+"""What is expected: pools with their profiles, iterations still to do, what the bank may bring, arrivals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from prompttuner import profiles
+from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.plan.experience import Arrived, data_key, history_of
+from prompttuner.controller.plan.iterations import Remaining, remaining_iterations
+from prompttuner.controller.plan.paced_jobs import stated_bank, stated_remaining, stated_speedup, stated_step_s
+from prompttuner.controller.plan.pools import Pool, pool_of
+from prompttuner.controller.plan.snapshot import BankOutlook
+from prompttuner.db.queries import profiles as profile_rows
+from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.policy.contract.snapshot import PoolProfile
+
+if TYPE_CHECKING:
+    from prompttuner.controller.context import Context
+
+__all__ = ["Outlook", "outlook_of", "remember"]
+
+SMOOTHING = 0.3
+"""Weight of a new measurement in a start-up time's moving average."""
+BANK_FACTOR = BankOutlook(0.2, 0.85)
+"""What a lookup is assumed to leave of the iterations: median 0.20 and P90 0.84 over the 42 pairs that
+benchmarks/bank.py measured on the small model (benchmarks/results/bank_pairs.csv)."""
+
+
+@dataclass(slots=True)
+class Outlook:
+    pools: list[Pool]
+    profiles: dict[str, PoolProfile]
+    """By pool key."""
+    remaining: dict[str, Remaining]
+    """By job id."""
+    bank: dict[str, BankOutlook]
+    arrivals: dict[str, list[Arrived]]
+    step_s: dict[str, float]
+    """By job id, where it is known beforehand (paced jobs)."""
+
+
+def outlook_of(
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
+) -> Outlook:
+    """Expectations for these jobs and allocations, and for the pools that may have jobs again soon."""
+    present = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
+    history = history_of(ctx, tuple(sorted(present)))
+    pools = _pools(ctx, jobs, specs, present, history.foreseen())
+    paced = _paced_speedups(jobs, specs)
+    banked = {job.pool for job in jobs if stated_bank(specs[job.id])}
+    return Outlook(
+        pools,
+        {pool.key: _profile(pool, history.speeds, history.startups, paced.get(pool.key)) for pool in pools},
+        {job.id: _remaining(job, specs[job.id], history.itas) for job in jobs},
+        {pool.key: BANK_FACTOR for pool in pools if pool.key in banked or ctx.bank.holds(pool.model)},
+        history.arrivals,
+        stated_step_s(specs),
+    )
+
+
+def _pools(
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], present: set[str], foreseen: set[str]
+) -> list[Pool]:
+    """The pools of what is there; of those that are only foreseen, the ones an allocation tells the set-up of."""
+    for job in jobs:
+        if job.pool not in ctx.pools:
+            ctx.pools[job.pool] = pool_of(specs[job.id])
+    unknown = (present | foreseen) - ctx.pools.keys()
+    if unknown:
+        one_each = select(func.max(Allocation.uuid)).where(Allocation.pool.in_(unknown)).group_by(Allocation.pool)
+        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.uuid.in_(one_each))
+        for key, model, place in ctx.store.query(lambda session: session.execute(query).all()):
+            ctx.pools[key] = Pool.from_record(key, model, place or {})
+    return [ctx.pools[key] for key in sorted(present | (foreseen & ctx.pools.keys()))]
+
+
+def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
+    if (stated := stated_remaining(job, spec)) is not None:
+        return stated
+    past = known.get((job.pool, data_key(spec))) or known.get(job.pool)
+    # A metric that is not a number is kept as null; the others still make a curve.
+    evaluations = [(int(step), float(value)) for step, value in job.evaluations or () if value is not None]
+    return remaining_iterations(spec, job.step, evaluations, past)
+
+
+def _paced_speedups(
+    jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[tuple[int, float], ...]]:
+    """By pool: the longest speed-up table that its paced jobs state."""
+    longest: dict[str, tuple[tuple[int, float], ...]] = {}
+    for job in jobs:
+        table = stated_speedup(specs[job.id])
+        if table is not None and len(table) > len(longest.get(job.pool, ())):
+            longest[job.pool] = table
+    return longest
+
+
+def _profile(
+    pool: Pool, speeds: Sequence[Any], startups: Sequence[Any], paced: tuple[tuple[int, float], ...] | None
+) -> PoolProfile:
+    """The pool's profile: measured figures where there are any, the stated ones else; speed-ups of ``paced`` jobs."""
+    label = pool.key.rpartition("-")[0]
+    profile = replace(profiles.stated([label])[label], name=pool.key)
+    times = {row.kind: row.seconds for row in startups if row.pool == pool.key}
+    fields = {"queue": "queue_s", "start": "start_s", "warm": "warm_s", "resize": "resize_s", "switch": "switch_s"}
+    measured: dict[str, Any] = {field: times[kind] for kind, field in fields.items() if kind in times}
+    rates = {row.members: row.iters_per_s for row in speeds if row.pool == pool.key and row.iters_per_s > 0}
+    if paced is not None:
+        measured["speedup"] = paced
+    elif 1 in rates:
+        measured["step_s"] = 1.0 / rates[1]
+        gains = {n: rate / rates[1] for n, rate in rates.items()}
+        gains = {**{n: g for n, g in profile.speedup if n not in gains}, **gains}
+        measured["speedup"] = _monotone(gains)
+    if measured:
+        measured["origin"] = "measured by this controller" if len(measured) > 1 else profile.origin
+    return replace(profile, **measured) if measured else profile
+
+
+def _monotone(gains: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    """Speed-ups that begin with (1, 1.0) and never fall: noise must not make fewer GPUs look quicker."""
+    out, best = [], 1.0
+    for members in sorted(gains):
+        best = max(best, 1.0 if members == 1 else gains[members])
+        out.append((members, best))
+    return tuple(out)
+
+
+def remember(tx: Tx) -> None:
+    """Fold the starts and speeds measured in this transaction into the profiles."""
+    if tx.measured:
+        present = {(r.pool, r.model, r.kind): r for r in profile_rows.load_startups(tx.session)}
+        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for pool, model, kind, seconds in tx.measured:
+            old = present.get((pool, model, kind))
+            value = seconds if old is None else (1 - SMOOTHING) * old.seconds + SMOOTHING * seconds
+            rows[pool, model, kind] = {
+                "pool": pool,
+                "model": model,
+                "kind": kind,
+                "seconds": value,
+                "samples": 1 if old is None else old.samples + 1,
+                "origin": "controller",
+            }
+        profile_rows.save_startups(tx.session, list(rows.values()), tx.now)
+    if tx.speeds:
+        known = {(r.pool, r.model, r.members): r for r in profile_rows.load_speeds(tx.session)}
+        fresh: dict[tuple[str, str, int], dict[str, Any]] = {}
+        for pool, model, members, rate in tx.speeds:
+            if not math.isfinite(rate) or rate <= 0:
+                continue
+            before = known.get((pool, model, members))
+            value = rate if before is None else (1 - SMOOTHING) * before.iters_per_s + SMOOTHING * rate
+            fresh[pool, model, members] = {
+                "pool": pool,
+                "model": model,
+                "members": members,
+                "iters_per_s": value,
+                "samples": 1 if before is None else before.samples + 1,
+                "origin": "controller",
+            }
+        profile_rows.save_speeds(tx.session, list(fresh.values()), tx.now)

@@ -1,0 +1,133 @@
+"""What past jobs tell: iterations to their targets, when jobs of each pool came, measured speeds and start-ups."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import select, union_all
+
+from prompttuner.controller.plan.iterations import sample_quantiles
+from prompttuner.db.queries import profiles as profile_rows
+from prompttuner.db.tables.models import Job
+from prompttuner.states import JobState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["Arrived", "History", "data_key", "history_of"]
+
+PAST_JOBS = 200
+"""Latest jobs of a pool that reached their target, which predictions look at."""
+ARRIVALS = 500
+"""Latest submissions that forecasts look at, of all pools together."""
+ARRIVALS_S = 30 * 86400.0
+"""How far back they reach."""
+HISTORY_S = 5.0
+"""History is read again after this long."""
+FORESEEN = 8
+"""Pools without a job or an agent that are watched for their next arrivals: those used last."""
+FEWEST = 4
+"""Submissions below which nothing is foretold of such a pool."""
+
+
+class Arrived(NamedTuple):
+    """One submission."""
+
+    at: float
+    slack_s: float
+    """To its deadline; inf for best effort."""
+    work_s: float
+    """GPU-seconds it took; nan where it has not ended by itself."""
+
+
+@dataclass(slots=True)
+class History:
+    """Kept for a moment, as it changes slowly."""
+
+    keys: tuple[str, ...]
+    at: float
+    itas: Mapping[Any, tuple[float, float]]
+    arrivals: dict[str, list[Arrived]]
+    """By pool key, ascending in time."""
+    speeds: Sequence[Any]
+    startups: Sequence[Any]
+
+    def foreseen(self) -> set[str]:
+        """Pools that may have jobs again soon."""
+        return {key for key, rows in self.arrivals.items() if len(rows) >= FEWEST}
+
+
+def history_of(ctx: Context, keys: tuple[str, ...]) -> History:
+    """Of these pools, and of those that agents were last started for: four statements, at most every ``HISTORY_S``."""
+    known = ctx.history
+    if known is not None and known.keys == keys and 0 <= ctx.now() - known.at < HISTORY_S:
+        return known
+
+    def read(session: Session) -> History:
+        startups = profile_rows.load_startups(session)
+        watched = {*keys, *(_last_used(startups) if ctx.settings.prewarm else ())}
+        return History(
+            keys,
+            ctx.now(),
+            _past_itas(_reached(session, keys)),
+            _arrivals(session, watched, ctx.now()),
+            profile_rows.load_speeds(session),
+            startups,
+        )
+
+    ctx.history = ctx.store.query(read)
+    return ctx.history
+
+
+def _last_used(startups: Sequence[Any]) -> list[str]:
+    used: dict[str, float] = {}
+    for row in startups:
+        used[row.pool] = max(used.get(row.pool, 0.0), row.updated_at)
+    return sorted(used, key=lambda pool: (-used[pool], pool))[:FORESEEN]
+
+
+def _arrivals(session: Session, keys: set[str], now: float) -> dict[str, list[Arrived]]:
+    columns = (Job.pool, Job.submitted_at, Job.deadline_at, Job.gpu_seconds, Job.state)
+    came = select(*columns).where(Job.pool.in_(keys), Job.submitted_at > now - ARRIVALS_S)
+    came = came.order_by(Job.submitted_at.desc()).limit(ARRIVALS)
+    arrivals: dict[str, list[Arrived]] = defaultdict(list)
+    for pool, at, deadline, spent_s, state in reversed(session.execute(came).all()):
+        slack = math.inf if deadline is None else deadline - at
+        ended = state in {JobState.DONE, JobState.EXHAUSTED}
+        arrivals[pool].append(Arrived(at, slack, spent_s if ended else math.nan))
+    return arrivals
+
+
+def data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Jobs with the same of these need similar numbers of iterations."""
+    target = spec["target"]
+    return (spec.get("train_sha256"), target["metric"], target["value"])
+
+
+def _reached(session: Session, keys: Sequence[str]) -> Sequence[Any]:
+    """(pool, spec, iterations) of each pool's latest jobs that reached their target, in one statement.
+
+    Each part follows the index of its pool from its end, and stops: years of old jobs cost nothing.
+    """
+    if not keys:
+        return []
+    columns = select(Job.pool, Job.spec, Job.ita).where(Job.ita.is_not(None))
+    latest = [
+        columns.where(Job.pool == key).order_by(Job.submitted_at.desc()).limit(PAST_JOBS).subquery() for key in keys
+    ]
+    return session.execute(union_all(*(select(part) for part in latest))).all()
+
+
+def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:
+    """(median, P90) by pool, and by pool and data."""
+    known: dict[Any, list[float]] = defaultdict(list)
+    for pool, spec, ita in rows:
+        known[pool].append(float(ita))
+        known[pool, data_key(spec)].append(float(ita))
+    return {key: sample_quantiles(values) for key, values in known.items()}

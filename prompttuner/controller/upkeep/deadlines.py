@@ -1,0 +1,204 @@
+"""Tell the user of a deadline that is missed or in danger: command, webhook, mail; each at least once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import defer
+
+from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.upkeep.hooks import HOOKS, run_hook
+from prompttuner.db.queries import events
+from prompttuner.db.queries.events import NewEvent
+from prompttuner.db.queries.jobs import ACTIVE_STATES
+from prompttuner.db.tables.models import Event, Job
+from prompttuner.spec.when import iso
+from prompttuner.states import JOB_ENDED, JobState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["Key", "Message", "tell_of_deadlines"]
+
+MISSED = "deadline.missed"
+ENDANGERED = "deadline.endangered"
+TOLD = "hook.told"
+FAILED = "hook.failed"
+AT_ONCE_S = 15.0
+"""After so long the rest is told in the next tick."""
+AGAIN_S = 60.0
+"""No hook is run so soon after one has failed: one that hangs must not hold up every tick."""
+TRIES = 5
+LOOK_BACK_S = 86400.0
+"""A new controller tells what a killed one did not get to, if it is no older."""
+
+Key = tuple[str, str, float | None]
+"""Job, kind of event, deadline: an event of its own."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One event, and which hooks must still be told of it."""
+
+    at: float
+    owed: list[str]
+    body: dict[str, Any] = field(default_factory=dict)
+    tries: int = 0
+    failed_at: float = float("-inf")
+
+
+def tell_of_deadlines(ctx: Context, jobs: Sequence[Job]) -> int:
+    """Record, and tell of, deadlines missed or out of reach since the last tick; returns how many were recorded.
+
+    Each event is committed with the hooks that it is owed to before any of them is run, and what became of them
+    afterwards: a controller that is killed in between leaves them owed, and the next one runs them again.
+
+    Args:
+        jobs: those that have not ended.
+    """
+    now = ctx.now()
+    dated = [job for job in jobs if job.deadline_at is not None]
+    late = [(job, MISSED) for job in dated if now > float(job.deadline_at or 0.0)]
+    unsure = [(job, ENDANGERED) for job in dated if job.best_effort and now <= float(job.deadline_at or 0.0)]
+    ended = [(job, MISSED) for job in _ended(ctx, dated)]
+    known = _known(ctx)
+    news = [(job, kind) for job, kind in [*late, *unsure, *ended] if (job.id, kind, job.deadline_at) not in known]
+    if news:
+        known.update(_record(ctx, news))
+    _tell(ctx, known)
+    return len(news)
+
+
+def _record(ctx: Context, news: Sequence[tuple[Job, str]]) -> dict[Key, Message]:
+    hooks = [name for name in HOOKS if getattr(ctx.settings, name)]
+    messages = {
+        (job.id, kind, job.deadline_at): Message(ctx.now(), list(hooks), _body(job, kind) if hooks else {})
+        for job, kind in news
+    }
+
+    def work(session: Session) -> None:
+        tx = Tx(session, ctx.now())
+        for job, kind in news:
+            message = messages[job.id, kind, job.deadline_at]
+            owed = {"owed": message.owed, "message": message.body} if hooks else {}
+            tx.event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at, **owed})
+
+    ctx.store.transact(ctx.ownership, work)
+    return messages
+
+
+def _tell(ctx: Context, known: dict[Key, Message]) -> None:
+    """Run the hooks that are owed, those that failed least first; each outcome is committed at once.
+
+    Each commit renews the ownership, however long hooks take.
+    """
+    began, now = time.monotonic(), ctx.now()
+    owed = [(key, one) for key, one in known.items() if one.owed and one.tries < TRIES and now - one.at < LOOK_BACK_S]
+    if any(0 <= now - one.failed_at < AGAIN_S for _, one in owed):
+        return
+    for key, message in sorted(owed, key=lambda pair: (pair[1].tries, pair[1].at)):
+        if time.monotonic() - began > AT_ONCE_S:
+            return
+        failed = {}
+        for name in message.owed:
+            setting = getattr(ctx.settings, name)  # one that is no longer set is owed nothing
+            problem = run_hook(name, setting, message.body) if setting else None
+            if problem is not None:
+                failed[name] = problem
+        told = [name for name in message.owed if name not in failed]
+        ctx.store.transact(ctx.ownership, partial(_note, at=ctx.now(), key=key, told=told, failed=failed))
+        message.owed = list(failed)
+        message.body = message.body if failed else {}
+        for name, problem in failed.items():
+            ctx.warn(f"nobody could be told of {key[1]} of {key[0]} by {name}: {problem}")
+        if failed:
+            message.tries, message.failed_at = message.tries + 1, now
+            return
+
+
+def _note(session: Session, *, at: float, key: Key, told: Sequence[str], failed: dict[str, str]) -> None:
+    job_id, kind, deadline_at = key
+    about = {"of": kind, "deadline_at": deadline_at}
+    news = []
+    if told:
+        news.append(NewEvent(TOLD, f"{kind} by {', '.join(told)}", job_id, data={**about, "hooks": list(told)}))
+    if failed:
+        cause = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
+        news.append(NewEvent(FAILED, cause, job_id, data={**about, "hooks": list(failed)}))
+    events.append(session, news, at)
+
+
+def _ended(ctx: Context, dated: Sequence[Job]) -> list[Job]:
+    """Jobs that have ended without having met their deadline: asked for when one of the last tick's is gone.
+
+    A job may miss its deadline and end between two ticks, or be stopped by the tick that sees it miss.
+    """
+    present = frozenset(job.id for job in dated)
+    before, ctx.dated = ctx.dated, present
+    if before is not None and before <= present:
+        return []
+    missed = (Job.state != JobState.DONE) | (Job.finished_at > Job.deadline_at)
+    query = select(Job).where(  # only jobs that have ended have an end: the index of ends is all that is read
+        Job.finished_at > ctx.now() - LOOK_BACK_S,
+        Job.deadline_at.is_not(None),
+        Job.state != JobState.CANCELLED,
+        missed,
+    )
+    columns = defer(Job.spec), defer(Job.history), defer(Job.evaluations)
+    return ctx.store.query(lambda session: list(session.scalars(query.options(*columns))))
+
+
+def _known(ctx: Context) -> dict[Key, Message]:
+    """What was recorded before and what became of it, from the events: read once by each controller."""
+    if ctx.told is None:
+        ctx.told = ctx.store.query(lambda session: _read(session, ctx.now() - LOOK_BACK_S))
+    return ctx.told
+
+
+def _read(session: Session, since: float) -> dict[Key, Message]:
+    """Events of the last day, and, whatever their age, those of jobs that had not ended before."""
+    present = select(Job.id).where(or_(Job.state.in_(ACTIVE_STATES), Job.finished_at > since))
+    query = select(Event.job_id, Event.kind, Event.at, Event.data).where(
+        Event.kind.in_([MISSED, ENDANGERED, TOLD, FAILED]), or_(Event.at > since, Event.job_id.in_(present))
+    )
+    known: dict[Key, Message] = {}
+    for job_id, kind, at, data in session.execute(query.order_by(Event.seq)):
+        about = data or {}
+        key = (str(job_id), str(about.get("of", kind)), about.get("deadline_at"))
+        if kind in {MISSED, ENDANGERED}:
+            known[key] = Message(at, list(about.get("owed", [])), dict(about.get("message", {})))
+        elif key in known:
+            message = known[key]
+            if kind == TOLD:
+                message.owed = [name for name in message.owed if name not in about["hooks"]]
+            else:
+                message.tries, message.failed_at = message.tries + 1, at
+    return known
+
+
+def _cause(job: Job, kind: str) -> str:
+    if kind == ENDANGERED:
+        return f"the deadline will probably be missed: {job.note}"
+    return (
+        "the deadline has passed" if job.state not in JOB_ENDED else f"the job has ended without meeting it: {job.note}"
+    )
+
+
+def _body(job: Job, kind: str) -> dict[str, Any]:
+    return {
+        "event": kind,
+        "job": job.id,
+        "name": job.name,
+        "owner": job.owner,
+        "deadline": None if job.deadline_at is None else iso(job.deadline_at),
+        "step": job.step,
+        "state": str(job.state),
+        "note": job.note,
+    }

@@ -1,0 +1,176 @@
+"""Forgetting by age and size: folders of ended jobs and agents, replies, old rows. Never touches what still lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from prompttuner.db.queries.allocations import LIVE_STATES
+from prompttuner.db.queries.jobs import ACTIVE_STATES
+from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.db.upkeep import retention
+from prompttuner.files import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from prompttuner.controller.context import Context
+
+__all__ = ["clean_up", "purge_asked"]
+
+EVERY_S = 3600.0
+DAY_S = 86400.0
+PURGE_AGAIN_S = 60.0
+TICK_LOG = "tick.log"
+"""Where the line of ``cron install`` writes, in the folder of logs."""
+LOG_BYTES = 10_000_000
+ORPHAN_S = DAY_S
+"""A folder of the spool without a row is removed after this long: it was left by a submit that never was applied."""
+_ACTIVE = select(Job.id).where(Job.state.in_(ACTIVE_STATES))
+_ENDS = select(Job.id, Job.finished_at).where(Job.finished_at.is_not(None))
+
+
+def purge_asked(ctx: Context, asked: bool = True) -> int:
+    """Remove the jobs that the user asked to purge: folder first, so that a cut-off purge is taken up again.
+
+    ``asked``: a request came in; else this looks only for what a controller before left undone, and tries again what
+    could not be removed.
+    """
+    now = ctx.steady()
+    if not asked and now < ctx.purge_again_at:
+        return 0
+    ids = ctx.store.query(lambda session: list(session.scalars(select(Job.id).where(Job.purged))))
+    gone = [job_id for job_id in ids if _removed(ctx, ctx.spool.job(job_id))]
+    if gone:
+        ctx.store.transact(ctx.ownership, lambda session: retention.purge_jobs(session, gone, ctx.now()))
+    ctx.purge_again_at = float("inf") if len(gone) == len(ids) else now + PURGE_AGAIN_S
+    return len(gone)
+
+
+def _removed(ctx: Context, folder: Path) -> bool:
+    """Remove a folder, never what a link in it (or in its place) points at; whether nothing of it is left."""
+    try:
+        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        ctx.warn(f"{folder} cannot be removed: {error.strerror or error} ({error.filename}); tried again later")
+    return not os.path.lexists(folder)
+
+
+def clean_up(ctx: Context) -> None:
+    """Apply ``keep_days`` and ``keep_mb``, at most once an hour (the time of the last one is a file in the spool)."""
+    stamp = ctx.spool.root / "cleaned.json"
+    now = ctx.now()
+    if 0 <= now - _time_in(stamp) < EVERY_S:  # one of a clock that has since been put back does not count
+        return
+    write_json(stamp, {"at": now})
+    before = now - ctx.settings.keep_days * DAY_S
+    old = ctx.store.query(lambda session: _ended_jobs(session, before))
+    _remove(ctx.spool.job(job_id) for job_id in old)
+    while ctx.store.transact(ctx.ownership, lambda session: retention.prune(session, before, now)).total:
+        pass
+    live, known = ctx.store.query(_names)
+    _remove(path for path in _older(ctx.spool.agents, before) if path.name not in live)
+    _remove(path for path in _older(ctx.spool.jobs, now - ORPHAN_S) if path.name not in known)
+    scraps = [path for path in _older(ctx.spool.inbox, before) if path.suffix != ".json"]
+    logs = [path for path in _older(ctx.settings.logs_dir, before) if path.name.startswith("controller-")]
+    for path in [*_older(ctx.spool.replies, now - DAY_S), *scraps, *logs]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    _shorten(ctx.settings.logs_dir / TICK_LOG)
+    _remove(_older(ctx.settings.home / "submitit", before))
+    _limit_size(ctx, live, known)
+
+
+def _time_in(stamp: Path) -> float:
+    value = read_json(stamp)
+    at = value.get("at") if isinstance(value, dict) else None
+    return float(at) if isinstance(at, int | float) else 0.0
+
+
+def _ended_jobs(session: Session, before: float) -> list[str]:
+    query = select(Job.id).where(Job.state.not_in(ACTIVE_STATES), Job.finished_at < before)
+    return list(session.scalars(query))
+
+
+def _names(session: Session) -> tuple[set[str], set[str]]:
+    live = select(Allocation.uuid).where(Allocation.state.in_(LIVE_STATES))
+    return set(session.scalars(live)), set(session.scalars(select(Job.id)))
+
+
+def _limit_size(ctx: Context, live: set[str], known: set[str]) -> None:
+    """Remove the largest waste first-in first-out until ``keep_mb`` is kept: what members of ended jobs wrote, then
+    folders of ended agents, results last."""
+    active = set(ctx.store.query(lambda session: list(session.scalars(_ACTIVE))))
+    folders = [path for path in ctx.spool.jobs.iterdir() if path.name in known and path.name not in active]
+    agents = sorted((path for path in ctx.spool.agents.iterdir() if path.name not in live), key=_mtime)
+    sizes = {folder: _size(folder) for folder in [*folders, *agents]}
+    total = sum(sizes.values())
+    limit = ctx.settings.keep_mb * 1e6
+    if total <= limit:
+        return
+    ends = dict(ctx.store.query(lambda session: [(row[0], row[1]) for row in session.execute(_ENDS)]))
+    folders.sort(key=lambda folder: ends.get(folder.name) or 0.0)
+    for folder in folders:  # checkpoints of ended jobs: nobody needs them any more
+        if total <= limit:
+            return
+        _remove(path for path in folder.glob("g*") if path.is_dir())
+        total -= sizes[folder] - _size(folder)
+    for folder in [*agents, *folders]:
+        if total <= limit:
+            return
+        total -= _size(folder)
+        _remove([folder])
+
+
+def _shorten(log: Path) -> None:
+    """Keep the last half of a log that has grown large in a second file; cron goes on appending to the first."""
+    try:
+        if log.stat().st_size <= LOG_BYTES:
+            return
+        with log.open("rb") as handle:
+            handle.seek(-LOG_BYTES // 2, os.SEEK_END)
+            write_bytes(log.with_name(f"{log.name}.1"), handle.read())
+        os.truncate(log, 0)
+    except OSError:  # there is none
+        return
+
+
+def _older(folder: Path, before: float) -> list[Path]:
+    return [path for path in folder.iterdir() if _mtime(path) < before] if folder.is_dir() else []
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size(path: Path | str) -> int:
+    """Bytes of the plain files in a folder; what cannot be looked at, or goes meanwhile, counts as nothing."""
+    try:
+        with os.scandir(path) as entries:
+            return sum(_size_of(entry) for entry in entries)
+    except OSError:
+        return 0
+
+
+def _size_of(entry: os.DirEntry[str]) -> int:
+    try:
+        folder = entry.is_dir(follow_symlinks=False)
+        return _size(entry.path) if folder else entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return 0
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Other schedulers behind the same contract, for comparison and use."""

@@ -1,0 +1,1 @@
+"""The policy of prompttuner, one planning step a module."""

@@ -1,0 +1,140 @@
+"""A paced worker: sleeps by a speed-up table where a GPU would compute; leases, resizes and files are the real ones.
+
+For replays of traces on machines without the GPUs. Only code sets the spec key ``paced``; progress and result say so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prompttuner.engine.collective import Collective
+from prompttuner.errors import SpecError
+from prompttuner.files import make_private_dir, write_json
+from prompttuner.worker.member_files import MemberFiles
+from prompttuner.worker.membership import Membership
+from prompttuner.worker.task import Stepped
+
+__all__ = ["PacedTask", "is_paced"]
+
+
+def is_paced(spec: Mapping[str, Any]) -> bool:
+    """Whether a spec asks for a paced stand-in instead of tuning."""
+    return spec.get("paced") is not None
+
+
+class PacedTask:
+    """Counts steps of a stated length until a stated number of them is done.
+
+    ``spec["paced"]``: ``step_s`` (seconds a step takes one member), ``speedup`` (for 1, 2, 3... members; beyond its end
+    the last value holds), ``iterations`` (to the target), and optionally ``looked_up`` (iterations to the target after
+    a Prompt Bank lookup) with ``lookup_s`` (seconds that the lookup sleeps).
+    """
+
+    def __init__(self, spec: Mapping[str, Any], *, step: int = 0, looked_up: bool = False) -> None:
+        paced = spec["paced"]
+        try:
+            self._step_s = float(paced["step_s"])
+            self._speedup = [float(value) for value in paced["speedup"]]
+            self._needed = int(paced.get("looked_up", paced["iterations"]) if looked_up else paced["iterations"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecError(f"paced needs step_s, speedup (a list) and iterations: {error!r}") from error
+        if self._step_s < 0 or not self._speedup or min(self._speedup) <= 0:
+            raise SpecError("paced: step_s must be at least 0 and every speed-up above 0")
+        self._spec = spec
+        self._looked_up = looked_up
+        self._batch = int(spec["batch_size"])
+        self._limit = int(spec["max_iterations"])
+        self._train_s = 0.0
+        self._due: float | None = None
+        self.step = step
+
+    @property
+    def position(self) -> int:
+        return self.step
+
+    @property
+    def outcome(self) -> str | None:
+        if self.step >= self._needed:
+            return "reached"
+        return "exhausted" if self.step >= self._limit else None
+
+    @property
+    def evaluation_due(self) -> bool:
+        return False
+
+    def evaluate(self, collective: Collective) -> None:
+        """Nothing is evaluated: the number of iterations is given."""
+
+    def sample_ids(self, step: int) -> Sequence[int]:
+        """Consecutive numbers stand for samples."""
+        return range(step * self._batch, (step + 1) * self._batch)
+
+    def train_step(self, collective: Collective, flags: Sequence[float]) -> Stepped:
+        """Sleep until the step would be done; against a running due time, so that wake-up delays do not add up."""
+        begin = time.monotonic()
+        length = self._step_s / self._speedup[min(collective.world, len(self._speedup)) - 1]
+        late = self._due is None or begin - self._due > length
+        self._due = (begin if late or self._due is None else self._due) + length
+        time.sleep(max(0.0, self._due - begin))
+        sums = torch.tensor([float(flag) for flag in flags], dtype=torch.float64)
+        collective.all_reduce_(sums)
+        self.step += 1
+        self._train_s += length
+        return Stepped(sums.tolist(), time.monotonic() - begin)
+
+    def _meta(self) -> dict[str, Any]:
+        return {"step": self.step, "looked_up": self._looked_up, "train_s": self._train_s}
+
+    def pack(self) -> bytes:
+        return json.dumps(self._meta()).encode()
+
+    @classmethod
+    def begin(
+        cls, spec: Mapping[str, Any], _model: object, plan: Membership, files: MemberFiles, _bank_dirs: Sequence[str]
+    ) -> PacedTask:
+        """A new task, after the lookup if the plan grants one."""
+        lookup_s = min(plan.lookup_s, float(spec["paced"].get("lookup_s", 0.0)))
+        if lookup_s > 0:
+            files.progress("lookup")
+            time.sleep(lookup_s)
+        return cls(spec, looked_up=lookup_s > 0)
+
+    @classmethod
+    def resume(cls, spec: Mapping[str, Any], _model: object, _folder: Path, pointer: Mapping[str, Any]) -> PacedTask:
+        """Go on from a checkpoint."""
+        task = cls(spec, step=int(pointer["step"]), looked_up=bool(pointer["looked_up"]))
+        task._train_s = float(pointer["train_s"])
+        return task
+
+    @classmethod
+    def restore(cls, spec: Mapping[str, Any], model: object, data: bytes) -> PacedTask:
+        """Go on from what ``pack`` made."""
+        return cls.resume(spec, model, Path(), json.loads(data))
+
+    def save(self, folder: Path) -> None:
+        """The whole state is one small JSON file."""
+        write_json(folder / "checkpoint.json", {**self._meta(), "paced": True})
+
+    def progress(self) -> dict[str, Any]:
+        loss = max(0.0, 1.0 - self.step / self._needed) if self._needed else 0.0
+        return {"step": self.step, "loss": loss, "metric": loss, "best": loss, "paced": True}
+
+    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+        result = make_private_dir(folder / "result")
+        report = {
+            "outcome": outcome,
+            "step": self.step,
+            "ita": self.step if outcome == "reached" else None,
+            "metric": self.progress()["metric"],
+            "loss": self.progress()["loss"],
+            "train_s": self._train_s,
+            "paced": True,
+        }
+        write_json(result / "result.json", {**report, "note": "a paced worker slept these steps; nothing was tuned"})
+        return report

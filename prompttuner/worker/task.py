@@ -1,0 +1,108 @@
+"""What a member works at, step by step: the tuner, or a paced stand-in; and how its state travels to newcomers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from prompttuner.engine.collective import Collective
+from prompttuner.worker.elastic.group import Group
+
+__all__ = ["Stepped", "Task", "agree_on_state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One applied step."""
+
+    flags: list[float]
+    """Each extra scalar, summed over the members."""
+    seconds: float
+
+
+class Task(Protocol):
+    """Steps whose outcome does not depend on the number of members. After an exception the state is as before."""
+
+    @property
+    def step(self) -> int:
+        """Steps applied so far."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Grows with everything that is applied (steps, evaluations): equal positions are equal states."""
+        ...
+
+    @property
+    def outcome(self) -> str | None:
+        """``reached`` or ``exhausted`` once there is nothing left to do; the same on every member."""
+        ...
+
+    @property
+    def evaluation_due(self) -> bool: ...
+
+    def evaluate(self, collective: Collective) -> None:
+        """Score the evaluation set, each member its share, when ``evaluation_due``."""
+        ...
+
+    def sample_ids(self, step: int) -> Sequence[int]:
+        """The global batch of a step; member ``rank`` of ``world`` takes ``[rank::world]``."""
+        ...
+
+    def train_step(self, collective: Collective, flags: Sequence[float]) -> Stepped:
+        """Apply one step, with ``flags`` summed in the same all-reduce."""
+        ...
+
+    def pack(self) -> bytes:
+        """The whole state as safetensors bytes."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Save a checkpoint as ``folder/checkpoint-<step>/``, then name it in ``folder/checkpoint.json``."""
+        ...
+
+    def progress(self) -> dict[str, Any]:
+        """``step, loss, metric, best`` for progress.json."""
+        ...
+
+    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+        """Complete ``folder/result/``; returns what done.json says."""
+        ...
+
+
+def agree_on_state(group: Group, task: Task | None) -> tuple[int, bytes | None]:
+    """Give every member the state of the most advanced one.
+
+    States are a function of the position alone, so the highest is as right as any, also after a loss in which some
+    members had applied the last step and others not.
+
+    Args:
+        group: the members; one of them at least has a state.
+        task: this member's, None for a newcomer.
+
+    Returns:
+        The rank that the state comes from, and the state where this member needs it (None: has it already).
+
+    Raises:
+        PeerLost: a member was lost on the way.
+    """
+    places = torch.zeros(group.world, dtype=torch.float64)
+    places[group.rank] = 0.0 if task is None else task.position + 1.0
+    group.all_reduce_(places)
+    newest = places.max()
+    source = int(torch.nonzero(places == newest)[0])
+    if bool((places == newest).all()):
+        return source, None
+    own = task is not None and places[group.rank] == newest
+    data = task.pack() if task is not None and group.rank == source else b""
+    size = torch.tensor([float(len(data))], dtype=torch.float64)
+    group.broadcast_(size, source)
+    payload = torch.zeros(int(size), dtype=torch.uint8)
+    if data:
+        payload.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    group.broadcast_(payload, source)
+    return source, None if own else payload.numpy().tobytes()

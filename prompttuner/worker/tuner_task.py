@@ -1,0 +1,183 @@
+"""The tuner as a member's task: begins with or without a Prompt Bank lookup, resumes, packs its state, reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prompttuner.engine.checkpoint import load_checkpoint, save_checkpoint
+from prompttuner.engine.collective import Collective
+from prompttuner.engine.initial import InitialPrompt, initial_prompt
+from prompttuner.engine.llm.model import LoadedModel
+from prompttuner.engine.result import write_result
+from prompttuner.engine.state import TunerState, pack, unpack
+from prompttuner.engine.tuner import Tuner, TuningData, read_data
+from prompttuner.errors import DataError, StateError
+from prompttuner.files import read_json, write_json
+from prompttuner.worker.member_files import MemberFiles
+from prompttuner.worker.membership import Membership
+from prompttuner.worker.task import Stepped
+
+__all__ = ["TunerTask"]
+
+KEPT_EVALUATIONS = 20
+"""The latest evaluations that progress.json tells; predictions need no more."""
+
+
+class TunerTask:
+    """A :class:`prompttuner.worker.task.Task` around a :class:`prompttuner.engine.tuner.Tuner`."""
+
+    def __init__(self, tuner: Tuner) -> None:
+        self.tuner = tuner
+        self._loss: float | None = None
+
+    @classmethod
+    def begin(
+        cls, spec: Mapping[str, Any], model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
+    ) -> TunerTask:
+        """A new task. ``auto`` is looked up in the Prompt Bank for at most ``plan.lookup_s`` seconds, if that is above
+        0; what came of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
+        """
+
+        data = read_data(spec)
+        found: list[str] = []
+
+        def lookup() -> torch.Tensor | None:
+            prompt, source = _look_up(spec, model, data, plan.lookup_s, files, bank_dirs)
+            found.append(source)
+            return prompt
+
+        initial = initial_prompt(spec, model, lookup if plan.lookup_s > 0 else None)
+        if found:
+            initial.origin = found[0]
+        try:
+            return cls(Tuner(model, spec, data, initial))
+        except DataError as error:
+            if not found or found[0] == "vocab":
+                raise
+            _take_back(files, f"the prompt that was found leaves no room for the data ({error})")
+            return cls(Tuner(model, spec, data, initial_prompt(spec, model)))
+
+    @classmethod
+    def resume(
+        cls, spec: Mapping[str, Any], model: LoadedModel, folder: Path, _pointer: Mapping[str, Any]
+    ) -> TunerTask:
+        """Go on from the checkpoint in ``folder``.
+
+        Raises:
+            StateError: it is damaged or of another job.
+        """
+        state = load_checkpoint(folder)
+        if state is None:
+            raise StateError(f"the checkpoint in {folder} can not be read")
+        return cls._from_state(spec, model, state)
+
+    @classmethod
+    def restore(cls, spec: Mapping[str, Any], model: LoadedModel, data: bytes) -> TunerTask:
+        """Go on from what another member's ``pack`` made."""
+        return cls._from_state(spec, model, unpack(data))
+
+    @classmethod
+    def _from_state(cls, spec: Mapping[str, Any], model: LoadedModel, state: TunerState) -> TunerTask:
+        start = InitialPrompt(state.tensors["prompt"], str(state.meta["origin"]))
+        tuner = Tuner(model, spec, read_data(spec), start)
+        tuner.load_state(state)
+        return cls(tuner)
+
+    @property
+    def step(self) -> int:
+        return self.tuner.step_index
+
+    @property
+    def position(self) -> int:
+        """Two a step: the second when the evaluation that belongs to it is done."""
+        return 2 * self.tuner.step_index + (0 if self.tuner.evaluation_due else 1)
+
+    @property
+    def outcome(self) -> str | None:
+        return self.tuner.outcome if self.tuner.finished else None
+
+    @property
+    def evaluation_due(self) -> bool:
+        return self.tuner.evaluation_due
+
+    def evaluate(self, collective: Collective) -> None:
+        self.tuner.evaluate(collective)
+
+    def sample_ids(self, step: int) -> Sequence[int]:
+        return self.tuner.sample_ids(step)
+
+    def train_step(self, collective: Collective, flags: Sequence[float]) -> Stepped:
+        done = self.tuner.train_step(collective, flags)
+        self._loss = done.loss
+        return Stepped(done.flags, done.seconds)
+
+    def pack(self) -> bytes:
+        return pack(self.tuner.state())
+
+    def save(self, folder: Path) -> None:
+        save_checkpoint(folder, self.tuner.state())
+
+    def progress(self) -> dict[str, Any]:
+        history = self.tuner.progress
+        last, best = history.last, history.best
+        return {
+            "step": self.tuner.step_index,
+            "loss": self._loss if self._loss is not None else (last.train_loss if last else None),
+            "metric": last.metric if last else None,
+            "best": best.metric if best else None,
+            "evaluations": [[e.step, e.metric] for e in history.evaluations[-KEPT_EVALUATIONS:]],
+            "initial_prompt": self.tuner.initial.origin,
+        }
+
+    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+        """A job that is stopped before its first evaluation has no result, only an outcome."""
+        tuner = self.tuner
+        best = tuner.progress.best
+        if best is not None:
+            write_result(folder / "result", tuner)
+        return {
+            "outcome": outcome,
+            "step": tuner.step_index,
+            "ita": tuner.ita,
+            "metric": best.metric if best else None,
+            "loss": best.loss if best else None,
+            "train_s": tuner.train_seconds,
+        }
+
+
+def _look_up(
+    spec: Mapping[str, Any],
+    model: LoadedModel,
+    data: TuningData,
+    seconds: float,
+    files: MemberFiles,
+    bank_dirs: Sequence[str],
+) -> tuple[torch.Tensor | None, str]:
+    """The bank's prompt, None where it has none or fails, and where it is from. A lookup can make a job quicker, but
+    never fail it."""
+    files.progress("lookup")
+    begin = time.monotonic()
+    prompt, source = None, "vocab"
+    try:
+        from prompttuner.bank.lookup.search import find_initial_prompt
+
+        found = find_initial_prompt(
+            spec, model, data, [Path(folder) for folder in bank_dirs], seconds, int(spec["seed"])
+        )
+        prompt, source, report = found.prompt, found.source, dict(found.report)
+    except Exception as error:
+        report = {"why": f"the lookup failed, tuning begins from the vocabulary: {type(error).__name__}: {error}"}
+    report = {"source": source, **report, "seconds": time.monotonic() - begin, "granted_s": seconds}
+    write_json(files.folder / "lookup.json", report)
+    return prompt, source
+
+
+def _take_back(files: MemberFiles, why: str) -> None:
+    """Say in lookup.json that tuning begins from the vocabulary after all."""
+    path = files.folder / "lookup.json"
+    write_json(path, {**(read_json(path) or {}), "source": "vocab", "chosen": None, "why": why})
