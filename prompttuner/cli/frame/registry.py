@@ -1,12 +1,12 @@
 """Which commands there are, and where each of them lives. Nothing is imported until a command is used.
 
-To add a command: write ``prompttuner/cli/<room>/<module>.py`` with ``app = typer.Typer()`` and the commands registered
-on it, and add one line below. A *group* (``prompttuner bank list``) is the whole ``app``; otherwise the ``app`` holds the
-command of that name (several commands may share a module). The help text here is what ``prompttuner --help`` shows; a
-test compares it with the first line of the command's own docstring. In the module, import what is heavy (torch,
-SQLAlchemy, numpy, the controller) inside the functions; use ``prompttuner.cli.frame.context`` for the settings,
-``prompttuner.cli.state.reading`` for the database and ``prompttuner.cli.frame.output`` for tables and ``--json``.
-Raise the classes of ``prompttuner.errors``: the frame turns them into a message and an exit code.
+To add a command: write ``prompttuner/cli/<room>/<module>.py`` with ``app = typer.Typer()`` and the commands
+registered on it, and add one line below. A *group* (``prompttuner bank list``) is the whole ``app``; otherwise the
+``app`` holds the command of that name (several commands may share a module). The help text here is what ``prompttuner
+--help`` shows; a test compares it with the first line of the command's own docstring. In the module, import what is
+heavy (torch, SQLAlchemy, numpy, the controller) inside the functions; use ``prompttuner.cli.frame.context`` for the
+settings, ``prompttuner.cli.state.reading`` for the database and ``prompttuner.cli.frame.output`` for tables and
+``--json``. Raise the classes of ``prompttuner.errors``: the frame turns them into a message and an exit code.
 """
 
 from __future__ import annotations
