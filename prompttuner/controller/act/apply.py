@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.act.transaction import NOTE_LIMIT, Tx
 from prompttuner.controller.plan.pools import Pool
 from prompttuner.policy.contract.plan import Assign, Demote, Plan, Reject, Release, Request, Restore, Stop, SwitchModel
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Acted", "apply_plan", "new_notes"]
 
 _A = AllocationState
-NOTE_LIMIT = 500
 _NUMBER = re.compile(r"[\d.]+")
 
 
