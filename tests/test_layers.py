@@ -16,14 +16,15 @@ LINKED = {"bank", "db", "slurm", "sbatch_templates"}
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 TENSOR_PACKAGES = {"engine", "worker", "bank", "smallmodel"}
 
-BASE = {"errors", "files", "states", "spec", "config", "smallmodel", "words"}
+BASE = {"errors", "files", "states", "protocol", "spec", "config", "smallmodel", "words"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "words": set(),
     "files": {"errors"},
     "states": {"errors"},
-    "spec": {"errors", "files", "smallmodel"},
-    "config": {"errors", "files", "spec"},
+    "protocol": {"errors", "files"},
+    "spec": {"errors", "files", "protocol", "smallmodel"},
+    "config": {"errors", "files", "protocol", "spec"},
     "smallmodel": {"errors", "files"},
     "policy": {"errors", "words"},
     "profiles": {"errors", "files", "policy"},
