@@ -16,9 +16,10 @@ from prompttuner.controller.requests import leave
 from prompttuner.controller.resources import Resources, State
 from prompttuner.controller.tick import Controller
 from prompttuner.controller.tick_report import TickReport
-from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError
+from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError, Terminated
 from prompttuner.files import read_json, write_json
 from prompttuner.slurm.spool import Spool
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from prompttuner.db import Ownership, Store
@@ -48,7 +49,11 @@ def tick_once(settings: Settings, wait_s: float = 0.0) -> TickReport:
 
 
 def run_until_done(settings: Settings, on_tick: OnTick | None = None, wait_s: float = ACQUIRE_WAIT_S) -> None:
-    """Tick until no job is queued or running (held ones do not count), then give idle agents back."""
+    """Tick until no job is queued or running (held ones do not count), then give idle agents back.
+
+    Raises:
+        Terminated: SIGTERM came before all was done.
+    """
     run(settings, on_tick, wait_s, until_done=True)
 
 
@@ -67,6 +72,7 @@ def run(
 
     Raises:
         NotOwner: another controller is at work, and stays; the message names it.
+        Terminated: SIGTERM came before all was done (``until_done`` alone; a daemon's end by it is no failure).
     """
     with controlling(settings, wait_s) as controller:
         metrics = controller.metrics
@@ -107,6 +113,8 @@ def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> 
             _sleep(controller, stop, began + res.settings.tick_s)
     if stop == ["SIGINT"]:
         raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
+    if until_done:
+        raise Terminated(f"ended by SIGTERM, {_left(res)}; running jobs go on, `prompttuner run` takes them up again")
     return True
 
 
@@ -190,6 +198,17 @@ def _unfinished(res: Resources) -> bool:
 
     states = res.state.query(jobs.count_by_state)
     return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(res.spool))
+
+
+def _left(res: Resources) -> str:
+    """In words, how many jobs have not ended; a database that is away must not hide the signal."""
+    from prompttuner.db.queries import jobs
+
+    try:
+        states = res.state.query(jobs.count_by_state)
+    except DatabaseError:
+        return "before all jobs had ended"
+    return f"with {Counted(states.get('queued', 0) + states.get('running', 0), 'job')} queued or running"
 
 
 def _give_back(controller: Controller, stop: list[str]) -> None:

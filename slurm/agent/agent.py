@@ -148,7 +148,7 @@ class Agent:
         if self._ready and self._loading is None and self._lease is None and self.status.model != model:
             self._loading = (model, self._clock())
             self.status.state = "loading" if self.status.model is None else "switching"
-            self._zygote.load(model, self.settings.dtype, bool(self.settings.trust_remote_code))
+            self._zygote.load(model, self.settings.dtype, self.settings.trusts(model))
         if self._loading is not None and self._clock() - self._loading[1] > LOAD_LIMIT_S:
             self._finish("model", f"loading {self._loading[0]} took more than {LOAD_LIMIT_S:.0f} s")
 

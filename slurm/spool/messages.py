@@ -57,6 +57,11 @@ class AgentSettings(Message):
     walltime_s: float | None = None
     protocol: int = PROTOCOL
 
+    def trusts(self, model: str) -> bool:
+        """Whether ``model``'s own Python code may run: the list names models by folder or hub id. In settings of former
+        releases it held the names that a user typed, and meant this agent's first model."""
+        return model in self.trust_remote_code or (model == self.model and bool(self.trust_remote_code))
+
 
 @dataclass(slots=True)
 class Order(Message):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from prompttuner.cli.frame.root import run as cli
 from prompttuner.config import Settings
 from prompttuner.controller import resources
 from prompttuner.controller import run as running
@@ -20,7 +22,7 @@ from prompttuner.controller.tick_report import TickReport
 from prompttuner.db import OwnerInfo, Store
 from prompttuner.db.queries import binding, jobs
 from prompttuner.db.queries.changes import Change
-from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError
+from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError, Terminated
 from prompttuner.slurm.spool import Spool
 
 tick = Controller.tick
@@ -56,6 +58,28 @@ def test_a_tick_that_fails_is_told_and_the_next_one_tries_again(
         running.run_until_done(settings)
     assert not failing
     assert [record.getMessage() for record in caplog.records] == [f"{fault}: the next tick tries again"]
+
+
+def _ended_in_its_first_tick(controller: Controller) -> TickReport:
+    leave(controller.resources.settings, {"kind": "purge", "job": "none"})  # something is left to do
+    os.kill(os.getpid(), signal.SIGTERM)
+    return TickReport()
+
+
+def test_sigterm_before_all_is_done_is_told_by_code_and_words(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Controller, "tick", _ended_in_its_first_tick)
+    with pytest.raises(Terminated, match="ended by SIGTERM, with 0 jobs queued or running") as told:
+        running.run_until_done(settings)
+    assert told.value.exit_code == 143
+    home = f"--home={settings.home}"
+    assert cli([home, "run", "--until-done"]) == 143
+    said = capsys.readouterr()
+    assert "ended by SIGTERM" in said.err
+    assert "no job is queued" not in said.out + said.err
+    assert cli([home, "run"]) == 0, "a daemon ended by SIGTERM has not failed"
+    assert "ended by SIGTERM; jobs go on" in capsys.readouterr().out
 
 
 class TakeOver:
