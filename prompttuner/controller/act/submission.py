@@ -13,9 +13,10 @@ from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.tables.models import Allocation
 from prompttuner.errors import BackendError
-from prompttuner.files import make_private_dir, write_json
+from prompttuner.files import make_private_dir
+from prompttuner.protocol.agents import AgentSettings
+from prompttuner.protocol.files import write_message
 from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitUnknown
-from prompttuner.slurm.spool import AgentSettings
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Submitter:
             pool=allocation.pool,
             model=allocation.model,
             dtype=str(place.get("dtype") or "auto"),
-            trust_remote_code=list(place.get("trust_remote_code") or ()),
+            trust_remote_code=tuple(place.get("trust_remote_code") or ()),
             gpus=allocation.gpus,
             threads=s.threads,
             idle_limit_s=s.idle_limit_s,
@@ -99,12 +100,12 @@ class Submitter:
             checkpoint_every_s=s.checkpoint_every_s,
             checkpoint_every_steps=s.checkpoint_every_steps,
             interface="lo" if s.backend == "local" else s.slurm.interface,
-            bank_dirs=[str(path) for path in s.all_bank_dirs],
+            bank_dirs=tuple(str(path) for path in s.all_bank_dirs),
             jobs_dir=str(res.spool.jobs),
             stay_warm=s.pool == "warm",
             walltime_s=limit,
         )
-        write_json(folder / AgentSettings.FILE, settings.to_json())
+        write_message(folder / AgentSettings.FILE, settings)
         write_order(res.spool, allocation, order_for(allocation, None, res.state.generation), res.now())
         return AllocationRequest(
             uuid=allocation.uuid,

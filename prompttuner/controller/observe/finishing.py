@@ -11,7 +11,9 @@ from prompttuner.controller.resources import Resources
 from prompttuner.controller.upkeep.harvest import BankView, enter_result
 from prompttuner.db.queries.live import Rows, live_rows
 from prompttuner.db.tables.models import Job
+from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.errors import SpoolError
+from prompttuner.protocol.jobs import Done
 from prompttuner.states import JobState
 from prompttuner.words import Counted
 from prompttuner.worker.membership import member_dir
@@ -48,30 +50,30 @@ class Finisher:
             res.warn(f"{job.id}: {error}")
             return False
         self._bank.forget()
-        if trouble := enter_result(res.settings.bank_dir, folder, job.id, facts.lookup or job.lookup):
+        if trouble := enter_result(res.settings.bank_dir, folder, job.id, facts.lookup or lookup_of(job)):
             res.warn(trouble)
-        outcome = str(done.get("outcome", "exhausted"))
+        outcome = done.outcome
         state = JobState.DONE if outcome == "reached" else JobState.EXHAUSTED
 
         def work(session: Session) -> None:
             tx = Tx(session, res.now())
             row = session.get_one(Job, job.id)
             for name in ("step", "loss", "metric"):
-                if done.get(name) is not None:
-                    setattr(row, name, done[name])
-            row.outcome, row.ita = outcome, done.get("ita")
+                if getattr(done, name) is not None:
+                    setattr(row, name, getattr(done, name))
+            row.outcome, row.ita = outcome, done.ita
             row.lookup_done = True
-            tx.end_job(row, state, _ending(outcome, done.get("ita"), done.get("metric")))
+            tx.end_job(row, state, _ending(done))
 
         res.state.write(work)
         return True
 
 
-def _ending(outcome: str, ita: int | None, best: float | None) -> str:
+def _ending(done: Done) -> str:
     """In words, why a job has ended with its own consent."""
-    if outcome == "reached":
-        return f"target reached after {Counted(ita or 0, 'iteration')}"
-    so_far = "" if best is None else f"; its best evaluation, {best:.4g}, is the result"
-    if outcome == "exhausted":
+    if done.outcome == "reached":
+        return f"target reached after {Counted(done.ita or 0, 'iteration')}"
+    so_far = "" if done.metric is None else f"; its best evaluation, {done.metric:.4g}, is the result"
+    if done.outcome == "exhausted":
         return f"max_iterations are used up and the target was not reached{so_far}"
-    return f"{outcome}{so_far}"
+    return f"{done.outcome}{so_far}"

@@ -27,9 +27,6 @@ OBSERVE_S = 5.0
 SIGNALLED_GAP_S = 1.0
 """Least time between two questions to Slurm while it has not yet said why an agent was signalled."""
 
-_NONSENSE = (LookupError, TypeError, ValueError, AttributeError)
-"""What reading a damaged file, or one of another version, may raise."""
-
 
 class Observer:
     """Reads spool and resource manager, and brings the rows up to what they say."""
@@ -109,11 +106,12 @@ def _agents(res: Resources, allocations: Sequence[Allocation]) -> dict[str, Agen
     facts = {}
     for allocation in allocations:
         try:
-            facts[allocation.uuid] = read_agent(res.spool, allocation)
+            facts[allocation.uuid] = told = read_agent(res.spool, allocation)
         except (SpoolError, OSError) as error:  # one unreadable folder must not stop the others
             res.warn(str(error))
-        except _NONSENSE as error:
-            res.warn(f"{res.spool.agent(allocation.uuid)} makes no sense: {type(error).__name__}: {error}")
+            continue
+        for why in told.unread:
+            res.warn(why)
     return facts
 
 
@@ -121,11 +119,12 @@ def _jobs(res: Resources, jobs: Sequence[Job], thorough: bool) -> dict[str, JobF
     facts = {}
     for job in jobs:
         try:
-            facts[job.id] = read_job(res.spool, job, thorough)
+            facts[job.id] = told = read_job(res.spool, job, thorough)
         except (SpoolError, OSError) as error:
             res.warn(str(error))
-        except _NONSENSE as error:
-            res.warn(f"{res.spool.job(job.id)} makes no sense: {type(error).__name__}: {error}")
+            continue
+        for why in told.unread:
+            res.warn(why)
     return facts
 
 
