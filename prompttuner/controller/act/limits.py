@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "check_within_cap", "most_gpus"]
 
-DEFAULT_MAX_GPUS = 8
+DEFAULT_GPUS_HELD = 8
 """GPUs held at a time where neither the user nor the site says otherwise: unknown means modest."""
 
 
 def most_gpus(settings: Settings) -> int:
     """GPUs that may be held at a time."""
-    gpus = settings.local.slots if settings.backend == "local" else (settings.max_gpus or DEFAULT_MAX_GPUS)
+    gpus = settings.local.slots if settings.backend == "local" else (settings.max_gpus or DEFAULT_GPUS_HELD)
     return gpus if settings.max_gpus is None else min(gpus, settings.max_gpus)
 
 
