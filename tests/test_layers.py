@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -135,3 +135,39 @@ def test_linked_packages_are_relative_links() -> None:
         link = PACKAGE / name
         assert link.is_symlink()
         assert str(link.readlink()) == f"../{name}"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by name."""
+    found: dict[str, Path] = {}
+
+    def walk(folder: Path, prefix: str) -> None:
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir() and (entry / "__init__.py").exists():
+                walk(entry.resolve(), f"{prefix}.{entry.name}")
+            elif entry.suffix == ".py":
+                found[prefix if entry.stem == "__init__" else f"{prefix}.{entry.stem}"] = entry
+
+    walk(PACKAGE, "prompttuner")
+    return found
+
+
+def imported(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """Modules that a file imports anywhere: at its top, inside functions, and for annotations alone."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            deeper = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            names.update(name if name in known else node.module for name in deeper.values())
+    return names & known.keys()
+
+
+def test_no_imports_go_in_a_circle_not_even_those_for_annotations() -> None:
+    known = modules()
+    left = {name: imported(path, known) - {name} for name, path in known.items()}
+    assert sum(map(len, left.values())) > 500
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert sorted(left) == [], "these import each other, or one that does"
