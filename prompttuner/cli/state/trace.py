@@ -87,8 +87,8 @@ def import_(
     if start is not None:
         jobs = cut(jobs, start, length)
     if load is not None and jobs:
-        window, jobs = jobs, to_load(jobs, gpus, load, length_s=length, seed=seed)
-        copies = math.ceil(len(jobs) / len(window))
+        before, jobs = jobs, to_load(jobs, gpus, load, length_s=length, seed=seed)
+        copies = math.ceil(len(jobs) / len(before))
     if slo is not None:
         jobs = with_slo(jobs, SloMultiple.parse(slo), seed)
     if not jobs:
