@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_does_not_hide_the_exit_code() -> None:
     code = (
         "import atexit, os, signal, sys\n"
         "from prompttuner import cli\n"
-        "from prompttuner.cli import frame\n"
+        "from prompttuner.cli.frame import root as frame\n"
         "def interrupted(_args): raise KeyboardInterrupt\n"
         "frame.run = interrupted\n"
         "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"

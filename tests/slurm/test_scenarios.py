@@ -18,7 +18,7 @@ import pytest
 from lingering import agents_environment
 from safetensors.numpy import load
 from slurm_cluster import Cluster
-from slurm_fixtures import as_ordinary_user
+from slurm_fixtures import ORDINARY_USER, as_ordinary_user
 from slurm_site import SlurmUser
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -243,9 +243,9 @@ def test_everything_as_an_ordinary_user() -> None:
     home = Path(tempfile.mkdtemp(prefix="ptuser-", dir="/tmp"))
     try:
         if prefix:
-            shutil.chown(home, "nobody")
+            shutil.chown(home, ORDINARY_USER)
         env = {**os.environ, "HOME": str(home), "PROMPTTUNER_NESTED": "1", "PYTHONDONTWRITEBYTECODE": "1",
-               "TMPDIR": str(home), "USER": "nobody", "LOGNAME": "nobody"}  # fmt: skip
+               "TMPDIR": str(home), "USER": ORDINARY_USER, "LOGNAME": ORDINARY_USER}  # fmt: skip
         done = subprocess.run(
             [*prefix, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--basetemp={home}/t",
              f"{__file__}::test_jobs_of_two_llms_share_warm_agents_and_nothing_is_left"],
