@@ -49,7 +49,7 @@ def test_there_are_at_least_24_tasks_in_families_each_with_an_instruction() -> N
         ("base of gerund", "coming", "come"), ("negation", "happy", "unhappy"),
         ("ordinal in words", "21", "twenty-first"),
         ("number of Roman numeral", "XLIX", "49"), ("capital", "Peru", "Lima"), ("continent", "Peru", "Americas"),
-        ("article", "army", "an"), ("question", "You know.", "Do you know?"), ("weekday", "Sunday 01 January", "Sun"),
+        ("article", "army", "an"), ("question", "We know.", "Do we know?"), ("weekday", "Sunday 01 January", "Sun"),
         ("sentiment", "terrible", "negative"),
     ],
 )  # fmt: skip
