@@ -133,6 +133,7 @@ class Store:
             return store.upgrade()
 
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
     def __enter__(self) -> Store:
