@@ -15,7 +15,7 @@ PACED = {"step_s": 0.25, "speedup": [1.0, 1.9, 2.7], "iterations": 40, "looked_u
 
 
 def job(step: int = 0, lookup_done: bool = False, budget_s: float = 0.0) -> Any:
-    return SimpleNamespace(step=step, lookup_done=lookup_done, lookup={"budget_s": budget_s})
+    return SimpleNamespace(step=step, lookup_done=lookup_done, lookup=None, lookup_budget_s=budget_s)
 
 
 def test_what_is_left_is_known_exactly() -> None:
