@@ -12,7 +12,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make all tables."""
     _jobs()
     _allocations_and_leases()
     _events_and_requests()

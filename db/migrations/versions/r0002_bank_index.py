@@ -16,7 +16,6 @@ WORDS = ("model", "kind", "task", "source", "owner", "licence", "version")
 
 
 def upgrade() -> None:
-    """Key the index of the banks by folder, shelf and entry."""
     op.drop_table("bank_entries")
     op.create_table(
         "bank_entries",
