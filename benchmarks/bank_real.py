@@ -144,8 +144,10 @@ def fill_bank(work: Work) -> tuple[Path, dict[str, list[str]]]:
 
 
 def look_up(work: Work, task: Task, seed: int) -> tuple[Tensor | None, dict[str, Any]]:
-    """The product's own lookup with time enough, in a bank without this task's own entries: the start that it gives
-    (None: the vocabulary), and its report with seconds of CPU."""
+    """The product's own lookup with time enough, in a bank without this task's own entries.
+
+    Returns the start that it gives (None: the vocabulary), and its report with seconds of CPU.
+    """
     folder = make_private_dir(work.root / "runs" / task.slug / f"{seed}-bank")
     path = folder / "found.safetensors"
     report = read_json(folder / "lookup.json")

@@ -92,8 +92,11 @@ def convert(file: Path, folder: Path, note: dict[str, Any], *, quiet: bool) -> P
 
 
 def _write(file: Path, folder: Path, quiet: bool) -> None:
-    """Weights, configuration and tokenizer. A model that was loaded from GGUF refuses to be saved: one that was made
-    from its configuration alone takes over its weights."""
+    """Write weights, configuration and tokenizer.
+
+    A model that was loaded from GGUF refuses to be saved: one that was made from its configuration alone takes over its
+    weights.
+    """
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -115,7 +118,6 @@ def _write_parts(file: Path, folder: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = loaded.config
     del config.quantization_config
-    config._name_or_path = folder.name
     with torch.device("meta"):
         plain = type(loaded)(config)
     plain.load_state_dict(loaded.state_dict(), assign=True)

@@ -38,6 +38,7 @@ class PackageFile:
 
     @property
     def requirement(self) -> str:
+        """As pip wants it."""
         return f"{self.package}=={self.version}"
 
 
