@@ -34,8 +34,8 @@ def unique(pairs: Iterable[Pair]) -> list[Pair]:
 def deal(name: str, pairs: Sequence[Pair], seed: int, sizes: dict[str, int]) -> dict[str, list[Pair]]:
     """Pairs by split.
 
-    Which key is in which split is a pure function of the task's name and the key, so that no seed trains on what another
-    one tests; the seed decides which of a split's pairs are taken, and their order.
+    Which key is in which split is a pure function of the task's name and the key, so that no seed trains on what
+    another one tests; the seed decides which of a split's pairs are taken, and their order.
 
     Args:
         name: the task's.
