@@ -103,7 +103,7 @@ def _from_hub(folder: Path, say: Say) -> Fetched:
     import huggingface_hub
 
     say(f"asking the hub for {HUB_ID}")
-    huggingface_hub.utils.logging.set_verbosity_error()  # each of its tries would be told
+    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # each of its tries would be told
     scratch = folder.with_name(f".{folder.name}.part")
     try:
         huggingface_hub.snapshot_download(
