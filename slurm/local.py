@@ -11,7 +11,8 @@ from pathlib import Path
 
 from prompttuner.errors import BackendError
 from prompttuner.files import read_json
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, EndSource, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.observe import last_beat
 
 __all__ = ["LocalBackend", "process_start"]
 
@@ -123,7 +124,12 @@ class LocalBackend:
         if native is None and claim is None:
             return Seen(Native.UNKNOWN)
         farewell = read_json(self._agents / uuid / "exit.json") or {}
-        return Seen(Native.ENDED, native, "EXITED", reason=str(farewell.get("reason", "gone without a word")))
+        at = farewell.get("at")
+        ended_at, source = (float(at), EndSource.FAREWELL) if isinstance(at, int | float) else (None, None)
+        if ended_at is None and (beat := last_beat(self._agents / uuid)) is not None:
+            ended_at, source = beat, EndSource.BEAT
+        reason = str(farewell.get("reason", "gone without a word"))
+        return Seen(Native.ENDED, native, "EXITED", reason, ends_at=ended_at, end_source=source)
 
 
 def _is_agent(pid: int) -> bool:

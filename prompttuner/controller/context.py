@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prompttuner import policy as policies
 from prompttuner.config import Settings
 from prompttuner.controller.act.gate import Gate
+from prompttuner.controller.observe.ends import EndTimes
 from prompttuner.controller.plan.pools import Pool
 from prompttuner.controller.upkeep.bank_index import BankIndexer
 from prompttuner.controller.upkeep.harvest import BankView
@@ -78,6 +79,8 @@ class Context:
     """When to look for unfinished purges again (``steady`` seconds); a new controller looks at once."""
     metrics: Metrics | None = None
     """Set where figures are wanted."""
+    ends: EndTimes = field(default_factory=EndTimes)
+    """Ends whose time the resource manager has still to tell."""
     pools: dict[str, Pool] = field(default_factory=dict)
     """Pools met so far, by key."""
     indexer: BankIndexer = field(init=False)

@@ -34,7 +34,7 @@ from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.budget import within_budget
 from prompttuner.policy.contract.plan import Assign, Plan
-from prompttuner.states import JOB_ENDED, AllocationState, JobState
+from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 from prompttuner.words import Counted
 from prompttuner.worker.membership import member_dir
 
@@ -185,17 +185,24 @@ def _observe(ctx: Context, rows: Rows) -> Rows:
         tx = Tx(session, ctx.now())
         present = live_rows(session, statuses=True)
         apply_agents(tx, present.allocations, news.agents, news.seen, ctx.settings.suspect_s)
+        settled[:] = ctx.ends.settle(tx, news.seen)
         touched = {name: facts.jobs[name] for name in facts.jobs.keys() & _concerned(news, present.jobs)}
         apply_jobs(tx, present.jobs, touched, {a.uuid: a for a in present.allocations})
         remember(tx)
+        ended[:] = [a for a in present.allocations if a.state in ALLOCATION_ENDED]
         return present.still_live()
 
+    ended: list[Allocation] = []
+    settled: list[str] = []
     rows = ctx.store.transact(ctx.ownership, work)
+    ctx.ends.forget(settled)
+    for allocation in ended:
+        ctx.ends.note(allocation, ctx.now())
     ctx.facts = facts
     if due:
         ctx.all_looked_at = ctx.now()
-    ended = [job for job in rows.jobs if job.id in facts.jobs and _finish(ctx, job, facts.jobs[job.id])]
-    return ctx.store.query(live_rows) if ended else rows
+    finished = [job for job in rows.jobs if job.id in facts.jobs and _finish(ctx, job, facts.jobs[job.id])]
+    return ctx.store.query(live_rows) if finished else rows
 
 
 def _concerned(news: Facts, jobs: Sequence[Job]) -> set[str]:

@@ -70,10 +70,11 @@ def _ask_manager(ctx: Context, allocations: Sequence[Allocation], at_once: bool)
     ``at_once``: an agent was ended by a signal, and whether by preemption or by its user matters for what comes next.
     """
     gap = min(SIGNALLED_GAP_S, _least_gap(ctx)) if at_once else _least_gap(ctx)
-    if not allocations or not ctx.gate.may_ask(ctx.now(), gap):
+    ended = ctx.ends.to_ask(ctx.store, ctx.now()) if ctx.settings.backend == "slurm" else []
+    if not (allocations or ended) or not ctx.gate.may_ask(ctx.now(), gap):
         return {}
     try:
-        return ctx.backend.observe([(a.uuid, a.native_id) for a in allocations])
+        return ctx.backend.observe([*((a.uuid, a.native_id) for a in allocations), *ended])
     except BackendError as error:
         ctx.warn(str(error))
         return {}
