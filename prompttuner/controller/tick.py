@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -21,6 +21,7 @@ from prompttuner.controller.observe.bookkeeping import apply_agents, apply_jobs
 from prompttuner.controller.observe.collect import look
 from prompttuner.controller.observe.reports import Facts, JobFacts
 from prompttuner.controller.observe.results import promote
+from prompttuner.controller.plan.blocked import Blockage, find_blockage
 from prompttuner.controller.plan.expectations import outlook_of, remember
 from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
 from prompttuner.controller.upkeep.deadlines import tell_of_deadlines
@@ -268,10 +269,15 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
     if not outlook.pools:
         ctx.plan_at = float("inf")
         return Acted([], []), Plan(), rows
+    blockage = find_blockage(ctx.gate, rows.allocations, ctx.now())
+    in_vain = _in_vain(blockage, rows)
+    limits = submitting.limits_now(ctx, rows.allocations)
+    if blockage.limit_gpus is not None:
+        limits = replace(limits, gpus=min(limits.gpus, blockage.limit_gpus))
     given = SnapshotInputs(
         now=ctx.now(),
         tick_s=ctx.settings.tick_s,
-        limits=submitting.limits_now(ctx, rows.allocations),
+        limits=limits,
         pools=outlook.pools,
         profiles=outlook.profiles,
         remaining=outlook.remaining,
@@ -280,9 +286,14 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
         step_s=outlook.step_s,
         next_plan_s=ctx.next_plan_s,
         kept=_with_unexplained_loss(ctx, rows.allocations),
+        barred=frozenset(in_vain),
     )
-    snapshot = build_snapshot(rows.jobs, rows.allocations, given)
+    counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
+    snapshot = build_snapshot(rows.jobs, counted, given)
     plan = within_budget(snapshot, ctx.policy.plan(snapshot), submitting.gpus_per_agent(ctx))
+    if blockage:
+        reserved = {a.uuid: a.reserved_for for a in rows.allocations if a.reserved_for is not None}
+        plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain, reserved)
     ctx.plan_at = plan.wake_at
     if not plan.actions and not (_notes_due(ctx) and new_notes(plan, rows.jobs)):
         return Acted([], []), plan, rows
@@ -300,6 +311,18 @@ def _plan_and_act(ctx: Context, rows: Rows) -> tuple[Acted, Plan, Rows]:
 
     acted, rows = ctx.store.transact(ctx.ownership, work)
     return acted, plan, rows
+
+
+def _in_vain(blockage: Blockage, rows: Rows) -> dict[str, str]:
+    """Jobs that wait for what Slurm will not start, with the reason."""
+    if not blockage:
+        return {}
+    usable: dict[str, int] = {}
+    for a in rows.allocations:
+        if a.uuid not in blockage.allocations:
+            usable[a.pool] = usable.get(a.pool, 0) + a.gpus
+    found = {job.id: blockage.waits_in_vain(job, usable) for job in rows.jobs}
+    return {name: why for name, why in found.items() if why is not None}
 
 
 def _with_unexplained_loss(ctx: Context, allocations: Sequence[Allocation]) -> frozenset[str]:
