@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompttuner.errors import BackendError
-from prompttuner.files import read_json
+from prompttuner.protocol.agents import Farewell
+from prompttuner.protocol.files import read_message, understood
 from prompttuner.slurm.answers import (
     NAME_PREFIX,
     SACCT_FIELDS,
@@ -28,7 +29,7 @@ from prompttuner.slurm.backend import NO_ANSWER, EndSource, Native, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
 
-__all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "last_beat"]
+__all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "end_by_agent", "last_beat"]
 
 NOT_FOUND = "NOT_FOUND"
 """Word of an UNKNOWN: Slurm was asked and does not know it (an intent that never arrived, or sacct is late)."""
@@ -118,12 +119,6 @@ class Observer:
             seen[uuid] = own or Seen(Native.UNKNOWN, number, NOT_FOUND)
         return seen
 
-    def problems(self) -> list[str]:
-        """What does not answer at the moment, in words."""
-        now = self._clock()
-        found = [(source.name, source.breaker.describe(now)) for source in (self._squeue, self._sacct)]
-        return [f"{name}: {text}" for name, text in found if text]
-
     def _ask_squeue(self) -> list[Row]:
         return parse_squeue(
             self._client.run(
@@ -183,24 +178,28 @@ class Observer:
 
     def _own_word(self, uuid: str) -> Seen | None:
         """The end as the agent itself wrote it."""
-        said = read_json(self._agents / uuid / "exit.json")
-        if not isinstance(said, dict):
+        said = understood(read_message(Farewell, self._agents / uuid / Farewell.FILE))
+        if said is None:
             return None
-        at = said.get("at")
-        ended_at = float(at) if isinstance(at, int | float) else None
-        source = None if ended_at is None else EndSource.FAREWELL
-        return Seen(Native.ENDED, None, EXITED, str(said.get("reason", "")), ends_at=ended_at, end_source=source)
+        ended_at, source = end_by_agent(self._agents / uuid, said)
+        return Seen(Native.ENDED, None, EXITED, said.reason, ends_at=ended_at, end_source=source)
 
     def _vanished(self, uuid: str, number: str, why: str) -> Seen:
         """Proof of an end whose time nobody tells: the last sign of life counts."""
-        beat = last_beat(self._agents / uuid)
-        return Seen(
-            Native.ENDED, number, VANISHED, why, ends_at=beat, end_source=None if beat is None else EndSource.BEAT
-        )
+        ended_at, source = end_by_agent(self._agents / uuid, None)
+        return Seen(Native.ENDED, number, VANISHED, why, ends_at=ended_at, end_source=source)
 
     def _is_alive(self, uuid: str, now: float) -> bool:
         beat = last_beat(self._agents / uuid)
         return beat is not None and abs(now - beat) < SILENT_S
+
+
+def end_by_agent(folder: Path, farewell: Farewell | None) -> tuple[float | None, EndSource | None]:
+    """When an agent that has ended was last heard of: its farewell's time, else its last beat, else (None, None)."""
+    if farewell is not None and farewell.at > 0:
+        return farewell.at, EndSource.FAREWELL
+    beat = last_beat(folder)
+    return beat, None if beat is None else EndSource.BEAT
 
 
 def last_beat(folder: Path) -> float | None:

@@ -18,21 +18,17 @@ WEEKEND_S = 60 * 3600.0
 
 
 @pytest.fixture
-def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path: Path) -> Iterator[Lab]:
     with (
         tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder,
-        Lab(Path(folder), backend="slurm", max_gpus=4, idle_limit_s=20.0) as lab,
+        Lab(Path(folder), backend="slurm", max_gpus=4, idle_limit_s=20.0, slurm={"walltime_s": 7200}) as lab,
     ):
-        lab.settings = lab.settings.model_copy(
-            update={"slurm": lab.settings.slurm.model_copy(update={"walltime_s": 7200})}
-        )
-        lab.ctx.settings = lab.settings
         yield lab
 
 
 def first(lab: Lab) -> Allocation:
     """The first allocation that was asked for."""
-    row: Allocation = lab.ctx.store.query(allocations.find)[-1]
+    row: Allocation = lab.store.query(allocations.find)[-1]
     return row
 
 

@@ -14,7 +14,7 @@ from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.slurm.backend import EndSource, Seen
 
 if TYPE_CHECKING:
-    from prompttuner.db import Store
+    from prompttuner.controller.resources import Resources
     from prompttuner.db.tables.models import Allocation
 
 __all__ = ["EndTimes"]
@@ -34,10 +34,11 @@ class EndTimes:
         self._untold: dict[str, tuple[str | None, float]] | None = None
         """uuid -> (native id, when it was first asked for); None: not yet read from the database."""
 
-    def to_ask(self, store: Store, now: float) -> list[tuple[str, str | None]]:
+    def to_ask(self, resources: Resources) -> list[tuple[str, str | None]]:
         """(uuid, native id) of those to be asked for together with the living ones."""
+        now = resources.now()
         if self._untold is None:
-            rows = store.query(lambda session: allocation_rows.ends_untold(session, now - BACK_S, MOST))
+            rows = resources.state.query(lambda session: allocation_rows.ends_untold(session, now - BACK_S, MOST))
             self._untold = {uuid: (native, now) for uuid, native in rows}
         self._untold = {uuid: kept for uuid, kept in self._untold.items() if 0 <= now - kept[1] < ASKED_FOR_S}
         return [(uuid, native) for uuid, (native, _) in self._untold.items()]

@@ -7,12 +7,14 @@ for a second one that cannot come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from prompttuner.policy.contract.plan import Plan, Release, Request
+from prompttuner.policy.contract.snapshot import SiteLimits
 from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
 from prompttuner.states import AllocationState, JobState
+from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from prompttuner.controller.act.gate import Gate
@@ -32,41 +34,55 @@ class Blockage:
     limit_gpus: int | None = None
     """GPUs that can be held at a time, as Slurm's limit shows; None: no limit has shown."""
     limit_words: str = ""
-    pools: Mapping[str, str] | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
     """Pools for which nothing can start as it is asked for, with the reason."""
+    reserved: Mapping[str, str] = field(default_factory=dict)
+    """The job that a blocked allocation is meant for."""
 
     def __bool__(self) -> bool:
         return bool(self.allocations) or self.limit_gpus is not None
 
-    def waits_in_vain(self, job: Job, usable: Mapping[str, int]) -> str | None:
-        """Why no plan can give this waiting job its fewest GPUs; None if one may. ``usable``: GPUs by pool."""
-        if job.state != JobState.QUEUED:
-            return None
+    def narrowed(self, limits: SiteLimits) -> SiteLimits:
+        """The site's limits with the one that has shown."""
+        return limits if self.limit_gpus is None else replace(limits, gpus=min(limits.gpus, self.limit_gpus))
+
+    def in_vain(self, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> dict[str, str]:
+        """Waiting jobs that no plan can give their fewest GPUs, with the reason."""
+        if not self:
+            return {}
+        usable: dict[str, int] = {}
+        for a in allocations:
+            if a.uuid not in self.allocations:
+                usable[a.pool] = usable.get(a.pool, 0) + a.gpus
+        found = {job.id: self._why(job, usable.get(job.pool, 0)) for job in jobs if job.state == JobState.QUEUED}
+        return {name: why for name, why in found.items() if why is not None}
+
+    def _why(self, job: Job, usable: int) -> str | None:
         need = job.scale_to or job.min_gpus
         if self.limit_gpus is not None and need > self.limit_gpus:
-            return f"it needs {need} GPUs at a time, and Slurm gives {self.limit_gpus}: {self.limit_words}"
-        reason = (self.pools or {}).get(job.pool)
-        if reason is not None and need > usable.get(job.pool, 0):
-            return f"Slurm does not start allocations for it: {reason}"
+            return f"it needs {Counted(need, 'GPU')} at a time, and Slurm gives {self.limit_gpus}: {self.limit_words}"
+        if job.pool in self.pools and need > usable:
+            return f"Slurm does not start what it needs: {self.pools[job.pool]}"
         return None
 
-    def within(self, plan: Plan, pools: Sequence[str], in_vain: Mapping[str, str], reserved: Mapping[str, str]) -> Plan:
+    def within(self, plan: Plan, pools: Sequence[str], in_vain: Mapping[str, str]) -> Plan:
         """The plan without requests that Slurm would hold back too; what was asked for in vain is given back.
 
         Args:
             pools: pool keys by the plan's index.
             in_vain: reasons by waiting job.
-            reserved: by blocked allocation, the job that it is meant for.
         """
-        closed = self.limit_words if self.allocations and self.limit_words else ""
+        if not self:
+            return plan
+        closed = bool(self.allocations and self.limit_words)
         actions = [
             action
             for action in plan.actions
-            if not (isinstance(action, Request) and (closed or pools[action.pool] in (self.pools or {})))
+            if not (isinstance(action, Request) and (closed or pools[action.pool] in self.pools))
         ]
         gone = {action.agent for action in actions if isinstance(action, Release)}
         for uuid in sorted(self.allocations - gone):
-            if reserved.get(uuid) in in_vain:
+            if self.limit_gpus is not None and self.reserved.get(uuid) in in_vain:
                 actions.append(Release(uuid, "Slurm does not start it, and its job cannot do without"))
         return replace(plan, actions=actions, notes={**plan.notes, **in_vain})
 
@@ -83,4 +99,5 @@ def find_blockage(gate: Gate, allocations: Sequence[Allocation], now: float) -> 
     limit = gate.known_limit(now, held)
     words = in_words(limited[0].reason) if limited else "" if limit is None else limit[1]
     pools = {a.pool: in_words(a.reason) for a in waiting if prospects[a.uuid] in {Prospect.NEVER, Prospect.HELD}}
-    return Blockage(blocked, None if limit is None else limit[0], words, pools)
+    reserved = {a.uuid: a.reserved_for for a in waiting if a.uuid in blocked and a.reserved_for is not None}
+    return Blockage(blocked, None if limit is None else limit[0], words, pools, reserved)
