@@ -223,7 +223,7 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
 def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     progress = told.progress
     if told.lookup is not None and not job.lookup_done:
-        job.lookup = {**(job.lookup or {}), **told.lookup.to_json()}
+        job.lookup = told.lookup.to_json()
         job.lookup_done = True
         tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
         if told.lookup.source:
@@ -236,10 +236,11 @@ def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     rate = progress.iters_per_s
     if rate is not None and rate != job.iters_per_s and told.plan is not None:
         tx.speeds.append((job.pool, job.model, len(told.plan.members), float(rate)))
-    for name in ("step", "loss", "metric", "best", "iters_per_s"):
+    columns = {name: name for name in ("step", "metric", "best", "iters_per_s")} | {"train_loss": "loss"}
+    for column, name in columns.items():
         value = getattr(progress, name)
-        if value is not None and value != getattr(job, name):
-            setattr(job, name, value)
+        if value is not None and value != getattr(job, column):
+            setattr(job, column, value)
     if progress.initial_prompt:
         job.initial_prompt = progress.initial_prompt
     if progress.evaluations is not None:

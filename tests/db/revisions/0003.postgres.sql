@@ -40,8 +40,8 @@ CREATE TABLE public.allocations (
     status json,
     end_reason text,
     updated_at double precision NOT NULL,
-    reason text DEFAULT ''::text NOT NULL,
-    end_source text
+    end_cause text,
+    end_detail text
 );
 CREATE TABLE public.bank_entries (
     bank text NOT NULL,
@@ -98,7 +98,6 @@ CREATE TABLE public.jobs (
     lookup json,
     initial_prompt text NOT NULL,
     step bigint NOT NULL,
-    loss double precision,
     metric double precision,
     best double precision,
     evaluations json,
@@ -113,12 +112,14 @@ CREATE TABLE public.jobs (
     outcome text,
     error text,
     note text NOT NULL,
-    attempts bigint NOT NULL,
     crash_count bigint NOT NULL,
     gpu_seconds double precision NOT NULL,
     purged boolean NOT NULL,
     history json NOT NULL,
-    updated_at double precision NOT NULL
+    updated_at double precision NOT NULL,
+    lookup_budget_s double precision,
+    train_loss double precision,
+    eval_loss double precision
 );
 CREATE TABLE public.leases (
     id bigint NOT NULL,
@@ -127,7 +128,6 @@ CREATE TABLE public.leases (
     generation bigint NOT NULL,
     rank bigint NOT NULL,
     granted_at double precision NOT NULL,
-    started_at double precision,
     ended_at double precision,
     end_reason text,
     steps bigint NOT NULL
@@ -142,6 +142,13 @@ ALTER SEQUENCE public.leases_id_seq OWNED BY public.leases.id;
 CREATE TABLE public.meta (
     key text NOT NULL,
     value text NOT NULL
+);
+CREATE TABLE public.node_faults (
+    node text NOT NULL,
+    faults bigint NOT NULL,
+    excluded_until double precision NOT NULL,
+    reason text NOT NULL,
+    updated_at double precision NOT NULL
 );
 CREATE TABLE public.ownership (
     id bigint NOT NULL,
@@ -158,6 +165,17 @@ CREATE TABLE public.ownership (
     renewed_at double precision,
     expires_at double precision,
     last_write text NOT NULL
+);
+CREATE TABLE public.pool_trials (
+    pool text NOT NULL,
+    failures bigint NOT NULL,
+    paused_until double precision NOT NULL,
+    nodes json NOT NULL,
+    cause text NOT NULL,
+    reason text NOT NULL,
+    allocation text,
+    settings text NOT NULL,
+    updated_at double precision NOT NULL
 );
 CREATE TABLE public.requests (
     id text NOT NULL,
@@ -190,9 +208,9 @@ CREATE TABLE public.startup_profiles (
 ALTER TABLE ONLY public.events ALTER COLUMN seq SET DEFAULT nextval('public.events_seq_seq'::regclass);
 ALTER TABLE ONLY public.leases ALTER COLUMN id SET DEFAULT nextval('public.leases_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0003');
-INSERT INTO public.allocations VALUES ('u2', 'starting', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1010, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1010, '', NULL);
-INSERT INTO public.allocations VALUES ('u1', 'busy', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, 'j-run', NULL, 1001, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1020, '', NULL);
-INSERT INTO public.allocations VALUES ('u0', 'ended', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1200, 1200, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1200, '', NULL);
+INSERT INTO public.allocations VALUES ('u2', 'starting', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1010, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1010, NULL, NULL);
+INSERT INTO public.allocations VALUES ('u1', 'busy', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, 'j-run', NULL, 1001, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1020, NULL, NULL);
+INSERT INTO public.allocations VALUES ('u0', 'ended', 'gpt2@a100', 'gpt2', NULL, '17', '', 1, NULL, NULL, 1001, NULL, NULL, NULL, NULL, 1200, 1200, NULL, NULL, NULL, NULL, false, NULL, false, NULL, NULL, NULL, 1200, NULL, NULL);
 INSERT INTO public.bank_entries VALUES ('/bank', 'gpt2', 'h1', 'gpt2', 'soft', '', '', '', '', '', NULL, '', '[["j-done",true,120]]', 1300);
 INSERT INTO public.bank_entries VALUES ('/bank', 'gpt2', 'h2', 'gpt2', 'soft', '', '', '', '', '', NULL, '', '[["j-done",true,120]]', 1300);
 INSERT INTO public.events VALUES (1, 1000, 'job.submitted', 'j-done', NULL, 'submitted by ada', '{"state":"queued"}');
@@ -214,15 +232,15 @@ INSERT INTO public.events VALUES (16, 1020, 'lease.granted', 'j-run', NULL, 'dea
 INSERT INTO public.events VALUES (17, 1100, 'job.done', 'j-done', NULL, 'target reached', '{"from":"running"}');
 INSERT INTO public.events VALUES (18, 1200, 'allocation.ended', NULL, 'u0', 'idle for too long', '{"from":"busy"}');
 INSERT INTO public.events VALUES (19, 1201, 'slurm.refused', NULL, 'u2', 'quota', NULL);
-INSERT INTO public.jobs VALUES ('j-queued', 'it''s', 'ada', 'queued', '{}', 'gpt2@a100', 'gpt2', 1000, NULL, -3, 1, 1, false, 'continue', NULL, 0, 0, '[]', false, NULL, '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1000, NULL, NULL, NULL, '', 0, 0, 0, false, '[]', 1000);
-INSERT INTO public.jobs VALUES ('j-held', '', 'ada', 'held', '{}', 'gpt2@a100', 'gpt2', 1000, NULL, 0, 1, 1, true, 'continue', NULL, 0, 0, '[]', false, NULL, '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1000, NULL, NULL, NULL, '', 0, 0, 0, false, '[]', 1000);
-INSERT INTO public.jobs VALUES ('j-done', '', 'ada', 'done', '{"target":"loss<=1.5","text":"\u00fcn\u00ef \"quoted\" \u0000"}', 'gpt2@a100', 'gpt2', 1000, NULL, 0, 1, 1, false, 'continue', NULL, 1, 0, '[]', false, NULL, '', 120, 1.25, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1100, 1100, NULL, NULL, '', 0, 0, 0, false, '[]', 1100);
-INSERT INTO public.jobs VALUES ('j-run', '', 'ada', 'running', '{"n":[1,2.5,null,true]}', 'gpt2@a100', 'gpt2', 1000, 5000.25, 0, 1, 4, false, 'continue', NULL, 1, 0, '["u1"]', false, '{"best":"h1"}', '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, '', 0, 0, 0, false, '[[1020.0,1]]', 1200);
-INSERT INTO public.leases VALUES (2, 'j-run', 'u1', 1, 0, 1020, NULL, NULL, NULL, 0);
-INSERT INTO public.leases VALUES (1, 'j-done', 'u0', 1, 0, 1020, NULL, 1100, 'target reached', 0);
-INSERT INTO public.meta VALUES ('home_id', 'dbe0db19ab8b454eb5c5ec18f2eb6d73');
+INSERT INTO public.jobs VALUES ('j-queued', 'it''s', 'ada', 'queued', '{}', 'gpt2@a100', 'gpt2', 1000, NULL, -3, 1, 1, false, 'continue', NULL, 0, 0, '[]', false, NULL, '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1000, NULL, NULL, NULL, '', 0, 0, false, '[]', 1000, NULL, NULL, NULL);
+INSERT INTO public.jobs VALUES ('j-held', '', 'ada', 'held', '{}', 'gpt2@a100', 'gpt2', 1000, NULL, 0, 1, 1, true, 'continue', NULL, 0, 0, '[]', false, NULL, '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1000, NULL, NULL, NULL, '', 0, 0, false, '[]', 1000, NULL, NULL, NULL);
+INSERT INTO public.jobs VALUES ('j-done', '', 'ada', 'done', '{"target":"loss<=1.5","text":"\u00fcn\u00ef \"quoted\" \u0000"}', 'gpt2@a100', 'gpt2', 1000, NULL, 0, 1, 1, false, 'continue', NULL, 1, 0, '[]', false, NULL, '', 120, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1100, 1100, NULL, NULL, '', 0, 0, false, '[]', 1100, NULL, NULL, 1.25);
+INSERT INTO public.jobs VALUES ('j-run', '', 'ada', 'running', '{"n":[1,2.5,null,true]}', 'gpt2@a100', 'gpt2', 1000, 5000.25, 0, 1, 4, false, 'continue', NULL, 1, 0, '["u1"]', false, '{"best":"h1"}', '', 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1020, NULL, NULL, NULL, '', 0, 0, false, '[[1020.0,1]]', 1200, NULL, NULL, NULL);
+INSERT INTO public.leases VALUES (2, 'j-run', 'u1', 1, 0, 1020, NULL, NULL, 0);
+INSERT INTO public.leases VALUES (1, 'j-done', 'u0', 1, 0, 1020, 1100, 'target reached', 0);
+INSERT INTO public.meta VALUES ('home_id', 'e9bf84d788fa4a07bb7c58f17f64b4ef');
 INSERT INTO public.meta VALUES ('schema_made_by', '0.1.0');
-INSERT INTO public.ownership VALUES (1, 1795904133, NULL, 'vm', '213e999a-1040-4e73-8607-c27297c9c119/pid:[4026531836]', 12234, '147791', 'make.py', 5, 60, 1795904133.7810357, 1795904134.1507246, NULL, 'cecf20f4745e44b38727fdf85883ad67');
+INSERT INTO public.ownership VALUES (1, 1795904785, NULL, 'vm', '213e999a-1040-4e73-8607-c27297c9c119/pid:[4026531836]', 19200, '212874', 'make.py', 5, 60, 1795904785.6241784, 1795904785.9009256, NULL, 'eda68fe3d6c648baa0ab48da3a193fc6');
 INSERT INTO public.requests VALUES ('r1', 'hold', 999, 'ada', 1000, true, 'held', '{"job":"j-held"}');
 INSERT INTO public.speed_profiles VALUES ('gpt2@a100', 'gpt2', 1, 1.5, 3, 'measured', 1300);
 INSERT INTO public.speed_profiles VALUES ('gpt2@a100', 'gpt2', 2, 3, 3, 'measured', 1300);
@@ -243,8 +261,12 @@ ALTER TABLE ONLY public.leases
     ADD CONSTRAINT pk_leases PRIMARY KEY (id);
 ALTER TABLE ONLY public.meta
     ADD CONSTRAINT pk_meta PRIMARY KEY (key);
+ALTER TABLE ONLY public.node_faults
+    ADD CONSTRAINT pk_node_faults PRIMARY KEY (node);
 ALTER TABLE ONLY public.ownership
     ADD CONSTRAINT pk_ownership PRIMARY KEY (id);
+ALTER TABLE ONLY public.pool_trials
+    ADD CONSTRAINT pk_pool_trials PRIMARY KEY (pool);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT pk_requests PRIMARY KEY (id);
 ALTER TABLE ONLY public.speed_profiles

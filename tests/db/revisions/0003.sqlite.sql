@@ -32,13 +32,13 @@ CREATE TABLE allocations (
 	"order" JSON, 
 	status JSON, 
 	end_reason TEXT, 
-	updated_at DOUBLE NOT NULL, reason TEXT DEFAULT '' NOT NULL, end_source TEXT, 
+	updated_at DOUBLE NOT NULL, end_cause TEXT, end_detail TEXT, 
 	CONSTRAINT pk_allocations PRIMARY KEY (uuid), 
 	CONSTRAINT fk_allocations_job_id FOREIGN KEY(job_id) REFERENCES jobs (id) ON DELETE SET NULL
 );
-INSERT INTO "allocations" VALUES('u0','ended','gpt2@a100','gpt2',NULL,'17','',1,NULL,NULL,1001.0,NULL,NULL,NULL,NULL,1200.0,1200.0,NULL,NULL,NULL,NULL,0,NULL,0,NULL,NULL,NULL,1200.0,'',NULL);
-INSERT INTO "allocations" VALUES('u1','busy','gpt2@a100','gpt2',NULL,'17','',1,'j-run',NULL,1001.0,NULL,NULL,NULL,NULL,1020.0,NULL,NULL,NULL,NULL,NULL,0,NULL,0,NULL,NULL,NULL,1020.0,'',NULL);
-INSERT INTO "allocations" VALUES('u2','starting','gpt2@a100','gpt2',NULL,'17','',1,NULL,NULL,1001.0,NULL,NULL,NULL,NULL,1010.0,NULL,NULL,NULL,NULL,NULL,0,NULL,0,NULL,NULL,NULL,1010.0,'',NULL);
+INSERT INTO "allocations" VALUES('u0','ended','gpt2@a100','gpt2',NULL,'17','',1,NULL,NULL,1001.0,NULL,NULL,NULL,NULL,1200.0,1200.0,NULL,NULL,NULL,NULL,0,NULL,0,NULL,NULL,NULL,1200.0,NULL,NULL);
+INSERT INTO "allocations" VALUES('u1','busy','gpt2@a100','gpt2',NULL,'17','',1,'j-run',NULL,1001.0,NULL,NULL,NULL,NULL,1020.0,NULL,NULL,NULL,NULL,NULL,0,NULL,0,NULL,NULL,NULL,1020.0,NULL,NULL);
+INSERT INTO "allocations" VALUES('u2','starting','gpt2@a100','gpt2',NULL,'17','',1,NULL,NULL,1001.0,NULL,NULL,NULL,NULL,1010.0,NULL,NULL,NULL,NULL,NULL,0,NULL,0,NULL,NULL,NULL,1010.0,NULL,NULL);
 CREATE TABLE bank_entries (
 	bank TEXT NOT NULL, 
 	shelf TEXT NOT NULL, 
@@ -109,7 +109,6 @@ CREATE TABLE jobs (
 	lookup JSON, 
 	initial_prompt TEXT NOT NULL, 
 	step INTEGER NOT NULL, 
-	loss DOUBLE, 
 	metric DOUBLE, 
 	best DOUBLE, 
 	evaluations JSON, 
@@ -124,18 +123,17 @@ CREATE TABLE jobs (
 	outcome TEXT, 
 	error TEXT, 
 	note TEXT NOT NULL, 
-	attempts INTEGER NOT NULL, 
 	crash_count INTEGER NOT NULL, 
 	gpu_seconds DOUBLE NOT NULL, 
 	purged BOOLEAN NOT NULL, 
 	history JSON NOT NULL, 
-	updated_at DOUBLE NOT NULL, 
+	updated_at DOUBLE NOT NULL, lookup_budget_s DOUBLE, train_loss DOUBLE, eval_loss DOUBLE, 
 	CONSTRAINT pk_jobs PRIMARY KEY (id)
 );
-INSERT INTO "jobs" VALUES('j-done','','ada','done','{"target":"loss<=1.5","text":"\u00fcn\u00ef \"quoted\" \u0000"}','gpt2@a100','gpt2',1000.0,NULL,0,1,1,0,'continue',NULL,1,0,'[]',0,NULL,'',120,1.25,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1100.0,1100.0,NULL,NULL,'',0,0,0.0,0,'[]',1100.0);
-INSERT INTO "jobs" VALUES('j-run','','ada','running','{"n":[1,2.5,null,true]}','gpt2@a100','gpt2',1000.0,5000.25,0,1,4,0,'continue',NULL,1,0,'["u1"]',0,'{"best":"h1"}','',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1020.0,NULL,NULL,NULL,'',0,0,0.0,0,'[[1020.0,1]]',1200.0);
-INSERT INTO "jobs" VALUES('j-queued','it''s','ada','queued','{}','gpt2@a100','gpt2',1000.0,NULL,-3,1,1,0,'continue',NULL,0,0,'[]',0,NULL,'',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1000.0,NULL,NULL,NULL,'',0,0,0.0,0,'[]',1000.0);
-INSERT INTO "jobs" VALUES('j-held','','ada','held','{}','gpt2@a100','gpt2',1000.0,NULL,0,1,1,1,'continue',NULL,0,0,'[]',0,NULL,'',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1000.0,NULL,NULL,NULL,'',0,0,0.0,0,'[]',1000.0);
+INSERT INTO "jobs" VALUES('j-done','','ada','done','{"target":"loss<=1.5","text":"\u00fcn\u00ef \"quoted\" \u0000"}','gpt2@a100','gpt2',1000.0,NULL,0,1,1,0,'continue',NULL,1,0,'[]',0,NULL,'',120,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1100.0,1100.0,NULL,NULL,'',0,0.0,0,'[]',1100.0,NULL,NULL,1.25);
+INSERT INTO "jobs" VALUES('j-run','','ada','running','{"n":[1,2.5,null,true]}','gpt2@a100','gpt2',1000.0,5000.25,0,1,4,0,'continue',NULL,1,0,'["u1"]',0,'{"best":"h1"}','',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1020.0,NULL,NULL,NULL,'',0,0.0,0,'[[1020.0,1]]',1200.0,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES('j-queued','it''s','ada','queued','{}','gpt2@a100','gpt2',1000.0,NULL,-3,1,1,0,'continue',NULL,0,0,'[]',0,NULL,'',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1000.0,NULL,NULL,NULL,'',0,0.0,0,'[]',1000.0,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES('j-held','','ada','held','{}','gpt2@a100','gpt2',1000.0,NULL,0,1,1,1,'continue',NULL,0,0,'[]',0,NULL,'',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1000.0,NULL,NULL,NULL,'',0,0.0,0,'[]',1000.0,NULL,NULL,NULL);
 CREATE TABLE leases (
 	id INTEGER NOT NULL, 
 	job_id TEXT NOT NULL, 
@@ -143,7 +141,6 @@ CREATE TABLE leases (
 	generation INTEGER NOT NULL, 
 	rank INTEGER NOT NULL, 
 	granted_at DOUBLE NOT NULL, 
-	started_at DOUBLE, 
 	ended_at DOUBLE, 
 	end_reason TEXT, 
 	steps INTEGER NOT NULL, 
@@ -151,15 +148,23 @@ CREATE TABLE leases (
 	CONSTRAINT fk_leases_allocation FOREIGN KEY(allocation) REFERENCES allocations (uuid) ON DELETE CASCADE, 
 	CONSTRAINT fk_leases_job_id FOREIGN KEY(job_id) REFERENCES jobs (id) ON DELETE CASCADE
 );
-INSERT INTO "leases" VALUES(1,'j-done','u0',1,0,1020.0,NULL,1100.0,'target reached',0);
-INSERT INTO "leases" VALUES(2,'j-run','u1',1,0,1020.0,NULL,NULL,NULL,0);
+INSERT INTO "leases" VALUES(1,'j-done','u0',1,0,1020.0,1100.0,'target reached',0);
+INSERT INTO "leases" VALUES(2,'j-run','u1',1,0,1020.0,NULL,NULL,0);
 CREATE TABLE meta (
 	"key" TEXT NOT NULL, 
 	value TEXT NOT NULL, 
 	CONSTRAINT pk_meta PRIMARY KEY ("key")
 );
-INSERT INTO "meta" VALUES('home_id','f264fb03bcf248b29920efb2848522a5');
+INSERT INTO "meta" VALUES('home_id','c92dbf8dd2fe43ad90c2e16147d32ce1');
 INSERT INTO "meta" VALUES('schema_made_by','0.1.0');
+CREATE TABLE node_faults (
+	node TEXT NOT NULL, 
+	faults INTEGER NOT NULL, 
+	excluded_until DOUBLE NOT NULL, 
+	reason TEXT NOT NULL, 
+	updated_at DOUBLE NOT NULL, 
+	CONSTRAINT pk_node_faults PRIMARY KEY (node)
+);
 CREATE TABLE ownership (
 	id INTEGER NOT NULL, 
 	generation INTEGER NOT NULL, 
@@ -177,7 +182,19 @@ CREATE TABLE ownership (
 	last_write TEXT NOT NULL, 
 	CONSTRAINT pk_ownership PRIMARY KEY (id)
 );
-INSERT INTO "ownership" VALUES(1,1795904130,NULL,'vm','213e999a-1040-4e73-8607-c27297c9c119/pid:[4026531836]',12234,'147791','make.py',5,60.0,1795904130.50535,1.7959041307484502792e+09,NULL,'46f0654c0f614e43b5dfd9901f0abbad');
+INSERT INTO "ownership" VALUES(1,1795904780,NULL,'vm','213e999a-1040-4e73-8607-c27297c9c119/pid:[4026531836]',19200,'212874','make.py',5,60.0,1.7959047808771939278e+09,1.7959047811125006676e+09,NULL,'5b6795e4cc054ebebcfecf7bc1236364');
+CREATE TABLE pool_trials (
+	pool TEXT NOT NULL, 
+	failures INTEGER NOT NULL, 
+	paused_until DOUBLE NOT NULL, 
+	nodes JSON NOT NULL, 
+	cause TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	allocation TEXT, 
+	settings TEXT NOT NULL, 
+	updated_at DOUBLE NOT NULL, 
+	CONSTRAINT pk_pool_trials PRIMARY KEY (pool)
+);
 CREATE TABLE requests (
 	id TEXT NOT NULL, 
 	kind TEXT NOT NULL, 
