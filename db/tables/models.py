@@ -41,6 +41,8 @@ def _where(sqlite: str, postgres: str) -> dict[str, Any]:
 
 
 class Base(DeclarativeBase):
+    """The declarative base of all tables."""
+
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
