@@ -18,6 +18,7 @@ __all__ = [
     "Native",
     "Seen",
     "SubmitRefused",
+    "SubmitTimeout",
     "SubmitUnknown",
 ]
 
@@ -54,6 +55,10 @@ class SubmitRefused(BackendError):
 
 class SubmitUnknown(BackendError):
     """The call failed in a way that leaves open whether something was started (time-out, lost answer)."""
+
+
+class SubmitTimeout(SubmitUnknown):
+    """No answer in time: the call was ended. Each further try may cost a tick as much."""
 
 
 @dataclass(frozen=True, slots=True)

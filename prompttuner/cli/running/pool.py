@@ -148,13 +148,10 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 
 
 def _paused(now: float) -> str | None:
-    from prompttuner.files import read_json
     from prompttuner.slurm.limits import Breaker
 
-    breaker = Breaker()
-    state = read_json(context.settings().spool_dir / "gate.json")
-    breaker.restore(state.get("breaker") if isinstance(state, dict) else None)
-    return breaker.describe(now)
+    breaker = Breaker.of_gate(context.settings().spool_dir / "gate.json")
+    return breaker.describe(now) or breaker.refusal()
 
 
 def _ask(kind: str, which: str | None, everything: bool, idle: bool) -> None:
