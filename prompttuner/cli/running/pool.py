@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.completion import allocation_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import SpecError
 from prompttuner.spec.when import format_duration, iso
@@ -22,7 +23,12 @@ app = typer.Typer(help="Show the allocations that are held, and what they cost."
 RECENT = 50
 COLUMNS = ["allocation", "Slurm", "state", "pool", "GPUs", "job", "since", "idle for", "ends in", "GPU time", "note"]
 
-Which = Annotated[str | None, typer.Argument(metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.")]
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.", autocompletion=allocation_words
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", "-a", help="All of them.")]
 Idle = Annotated[bool, typer.Option("--idle", help="Those without a job.")]
 
