@@ -10,7 +10,16 @@ from typing import Protocol
 
 from prompttuner.errors import BackendError
 
-__all__ = ["NO_ANSWER", "AllocationRequest", "Backend", "Native", "Seen", "SubmitRefused", "SubmitUnknown"]
+__all__ = [
+    "NO_ANSWER",
+    "AllocationRequest",
+    "Backend",
+    "EndSource",
+    "Native",
+    "Seen",
+    "SubmitRefused",
+    "SubmitUnknown",
+]
 
 NO_ANSWER = "NO_ANSWER"
 """``Seen.native_state`` of an UNKNOWN where the resource manager could not be asked: it says nothing at all."""
@@ -26,6 +35,17 @@ class Native(StrEnum):
     ENDED = "ended"
     UNKNOWN = "unknown"
     """Not answered, or not found in a source that may be late: leave it alone."""
+
+
+class EndSource(StrEnum):
+    """Who says when an allocation ended, the most reliable first. That it has ended is proven in every case."""
+
+    MANAGER = "manager"
+    """The resource manager: the end that it charges."""
+    FAREWELL = "farewell"
+    """The agent's exit file, a moment before the manager's end."""
+    BEAT = "beat"
+    """Nobody: the last sign of life counts."""
 
 
 class SubmitRefused(BackendError):
@@ -71,6 +91,9 @@ class Seen:
     start_at: float | None = None
     """Unix seconds; for a pending one the manager's estimate."""
     ends_at: float | None = None
+    """Unix seconds: end of the walltime; of an ended one when it ended."""
+    end_source: EndSource | None = None
+    """Of an ended one: where ``ends_at`` comes from."""
 
 
 class Backend(Protocol):
