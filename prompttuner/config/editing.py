@@ -9,8 +9,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
-from prompttuner.config.layers import check_file, flat_settings, is_pyproject
-from prompttuner.config.settings import Settings
+from prompttuner.config.layers import check_file, is_pyproject, known_settings
 from prompttuner.errors import ConfigError, NotFound
 from prompttuner.files import write_bytes
 from prompttuner.spec.job import nearest_key
@@ -58,7 +57,7 @@ def unset_in_file(path: Path, key: str) -> None:
 
 
 def _check_key(key: str) -> None:
-    known = [name for name, _ in flat_settings(Settings())]
+    known = known_settings()
     if key not in known:
         near = nearest_key(key, known)
         raise ConfigError(f"there is no setting {key!r}" + (f"; did you mean {near!r}?" if near else ""))
@@ -77,7 +76,7 @@ def _read(path: Path) -> tomlkit.TOMLDocument:
 
 def _root(document: tomlkit.TOMLDocument, path: Path) -> Any:
     """The table that holds the settings: the whole file, or ``[tool.prompttuner]`` of a pyproject.toml."""
-    return document["tool"]["prompttuner"] if is_pyproject(path) else document  # type: ignore[index]
+    return document["tool"]["prompttuner"] if is_pyproject(path) else document
 
 
 def _write(path: Path, document: tomlkit.TOMLDocument) -> None:

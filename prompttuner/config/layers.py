@@ -25,6 +25,7 @@ __all__ = [
     "find_project_config",
     "flat_settings",
     "is_pyproject",
+    "known_settings",
     "load_layers",
     "load_settings",
 ]
@@ -170,7 +171,7 @@ def _layer_of(path: Path, text: str) -> dict[str, Any]:
         content = content["tool"]["prompttuner"]
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: [tool.prompttuner] must be a table")
-    known = _known()
+    known = known_settings()
     layer = dict(_flatten(content))
     for key in layer:
         if key not in known:
@@ -206,7 +207,8 @@ def _groups() -> dict[str, type[BaseModel]]:
     }
 
 
-def _known() -> list[str]:
+def known_settings() -> list[str]:
+    """Dotted names of all settings."""
     groups = _groups()
     names: list[str] = []
     for name in Settings.model_fields:
@@ -232,7 +234,7 @@ def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
             nested.setdefault(group, {})[name] = value
         else:
             nested[key] = value
-    known = _known()
+    known = known_settings()
     for key in values:
         if key not in known:
             near = nearest_key(key, known)

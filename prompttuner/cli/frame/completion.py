@@ -87,17 +87,16 @@ def entry_words() -> Iterable[tuple[str, str]]:
     found: Pairs = []
     for folder in context.settings().all_bank_dirs:
         if folder.is_dir():
-            found += [(entry, shelf.model) for shelf in Bank(folder).shelves() for entry in shelf.ids()]
+            found += [(entry, shelf.model) for shelf in Bank.open(folder).shelves() for entry in shelf.ids()]
     return found[:MOST]
 
 
 @_completer
 def setting_words() -> Iterable[tuple[str, str]]:
     """Names of all settings."""
-    from prompttuner.cli.frame import context
-    from prompttuner.config.layers import flat_settings
+    from prompttuner.config.layers import known_settings
 
-    return [(name, "") for name, _ in flat_settings(context.settings())]
+    return [(name, "") for name in known_settings()]
 
 
 @_completer
