@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": {"errors", "files", "protocol", "smallmodel"},
     "config": {"errors", "files", "protocol", "spec"},
     "smallmodel": {"errors", "files"},
+    "realmodel": {"errors", "files"},
     "policy": {"errors", "words"},
     "profiles": {"errors", "files", "policy"},
     "trace": {"errors", "files", "policy", "profiles", "slurm", "words"},

@@ -71,8 +71,10 @@ def add(session: Session, rows: Sequence[Mapping[str, Any]], at: float, cause: s
 
 
 def load_active(session: Session) -> Sequence[Row[Any]]:
-    """All jobs that have not ended, oldest first, as light rows: every column but spec, lookup, history,
-    initial_prompt and error. One statement, whatever their number."""
+    """All jobs that have not ended, oldest first, as light rows.
+
+    Every column but spec, lookup, history, initial_prompt and error. One statement, whatever their number.
+    """
     query = select(*_LIGHT).where(_TABLE.c.state.in_(ACTIVE_STATES)).order_by(_TABLE.c.submitted_at, _TABLE.c.id)
     return session.execute(query).all()
 

@@ -148,6 +148,7 @@ class Store:
         return self._retrying(lambda: self._read_once(lambda session: schema.revision(session.connection())))
 
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
     def __enter__(self) -> Store:

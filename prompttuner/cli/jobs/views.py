@@ -78,6 +78,7 @@ def _so_far(job: Job, now: float) -> float:
 
 
 def event_view(event: Event | Row[Any]) -> dict[str, Any]:
+    """An event as plain values."""
     return {
         "seq": event.seq,
         "at": event.at,

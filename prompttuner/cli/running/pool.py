@@ -10,6 +10,7 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import SpecError
+from prompttuner.slurm.reasons import in_words
 from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "allocation": row.uuid,
         "native_id": row.native_id,
         "native_state": row.native_state,
+        "reason": row.reason,
         "state": str(row.state),
         "pool": row.pool,
         "model": row.model,
@@ -96,6 +98,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "ends_at": row.ends_at,
         "ended_at": row.ended_at,
         "end_reason": row.end_reason,
+        "end_source": row.end_source,
         "suspect_since": row.suspect_since,
         "drain": row.drain,
         "leases": status.get("leases", 0),
@@ -124,7 +127,7 @@ def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
 def _row(view: dict[str, Any], now: float) -> list[str]:
     idle = "" if view["idle_since"] is None else format_duration(max(0.0, now - view["idle_since"]))
     ends = "" if view["ends_at"] is None or view["ended_at"] else format_duration(max(0.0, view["ends_at"] - now))
-    notes = [view["end_reason"] or ""]
+    notes = [view["end_reason"] or "", in_words(view["reason"])]
     if view["suspect_since"] is not None and not view["ended_at"]:
         notes.append(f"no heartbeat since {iso(view['suspect_since'])}")
     if view["drain"] and not view["ended_at"]:
