@@ -154,13 +154,9 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 
 
 def _paused(now: float) -> str | None:
-    from prompttuner.files import read_json
-    from prompttuner.slurm.limits import Breaker
+    from prompttuner.controller.act.gate import Gate
 
-    breaker = Breaker()
-    state = read_json(context.settings().spool_dir / "gate.json")
-    breaker.restore(state.get("breaker") if isinstance(state, dict) else None)
-    return breaker.describe(now)
+    return Gate.of(context.settings()).problem(now)
 
 
 def _ask(kind: str, which: str | None, everything: bool, idle: bool) -> None:
