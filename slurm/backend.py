@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 from prompttuner.errors import BackendError
+from prompttuner.slurm.words import Native
 
 __all__ = [
     "NO_ANSWER",
     "AllocationRequest",
     "Backend",
     "EndSource",
-    "Native",
     "Seen",
     "SubmitRefused",
     "SubmitTimeout",
@@ -24,18 +24,6 @@ __all__ = [
 
 NO_ANSWER = "NO_ANSWER"
 """``Seen.native_state`` of an UNKNOWN where the resource manager could not be asked: it says nothing at all."""
-
-
-class Native(StrEnum):
-    """What the resource manager says of an allocation. UNKNOWN is never an end."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETING = "completing"
-    """Its end is decided, processes may still live."""
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    """Not answered, or not found in a source that may be late: leave it alone."""
 
 
 class EndSource(StrEnum):

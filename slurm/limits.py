@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from prompttuner.files import read_json
 from prompttuner.slurm.refusals import what_to_set
 from prompttuner.spec.when import iso
 
@@ -100,13 +98,6 @@ class Breaker:
             return None
         when = f" at {iso(self.failed_at)}" if self.failed_at else ""
         return f"Slurm took no allocation{when}: {self.last_error}; {what_to_set(self.last_error)}"
-
-    @classmethod
-    def of_gate(cls, file: Path) -> Breaker:
-        """The breaker of submissions as a spool's gate.json holds it."""
-        breaker, state = cls(), read_json(file)
-        breaker.restore(state.get("breaker") if isinstance(state, dict) else None)
-        return breaker
 
     def describe(self, now: float) -> str | None:
         """What ``doctor`` and ``pool`` say while it is open; None when all is well."""

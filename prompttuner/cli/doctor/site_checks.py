@@ -235,11 +235,11 @@ def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:
 
 def _paused(settings: Settings) -> Iterator[Finding]:
     """Submissions that pause after failures in a row."""
-    from prompttuner.slurm.limits import Breaker
+    from prompttuner.controller.act.gate import Gate
 
-    breaker = Breaker.of_gate(settings.spool_dir / "gate.json")
-    problem = breaker.describe(time.time())
-    if problem is None and (refusal := breaker.refusal()) is not None:
+    gate = Gate.of(settings)
+    problem = gate.problem(time.time())
+    if problem is None and (refusal := gate.refusal()) is not None:
         yield Finding("submissions", Verdict.ADVICE, refusal)
     if problem:
         yield Finding("submissions", Verdict.WRONG, problem)

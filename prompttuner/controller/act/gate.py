@@ -50,6 +50,11 @@ class Gate:
         self._asked_at = float(asked) if isinstance(asked, int | float) else None
         self._limit = _Limit.restored(kept.get("limit"))
 
+    @classmethod
+    def of(cls, settings: Settings) -> Gate:
+        """As it stands in the spool now; nothing is written."""
+        return cls(settings.spool_dir / "gate.json", settings)
+
     def may_ask(self, now: float, gap_s: float) -> bool:
         """Whether the last question to Slurm, whichever process put it, is long enough ago; True counts as one."""
         if self._asked_at is not None and 0 <= now - self._asked_at < gap_s:
