@@ -9,32 +9,21 @@ from pathlib import Path
 from typing import Protocol
 
 from prompttuner.errors import BackendError
+from prompttuner.slurm.words import Native
 
 __all__ = [
     "NO_ANSWER",
     "AllocationRequest",
     "Backend",
     "EndSource",
-    "Native",
     "Seen",
     "SubmitRefused",
+    "SubmitTimeout",
     "SubmitUnknown",
 ]
 
 NO_ANSWER = "NO_ANSWER"
 """``Seen.native_state`` of an UNKNOWN where the resource manager could not be asked: it says nothing at all."""
-
-
-class Native(StrEnum):
-    """What the resource manager says of an allocation. UNKNOWN is never an end."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETING = "completing"
-    """Its end is decided, processes may still live."""
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    """Not answered, or not found in a source that may be late: leave it alone."""
 
 
 class EndSource(StrEnum):
@@ -54,6 +43,10 @@ class SubmitRefused(BackendError):
 
 class SubmitUnknown(BackendError):
     """The call failed in a way that leaves open whether something was started (time-out, lost answer)."""
+
+
+class SubmitTimeout(SubmitUnknown):
+    """No answer in time: the call was ended. Each further try may cost a tick as much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from prompttuner.errors import BackendError
 from prompttuner.protocol.agents import Farewell, Instance
 from prompttuner.protocol.files import read_message, understood
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, Seen, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.observe import end_by_agent
+from prompttuner.slurm.words import Native
 
 __all__ = ["LocalBackend", "process_start"]
 

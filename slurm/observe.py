@@ -15,19 +15,15 @@ from prompttuner.errors import BackendError
 from prompttuner.protocol.agents import Farewell
 from prompttuner.protocol.files import read_message, understood
 from prompttuner.slurm.answers import (
-    NAME_PREFIX,
-    SACCT_FIELDS,
-    SQUEUE_FORMAT,
     Row,
-    native_of,
     parse_record,
     parse_sacct,
     parse_squeue,
-    parse_time,
 )
-from prompttuner.slurm.backend import NO_ANSWER, EndSource, Native, Seen
+from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
+from prompttuner.slurm.words import NAME_PREFIX, SACCT_FIELDS, SQUEUE_FORMAT, Native, native_of, parse_time
 
 __all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "end_by_agent", "last_beat"]
 

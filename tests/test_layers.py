@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "realmodel": {"errors", "files"},
     "policy": {"errors", "words"},
     "profiles": {"errors", "files", "policy"},
-    "trace": {"errors", "files", "policy", "profiles", "words"},
+    "trace": {"errors", "files", "policy", "profiles", "slurm", "words"},
     "sim": {"errors", "files", "policy", "profiles", "trace", "words"},
     "engine": BASE,
     "bank": {*BASE, "engine"},

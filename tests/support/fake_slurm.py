@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prompttuner.errors import BackendError
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, Seen, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.command import ClientError, ClientTimeout
 from prompttuner.slurm.observe import Observer
+from prompttuner.slurm.words import Native
 
 __all__ = ["FakeAllocation", "FakeSlurm", "Program"]
 

@@ -50,6 +50,11 @@ class Gate:
         self._asked_at = float(asked) if isinstance(asked, int | float) else None
         self._limit = _Limit.restored(kept.get("limit"))
 
+    @classmethod
+    def of(cls, settings: Settings) -> Gate:
+        """As it stands in the spool now; nothing is written."""
+        return cls(settings.spool_dir / "gate.json", settings)
+
     def may_ask(self, now: float, gap_s: float) -> bool:
         """Whether the last question to Slurm, whichever process put it, is long enough ago; True counts as one."""
         if self._asked_at is not None and 0 <= now - self._asked_at < gap_s:
@@ -98,11 +103,15 @@ class Gate:
         self._breaker.success()
         self._save()
 
-    def failed(self, now: float, reason: str) -> None:
-        """One submission failed: after a few in a row all pause, each time for longer."""
+    def failed(self, now: float, reason: str, *, blocks: bool = False) -> None:
+        """One submission failed: after a few in a row, or at once if it ``blocks`` ticks, all pause, ever longer."""
         self._bucket.take(now)
-        self._breaker.failure(now, reason)
+        self._breaker.failure(now, reason, at_once=blocks)
         self._save()
+
+    def refusal(self) -> str | None:
+        """The last submission's failure, when it was and what to set; None once one was taken again."""
+        return self._breaker.refusal()
 
     def _save(self, *, durable: bool = True) -> None:
         value = {

@@ -10,8 +10,9 @@ from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
 from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
-from prompttuner.slurm.backend import NO_ANSWER, EndSource, Native, Seen
+from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
 from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
+from prompttuner.slurm.words import Native
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
 from prompttuner.worker.resume import MAX_CRASHES
 
