@@ -54,7 +54,7 @@ def expected_iterations(entries: Iterable[Entry | None], max_iterations: int) ->
     for entry in entries:
         quality = {} if entry is None else entry.quality
         ita = quality.get("ita")
-        if type(ita) in {int, float} and ita > 0:
+        if isinstance(ita, int | float) and ita > 0:
             itas[str(quality.get("start", "")).startswith("vocab")].append(float(ita))
     for plain, what in ((True, "from the vocabulary"), (False, "from whatever start")):
         if len(itas[plain]) >= ENOUGH:

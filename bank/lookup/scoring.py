@@ -27,7 +27,7 @@ MAX_TOKENS = 1 << 13
 """Tokens of one forward pass, prompt and padding included: bounds memory whatever the candidates' number."""
 MAX_LOGITS = 1 << 26
 """Logits of one forward pass, for LLMs with a large vocabulary."""
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 HALF_TOLERANCE = 1e-2
 """Relative difference of the first losses with and without kept keys and values beyond which they are not used. Half
 types round that coarsely by themselves."""
@@ -78,7 +78,8 @@ class Scorer:
         self._can_select = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self._kept: OrderedDict[int, KeysValues] = OrderedDict()
         self._kept_bytes = 0
-        self._checked = False
+        self._checked = 0
+        """Length of the longest prompt that was checked: only one that fills a sliding window may differ."""
 
     @property
     def samples(self) -> int:
@@ -93,7 +94,7 @@ class Scorer:
         if not prompts or not samples:
             return result
         batch = _pad([self._samples[s] for s in samples], self._loaded.device)
-        for length in sorted({prompt.shape[0] for prompt in prompts.values()}):
+        for length in sorted({prompt.shape[0] for prompt in prompts.values()}, reverse=True):
             rows = [row for row, prompt in prompts.items() if prompt.shape[0] == length]
             step = self._prompts_at_once(length, batch)
             for start in range(0, len(rows), step):
@@ -110,8 +111,8 @@ class Scorer:
         return max(1, min(by_tokens, MAX_LOGITS // (max(1, columns) * vocabulary * count)))
 
     def _losses(self, names: list[int], prompts: list[Tensor], batch: Batch) -> Any:
-        if self._reuse and not self._checked:
-            self._checked = True
+        if self._reuse and prompts[0].shape[0] > self._checked:
+            self._checked = prompts[0].shape[0]
             self._check(names[:1], prompts[:1], batch)
         if self._reuse:
             try:
@@ -138,7 +139,7 @@ class Scorer:
             self._give_up(f"{type(error).__name__}: {error}")
             return
         tolerance = TOLERANCE.get(self._loaded.dtype, HALF_TOLERANCE)
-        if not np.allclose(plain, kept, rtol=tolerance, atol=tolerance):
+        if not np.allclose(plain, kept, rtol=tolerance, atol=0.0):
             self._give_up(f"scores differ: {kept} with them, {plain} without")
 
     def _give_up(self, why: str) -> None:

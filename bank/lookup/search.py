@@ -142,7 +142,9 @@ class _Lookup:
         self._left -= choice.evaluations
         self.report |= {
             "samples": len(samples),
-            "allowed": {"evaluations": allowed.evaluations, "iterations": allowed.iterations, "by": allowed.origin},
+            "allowed_evaluations": allowed.evaluations,
+            "expected_iterations": allowed.iterations,
+            "expected_by": allowed.origin,
             "rounds": [one.to_json() for one in choice.rounds],
             "evaluations": choice.evaluations,
             "brute_force_evaluations": full_cost(found.layers, len(samples)),

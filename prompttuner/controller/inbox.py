@@ -23,6 +23,7 @@ from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.errors import NotFound, SpecError, SpoolError, StateError
 from prompttuner.files import write_json
 from prompttuner.slurm.spool import Spool, read_own_json
+from prompttuner.spec.initial import wants_lookup
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.words import Counted
 
@@ -182,7 +183,7 @@ def _submit(tx: Tx, request: Mapping[str, Any]) -> str:
         "max_gpus": int(spec.get("max_gpus") or 1),
         "on_miss": str(spec.get("on_miss") or "continue"),
         "initial_prompt": str(spec.get("initial_prompt") or "auto"),
-        "lookup_done": spec.get("initial_prompt") != "auto",
+        "lookup_done": not wants_lookup(str(spec.get("initial_prompt"))),
     }
     job_rows.add(tx.session, [row], tx.now, f"submitted by {owner}")
     return f"submitted {job_id}"

@@ -35,15 +35,15 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
     Args:
         spec: ``initial_prompt``, ``prompt_length`` (None: the prompt's own) and ``seed`` are used.
         loaded: gives vocabulary and width.
-        lookup: resolves ``auto`` to a tensor [length, hidden], or None where the bank has nothing; then ``vocab`` is
-            used.
+        lookup: resolves ``auto``, ``bank`` and ``bank:ENTRY`` to a tensor [length, hidden], or None where the bank has
+            nothing; then ``vocab`` is used.
 
     Raises:
         SpecError: the text has no token, or the spec is unknown.
         DataError: the file is missing, broken, or of another width.
     """
     kind, length = str(spec["initial_prompt"]), spec.get("prompt_length")
-    if kind == "auto":
+    if kind in {"auto", "bank"} or kind.startswith("bank:"):
         found = lookup() if lookup is not None else None
         if found is None:
             return InitialPrompt(
@@ -58,7 +58,9 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
         return _text(kind.removeprefix("text:").strip(), loaded, length)
     if kind.endswith(".safetensors"):
         return _fitted(read_prompt_file(Path(kind), loaded), length, f"file {kind}", [])
-    raise SpecError(f"initial_prompt {kind!r} is none of auto, random, vocab, text:..., or a .safetensors file")
+    raise SpecError(
+        f"initial_prompt {kind!r} is none of auto, bank, bank:ENTRY, random, vocab, text:..., or a .safetensors file"
+    )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from prompttuner.spec.initial import BANK, bank_entry
 from prompttuner.spec.target import TargetField
 from prompttuner.spec.template import DEFAULT_TEMPLATE, check_template
 from prompttuner.spec.text import is_text
@@ -72,7 +73,9 @@ class JobSpec(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     min_gpus: int = Field(default=1, ge=1, le=1024)
     max_gpus: int = Field(default=DEFAULT_MAX_GPUS, ge=1, le=1024)
-    initial_prompt: str = Field(default="auto", description="auto, random, vocab, text:..., or a .safetensors file")
+    initial_prompt: str = Field(
+        default="auto", description="auto, bank, bank:ENTRY, random, vocab, text:..., or a .safetensors file"
+    )
     name: str | None = Field(default=None, max_length=100)
     priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="higher goes first among equals")
     on_miss: Literal["continue", "stop"] = Field(default="continue", description="what to do after a missed deadline")
@@ -125,13 +128,20 @@ class JobSpec(BaseModel):
     @field_validator("initial_prompt")
     @classmethod
     def _initial_prompt(cls, value: str) -> str:
-        if value in {"auto", "random", "vocab"} or value.endswith(".safetensors"):
+        if value in {"auto", BANK, "random", "vocab"} or value.endswith(".safetensors") or bank_entry(value):
             return value
+        if value.startswith("bank:"):
+            raise ValueError(
+                f"initial_prompt {value!r}: after 'bank:' comes an entry's id, or 4 and more letters of it"
+            )
         if value.startswith("text:"):
             if not value.removeprefix("text:").strip():
                 raise ValueError("initial_prompt 'text:' holds no text")
             return value
-        raise ValueError(f"initial_prompt {value!r} is none of auto, random, vocab, text:..., or a .safetensors file")
+        raise ValueError(
+            f"initial_prompt {value!r} is none of auto, bank, bank:ENTRY, random, vocab, text:..., or a .safetensors "
+            "file"
+        )
 
     @field_validator("name", "gpu_type")
     @classmethod

@@ -43,7 +43,9 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
     model = locate_model(spec.model, Path.cwd())
     if Path(model).is_absolute():
         check_model_folder(model, spec.trust_remote_code, spec.model)
-    own_length = spec.initial_prompt.startswith(("auto", "text:")) or spec.initial_prompt.endswith(".safetensors")
+    own_length = spec.initial_prompt.startswith(("auto", "bank", "text:")) or spec.initial_prompt.endswith(
+        ".safetensors"
+    )
     values: dict[str, Any] = spec.model_dump(mode="json")
     prompt, prompt_hash = _initial_prompt(spec.initial_prompt)
     values.update(

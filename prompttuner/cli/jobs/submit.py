@@ -91,6 +91,7 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     Raises:
         SpecError: one of them is wrong; none is submitted then.
     """
+    from prompttuner.bank.folder.named import resolve_entry
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
 
@@ -103,6 +104,7 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     for source, values in sources:
         for combination in expand_grid(values, axes):
             specs.append(resolve(make_spec(combination, source=source), now))
+            resolve_entry(specs[-1], context.settings().all_bank_dirs)
     return specs
 
 

@@ -9,6 +9,7 @@ from prompttuner.controller.act.limits import Limits
 from prompttuner.controller.act.transaction import WENT_ON
 from prompttuner.controller.plan.blocked import find_blockage
 from prompttuner.controller.plan.expectations import Expectations, Outlook
+from prompttuner.controller.plan.lookups import with_lookups
 from prompttuner.controller.plan.notes import new_notes
 from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
 from prompttuner.controller.resources import Resources
@@ -90,6 +91,7 @@ class Planner:
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
         plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
         plan = self._with_refusal(plan, rows, in_vain)
+        plan = with_lookups(plan, rows.jobs, outlook, res.now())
         self._plan_at = plan.wake_at
         return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, rows.jobs)))
 
