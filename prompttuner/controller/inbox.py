@@ -15,7 +15,7 @@ from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.plan.plannable import check_plannable, point_in_time, priority_of
 from prompttuner.controller.plan.pools import pool_of
 from prompttuner.controller.resources import Resources
-from prompttuner.db.queries import events, live
+from prompttuner.db.queries import events, live, trials
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import requests as request_rows
 from prompttuner.db.queries.events import NewEvent
@@ -321,6 +321,22 @@ def _purge(tx: Tx, request: Mapping[str, Any]) -> str:
     return f"the folder of {whose} will be removed"
 
 
+def _resume_pool(tx: Tx, request: Mapping[str, Any]) -> str:
+    """Try at once what paused after failed starts; count anew. Nodes that are kept away from are tried again too."""
+    name = str(request.get("pool") or "")
+    known = trials.load(tx.session)
+    chosen = sorted(key for key in known if not name or key == name or key.startswith(name))
+    if name and not chosen:
+        raise NotFound(f"no pool {name!r} is on trial; `prompttuner pool` lists those that are")
+    trials.forget(tx.session, set(chosen))
+    nodes = 0 if name else trials.readmit(tx.session)
+    for key in chosen:
+        tx.event("pool.resumed", cause=_cause(request, f"pool {key}" if key else "every pool"))
+    if not chosen and not nodes:
+        return "nothing was paused"
+    return f"{Counted(len(chosen), 'pause')} and {Counted(nodes, 'exclusion of a node', 'exclusions of nodes')} ended"
+
+
 _HANDLERS: dict[str, Handler] = {
     "submit": _submit,
     "cancel": _cancel,
@@ -331,4 +347,5 @@ _HANDLERS: dict[str, Handler] = {
     "drain": _drain,
     "release_agent": _release_agent,
     "purge": _purge,
+    "resume_pool": _resume_pool,
 }

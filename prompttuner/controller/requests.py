@@ -16,7 +16,9 @@ from prompttuner.slurm.spool import Spool
 
 __all__ = ["KINDS", "leave", "new_job_id"]
 
-KINDS = frozenset({"submit", "cancel", "update", "hold", "release", "scale", "drain", "release_agent", "purge"})
+KINDS = frozenset(
+    {"submit", "cancel", "update", "hold", "release", "scale", "drain", "release_agent", "purge", "resume_pool"}
+)
 """Kinds a controller understands; anything else is answered with an error, not ignored."""
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
