@@ -9,9 +9,7 @@ import numpy as np
 from prompttuner.policy.contract.plan import Demote, Reason, Request, Restore, SwitchModel, Why
 from prompttuner.policy.contract.snapshot import JobPhase
 from prompttuner.policy.estimate import queue_order
-from prompttuner.policy.prompttuner.overload import put_last
 from prompttuner.policy.prompttuner.planning_pass import Pass
-from prompttuner.policy.prompttuner.rescue import rescue
 from prompttuner.policy.prompttuner.timeline import Entry, Kind
 from prompttuner.words import Counted
 
@@ -48,14 +46,14 @@ def place_all(work: Pass) -> None:
     _demote_running(work)
     queue = queue_order(snapshot, rows[~hopeless]).tolist()
     if work.rules.rescue:
-        queue = put_last(work, queue)
+        queue = without_dropped(work, queue)
     most = max(64, int(LOOK_AHEAD * min(snapshot.limits.gpus, 1e6)))
     members = work.guess.members
     for row in queue[:most]:
         if members[row] > 0:
             if row not in work.touched:
                 _grow(work, row)
-        elif not (_place(work, row) or (work.rules.rescue and rescue(work, row))):
+        elif not (_place(work, row) or (work.rules.rescue and _begin(work, row))):
             work.late.append(row)
             left = float(jobs.deadline[row]) - now
             text = (
@@ -66,6 +64,92 @@ def place_all(work: Pass) -> None:
     for place, row in enumerate(queue[most:]):
         text = "waits behind {}, due earlier"
         work.notes[jobs.id[row]] = Why(text, Counted(most + place, "job"))
+
+
+def without_dropped(work: Pass, queue: list[int]) -> list[int]:
+    jobs = work.snapshot.jobs
+    kept = []
+    for row in queue:
+        if row not in work.accepted.dropped:
+            kept.append(row)
+        elif work.guess.members[row] == 0:
+            work.late.append(row)
+            left = float(jobs.deadline[row]) - work.snapshot.now
+            text = (
+                "more is due within {:.0f} s than the GPUs can do; its {:.0f} GPU-seconds would make more jobs late; "
+                "a later deadline, or others that end early, would change that"
+            )
+            work.notes[jobs.id[row]] = Why(text, left, work.accepted.dropped[row])
+    return kept
+
+
+def _begin(work: Pass, row: int) -> bool:
+    """Start an accepted job on what it can have now; it grows later."""
+    snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
+    jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
+    share = work.accepted.shares.get(row)
+    low = max(int(jobs.min_gpus[row]), 1)
+    if share is None:
+        return False
+    want = max(int(share + 0.5), low)
+    left = float(jobs.deadline[row]) - now
+    soon = now + snapshot.tick_s
+    own = timeline.pick(pool, want, soon, soon)
+    idle = [entry[3] for entry in own if entry[1] == Kind.IDLE]
+    others = []
+    lent = []
+    if len(own) < want and row in work.accepted.pressing:
+        lent = _lenders(work, row, want - len(own))
+    if len(own) + len(lent) < want and work.rules.switch:
+        others = [e for e in timeline.elsewhere(pool, want) if e[2][0] <= soon][: want - len(own) - len(lent)]
+    if len(own) + len(others) + len(lent) < low:
+        return False
+    for lender, agent in lent:
+        work.leaving.setdefault(lender, set()).add(agent)
+        work.causes[lender] = Why("job {} needs its GPU (deadline in {:.0f} s)", jobs.id[row], left)
+        timeline.drop(int(jobs.pool[lender]), {agent})
+    timeline.take(pool, own)
+    for entry in own:
+        if entry[1] == Kind.SPARE:
+            work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", jobs.id[row], left))
+    for _, other, entry in others:
+        timeline.take(other, [entry])
+        if entry[1] == Kind.IDLE:
+            why = Why("job {} needs {}", jobs.id[row], Counted(want, "GPU"))
+            work.actions.append(SwitchModel(snapshot.agents.id[entry[3]], pool, why, jobs.id[row]))
+        elif entry[1] == Kind.SPARE:
+            work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", jobs.id[row], left))
+    if len(idle) >= low:
+        lookup = work.snapshot.pools[pool].lookup_s if work.guess.lookup[row] else 0.0
+        work.assign(row, idle, Why("starts on {}", Counted(len(idle), "GPU")), lookup)
+    else:
+        work.notes[jobs.id[row]] = Why("takes over {}", Counted(len(own) + len(others) + len(lent), "GPU"))
+    timeline.give(pool, float(jobs.deadline[row]), len(own) + len(others) + len(lent))
+    return True
+
+
+def _lenders(work: Pass, row: int, count: int) -> list[tuple[int, int]]:
+    """(job, agent) of running jobs due later that can lend; its own pool first, the latest deadline first."""
+    jobs = work.snapshot.jobs
+    pool = int(jobs.pool[row])
+    due = float(jobs.deadline[row])
+    lend = work.accepted.lend
+    rows = [r for r in lend if r not in work.touched and float(jobs.deadline[r]) > due and (work.rules.switch or jobs.pool[r] == pool)]
+    rows.sort(key=lambda r: (jobs.pool[r] != pool, -float(jobs.deadline[r]), r))
+    found = []
+    for r in rows:
+        gone = work.leaving.get(r, set())
+        free = [a for a in work.members(r) if a not in gone and a not in timeline_spare(work)]
+        take = min(lend[r], count - len(found), len(free))
+        lend[r] -= take
+        found += [(r, a) for a in free[len(free) - take :]]
+        if len(found) == count:
+            break
+    return found
+
+
+def timeline_spare(work: Pass) -> dict[int, int]:
+    return work.timeline.spare_rows
 
 
 def _hopeless(work: Pass, rows: np.ndarray) -> np.ndarray:

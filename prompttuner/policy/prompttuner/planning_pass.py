@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prompttuner.policy.contract.plan import Action, Assign, Plan, Reason, Why
 from prompttuner.policy.contract.snapshot import AgentPhase, Floats, Ints, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate
+from prompttuner.policy.prompttuner.accepting import Accepted, accept
 from prompttuner.policy.prompttuner.switches import Switches
 from prompttuner.policy.prompttuner.timeline import Timeline, build_timeline
 from prompttuner.policy.stopping import next_stop, stops
@@ -44,6 +45,7 @@ class Pass:
     needy: Ints
     """Running jobs that need more members than they have."""
     stopped: set[int]
+    accepted: Accepted
     actions: list[Action] = field(default_factory=list)
     notes: dict[str, Reason] = field(default_factory=dict)
     leaving: dict[int, set[int]] = field(default_factory=dict)
@@ -163,6 +165,15 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
     late = running & counts & (ends + margin * 0.5 > jobs.deadline)
     stopping = jobs.stop_on_miss & (now > jobs.deadline)
     spare = _spare(snapshot, guess, counts, work, rules.margin_ticks)
+    waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~running & ~stopping)
+    urgent = waiting[counts[waiting] & (jobs.deadline[waiting] > now)]
+    chosen = Accepted()
+    if rules.rescue and rules.resize:
+        accounted = np.flatnonzero(running & counts & (jobs.deadline > now))
+        chosen = accept(snapshot, rules, guess, work, ends, urgent, accounted, margin)
+        for row in chosen.dropped:
+            if jobs.phase[row] == JobPhase.RUNNING:
+                spare[row] = guess.members[row]
     timeline = build_timeline(snapshot, ends, spare if rules.resize else np.zeros_like(spare))
     hopeful = running & counts & (jobs.deadline > now)
     needy = np.flatnonzero(late & hopeful & (needs > guess.members)) if rules.resize else np.zeros(0, dtype=np.int64)
@@ -178,7 +189,8 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
         timely=counts.tolist(),
         margin_s=margin,
         timeline=timeline,
-        waiting=np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~running & ~stopping),
+        waiting=waiting,
+        accepted=chosen,
         needy=needy,
         stopped=set(np.flatnonzero(stopping).tolist()),
     )
