@@ -134,8 +134,8 @@ def _lenders(work: Pass, row: int, count: int) -> list[tuple[int, int]]:
     pool = int(jobs.pool[row])
     due = float(jobs.deadline[row])
     lend = work.accepted.lend
-    rows = [r for r in lend if r not in work.touched and float(jobs.deadline[r]) > due and (work.rules.switch or jobs.pool[r] == pool)]
-    rows.sort(key=lambda r: (jobs.pool[r] != pool, -float(jobs.deadline[r]), r))
+    rows = [r for r in lend if r not in work.touched and (r in work.accepted.dropped or float(jobs.deadline[r]) > due) and (work.rules.switch or jobs.pool[r] == pool)]
+    rows.sort(key=lambda r: (jobs.pool[r] != pool, r not in work.accepted.dropped, -float(jobs.deadline[r]), r))
     found = []
     for r in rows:
         gone = work.leaving.get(r, set())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prompttuner.policy.contract.plan import Action, Assign, Plan, Reason, Why
 from prompttuner.policy.contract.snapshot import AgentPhase, Floats, Ints, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate
-from prompttuner.policy.prompttuner.accepting import Accepted, accept
+from prompttuner.policy.prompttuner.accepting import Accepted, Outlook, accept
 from prompttuner.policy.prompttuner.switches import Switches
 from prompttuner.policy.prompttuner.timeline import Timeline, build_timeline
 from prompttuner.policy.stopping import next_stop, stops
@@ -166,14 +166,13 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
     stopping = jobs.stop_on_miss & (now > jobs.deadline)
     spare = _spare(snapshot, guess, counts, work, rules.margin_ticks)
     waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~running & ~stopping)
-    urgent = waiting[counts[waiting] & (jobs.deadline[waiting] > now)]
+    waiting = waiting[~_resting(snapshot, waiting)]
     chosen = Accepted()
-    if rules.rescue and rules.resize:
-        accounted = np.flatnonzero(running & counts & (jobs.deadline > now))
-        chosen = accept(snapshot, rules, guess, work, ends, urgent, accounted, margin)
-        for row in chosen.dropped:
-            if jobs.phase[row] == JobPhase.RUNNING:
-                spare[row] = guess.members[row]
+    if rules.rescue:
+        urgent = waiting[counts[waiting] & (jobs.deadline[waiting] > now)]
+        outlook = Outlook(work, ends, margin)
+        chosen = accept(snapshot, rules, guess, outlook, urgent, np.flatnonzero(running & counts & (jobs.deadline > now)))
+        spare[list(chosen.lend)] = 0
     timeline = build_timeline(snapshot, ends, spare if rules.resize else np.zeros_like(spare))
     hopeful = running & counts & (jobs.deadline > now)
     needy = np.flatnonzero(late & hopeful & (needs > guess.members)) if rules.resize else np.zeros(0, dtype=np.int64)
@@ -211,6 +210,14 @@ def _spare(snapshot: Snapshot, guess: Estimate, counts: NDArray[np.bool_], work:
     keep = np.where(enough > 0, np.maximum(enough, jobs.min_gpus), guess.members)
     spare = np.where(free, guess.members, np.maximum(guess.members - keep, 0))
     return np.where(tuning, spare, 0).astype(np.int64)
+
+
+def _resting(snapshot: Snapshot, waiting: Ints) -> NDArray[np.bool_]:
+    """Paused so lately that to go on at once would make the pause a mistake."""
+    jobs, tick = snapshot.jobs, snapshot.tick_s
+    rest = 2.0 * (np.array([p.resize_s for p in snapshot.pools])[jobs.pool[waiting]] + tick)
+    since = jobs.phase_since[waiting]
+    return np.asarray((since > jobs.submit[waiting] + tick) & (snapshot.now - since < rest))
 
 
 def _speeds(guess: Estimate, pool: Ints, members: Ints) -> Floats:
