@@ -1,11 +1,12 @@
 """Which deadlines are kept: decided on what the GPUs can do over time, running jobs included, at every plan anew.
 
-Jobs are taken earliest deadline first. Each is given the fewest GPUs, slot of time by slot of time, that end it by its
-deadline (progressive filling with the minimum satisfactory share, as in Gu et al., "ElasticFlow", ASPLOS '23): first of
-what no running job holds, else also of what jobs hold that are due later. A running job that is in the way keeps as many
-of its GPUs as it can, or moves to a later time at the price of a pause, and may lend the rest now. Where a job fits
-nowhere, the largest one accepted so far that makes room for it loses its deadline instead, or else the job itself
-(Moore, "An n job, one machine sequencing algorithm for minimizing the number of late jobs", 1968, on the real profile).
+Jobs are taken earliest deadline first. Each is given the fewest GPUs, slot of time by slot of time, that end it by
+its deadline (progressive filling with the minimum satisfactory share, as in Gu et al., "ElasticFlow", ASPLOS '23):
+first of what no running job holds, else also of what jobs hold that are due later. A running job that is in the way
+keeps as many of its GPUs as it can, or moves to a later time at the price of a pause, and may lend the rest now. Where
+a job fits nowhere, the largest one accepted so far that makes room for it loses its deadline instead, or else the job
+itself (Moore, "An n job, one machine sequencing algorithm for minimizing the number of late jobs", 1968, on the real
+profile).
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def accept(
 class _Judge:
     """The profile of free GPUs while jobs are judged in turn.
 
-    ``free`` is what is left of each slot's GPUs after all that was accepted and all that runs; below 0 where jobs still to be
-    judged must give way. Their present GPUs by slot are ``self.held`` (one row a running job, by deadline), and
-    ``self.behind[i]`` the sum of those from row i on: what may be taken beyond ``free`` at the turn of row i.
+    ``free`` is what is left of each slot's GPUs after all that was accepted and all that runs; below 0 where jobs still
+    to be judged must give way. What these hold is ``held`` (one row a running job, by deadline), and ``behind[i]`` the
+    sum of its rows from i on: what may be taken beyond ``free`` at the turn of row i.
     """
 
     def __init__(
@@ -161,7 +162,9 @@ class _Judge:
             self.found.lend[row] = job.have - keep
 
     def newcomer(self, job: _Job) -> None:
-        """The turn of a waiting job."""
+        """The turn of a waiting job; one that is late even alone is left to others."""
+        if job.fixed + job.work / float(job.speeds[-1]) > job.due - self.snapshot.now:
+            return
         found = self._place(job)
         if found is not None:
             self._take(job, found)

@@ -58,6 +58,10 @@ class Pass:
     """Waiting jobs whose deadline does not fit into the plan."""
     expected: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Pool -> (agents to be kept for jobs that are expected, until when)."""
+    behind: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Waiting jobs with a deadline that are not placed in this pass."""
+    ahead: int = 0
+    """Jobs before them."""
     wake_at: float = float("inf")
     _members: dict[int, list[int]] | None = None
 
@@ -119,7 +123,20 @@ class _Notes(Mapping[str, Reason]):
             np.where(jobs.best_effort, np.inf, jobs.deadline)[running] - work.snapshot.now,
             work.needs[running],
         )
+        rows = work.behind
+        self._waits = ([jobs.id[row] for row in rows.tolist()], jobs.deadline[rows], rows, work.ahead)
+        self._queue: dict[str, Reason] | None = None
         self._rows: dict[str, int] | None = None
+
+    def _behind(self) -> dict[str, Reason]:
+        """Jobs that wait their turn, by deadline."""
+        if self._queue is None:
+            names, due, rows, ahead = self._waits
+            self._queue = {}
+            for place, i in enumerate(np.lexsort((rows, due)).tolist()):
+                text = "waits behind {}, due earlier"
+                self._queue[names[i]] = Why(text, Counted(ahead + place, "job"))
+        return self._queue
 
     def _lazy(self) -> dict[str, int]:
         if self._rows is None:
@@ -129,6 +146,8 @@ class _Notes(Mapping[str, Reason]):
     def __getitem__(self, name: str) -> Reason:
         if name in self._ready:
             return self._ready[name]
+        if name in self._behind():
+            return self._behind()[name]
         members, end, left, need = (column[self._lazy()[name]] for column in self._columns)
         if not np.isfinite(left):
             text = "best effort: keeps {} until a job with a deadline needs GPUs, ends in about {:.0f} s"
@@ -139,10 +158,11 @@ class _Notes(Mapping[str, Reason]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._ready
+        yield from (name for name in self._behind() if name not in self._ready)
         yield from self._lazy()
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._lazy())
+        return sum(1 for _ in self)
 
 
 def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
@@ -171,7 +191,9 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
     if rules.rescue:
         urgent = waiting[counts[waiting] & (jobs.deadline[waiting] > now)]
         outlook = Outlook(work, ends, margin)
-        chosen = accept(snapshot, rules, guess, outlook, urgent, np.flatnonzero(running & counts & (jobs.deadline > now)))
+        chosen = accept(
+            snapshot, rules, guess, outlook, urgent, np.flatnonzero(running & counts & (jobs.deadline > now))
+        )
         spare[list(chosen.lend)] = 0
     timeline = build_timeline(snapshot, ends, spare if rules.resize else np.zeros_like(spare))
     hopeful = running & counts & (jobs.deadline > now)

@@ -62,9 +62,7 @@ def make_grid(snapshot: Snapshot, marks: Floats) -> Grid:
     return grid
 
 
-def fit(
-    grid: Grid, free: Floats, due: float, work: float, fixed: float, low: int, speeds: Floats
-) -> Fit | None:
+def fit(grid: Grid, free: Floats, due: float, work: float, fixed: float, low: int, speeds: Floats) -> Fit | None:
     """The least level of GPUs, or as many as are free where that is less, that ends the job in time; None: none does.
 
     Args:
