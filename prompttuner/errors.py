@@ -15,6 +15,7 @@ __all__ = [
     "SpecError",
     "SpoolError",
     "StateError",
+    "Terminated",
 ]
 
 
@@ -86,3 +87,9 @@ class InterruptedByUser(PromptTunerError):
     """Ctrl-C; nothing is lost."""
 
     exit_code = 130
+
+
+class Terminated(PromptTunerError):
+    """SIGTERM before the work was done; nothing is lost."""
+
+    exit_code = 143

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from prompttuner.errors import ModelError
 from prompttuner.spec.text import expand, is_file, is_folder, shorten
 
-__all__ = ["SMALL", "check_model_folder", "locate_model"]
+__all__ = ["SMALL", "check_model_folder", "locate_model", "trusts_own_code"]
 
 SMALL = "small"
 """Alias of the small model that is shipped with the package."""
@@ -39,6 +40,12 @@ def locate_model(model: str, base: Path) -> str:
             "'facebook/opt-125m'"
         )
     return model
+
+
+def trusts_own_code(spec: Mapping[str, Any]) -> bool:
+    """Whether a resolved spec allows the Python code of its own model to run, by folder, hub id or the user's name."""
+    names = {str(spec["model"]), str(spec.get("model_name") or spec["model"])}
+    return bool(names & {str(name) for name in spec.get("trust_remote_code") or ()})
 
 
 def check_model_folder(folder: Path | str, allowed_code: tuple[str, ...] = (), name: str | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ import pytest
 from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import ModelError
 from prompttuner.files import write_json
+from prompttuner.protocol.jobs import Membership
 from prompttuner.worker.elastic.settings import ElasticSettings
-from prompttuner.worker.membership import Membership, member_dir, propose, read_progress
+from prompttuner.worker.membership import member_dir, propose, read_progress
 from prompttuner.worker.paced.model import read_paced_model, write_paced_model
 from prompttuner.worker.zygote.client import Zygote
 
@@ -334,3 +336,49 @@ def test_a_spoilt_paced_model_is_told(tmp_path: Path) -> None:
         write_json(folder / "paced.json", bad)
         with pytest.raises(ModelError, match=r"paced\.json"):
             read_paced_model(str(folder))
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_job_gets_weights_of_its_own_type_whatever_the_agent_is_warm_with(
+    resident: bool, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = ElasticSettings(poll_s=0.02, resident=resident)
+    listener = Listener(Zygote.start(tmp_path / "log.txt", settings.to_env()))
+    try:
+        for name, dtype in (("half", "bfloat16"), ("full", "float32"), ("half-again", "bfloat16")):
+            spec = make_job_spec(max_iterations=2, dtype=dtype)
+            if name == "half":
+                listener.zygote.load(spec["model"], dtype)
+                listener.next("loaded")
+            job = new_job(tmp_path / name, spec)
+            listener.zygote.lease(job, "a", 1, "127.0.0.1")
+            assert listener.next("lease_ended")["outcome"] == "done"
+            result = json.loads((member_dir(job, 1, "a") / "result" / "result.json").read_text())
+            assert result["weights_dtype"] == dtype
+    finally:
+        listener.zygote.exit()
+
+
+def test_trusted_code_runs_for_the_model_that_is_named_only(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_job_spec(max_iterations=2)
+    folder, marker = tmp_path / "odd", tmp_path / "ran"
+    shutil.copytree(spec["model"], folder)
+    (folder / "code.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OddConfig(LlamaConfig):\n    model_type = 'odd'\n"
+        "class OddModel(LlamaForCausalLM):\n    config_class = OddConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "code.OddConfig", "AutoModelForCausalLM": "code.OddModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd", "auto_map": names}))
+    ends = {}
+    for name, trusted in (("other", ["another/model"]), ("named", [str(folder)])):
+        job = new_job(tmp_path / name, {**spec, "model": str(folder), "trust_remote_code": trusted})
+        running.zygote.lease(job, "a", 1, "127.0.0.1")
+        ends[name] = running.next("lease_ended")
+        assert marker.exists() == (name == "named")
+    assert ends["other"]["outcome"] == "failed" and "trust_remote_code" in ends["other"]["error"]
+    assert ends["named"]["outcome"] == "done"

@@ -18,7 +18,7 @@ import pytest
 from lingering import agents_environment
 from safetensors.numpy import load
 from slurm_cluster import Cluster
-from slurm_fixtures import as_ordinary_user
+from slurm_fixtures import ORDINARY_USER, as_ordinary_user
 from slurm_site import SlurmUser
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -44,6 +44,8 @@ def make_user(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     yield make
     for user in made:
         user.stop()
+    for user in made:
+        user.check_times()
 
 
 @pytest.fixture(scope="session")
@@ -236,6 +238,21 @@ def test_the_users_own_scancel_is_respected(make_user: MakeUser) -> None:
     user.cli("cancel", job)
 
 
+def test_an_agent_that_ended_while_nobody_ticked_is_charged_to_its_own_end(make_user: MakeUser) -> None:
+    user = make_user(idle_limit_s=3)
+    job = user.submit("short", iterations=20)
+    user.until(lambda: user.step(job) > 0, "it runs")
+    user.kill()
+    user.until(lambda: not user.queue(), "its agent has ended itself")
+    time.sleep(8)
+    user.cli("tick")
+    (charged,) = [seconds for _, seconds in user.held().values()]
+    user.check_times()
+    (source, exact) = next(iter(user.held().values()))
+    assert source == "manager"
+    assert abs(charged - exact) < 4, "the first tick already knew the end, by the agent's farewell or by Slurm"
+
+
 @pytest.mark.skipif(os.environ.get("PROMPTTUNER_NESTED") == "1", reason="is this very run")
 def test_everything_as_an_ordinary_user() -> None:
     """The first scenario on a cluster that belongs to an ordinary user, down to the controller and its agents."""
@@ -243,9 +260,9 @@ def test_everything_as_an_ordinary_user() -> None:
     home = Path(tempfile.mkdtemp(prefix="ptuser-", dir="/tmp"))
     try:
         if prefix:
-            shutil.chown(home, "nobody")
+            shutil.chown(home, ORDINARY_USER)
         env = {**os.environ, "HOME": str(home), "PROMPTTUNER_NESTED": "1", "PYTHONDONTWRITEBYTECODE": "1",
-               "TMPDIR": str(home), "USER": "nobody", "LOGNAME": "nobody"}  # fmt: skip
+               "TMPDIR": str(home), "USER": ORDINARY_USER, "LOGNAME": ORDINARY_USER}  # fmt: skip
         done = subprocess.run(
             [*prefix, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--basetemp={home}/t",
              f"{__file__}::test_jobs_of_two_llms_share_warm_agents_and_nothing_is_left"],

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 from slurm_cluster import Cluster
-from slurm_fixtures import as_ordinary_user
+from slurm_fixtures import ORDINARY_USER, as_ordinary_user
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 SCRIPT = Path(slurm_cluster.__file__)
@@ -76,7 +76,7 @@ def test_killed_owner_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_ordinary_user_starts_and_uses_it_through_the_command() -> None:
-    user = "nobody" if os.geteuid() == 0 else getpass.getuser()
+    user = ORDINARY_USER if os.geteuid() == 0 else getpass.getuser()
     prefix = Path(tempfile.mkdtemp(prefix="ptslurm-", dir="/tmp"))
     if os.geteuid() == 0:
         shutil.chown(prefix, user)

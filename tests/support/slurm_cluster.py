@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from slurm_cluster_conf import ClusterShape, dbd_conf, gres_conf, init_sql, slurm_conf
+from slurm_cluster_conf import ClusterShape, cgroup_conf, dbd_conf, gres_conf, init_sql, slurm_conf
 
 __all__ = ["Cluster", "ClusterError", "missing_programs", "running_cluster"]
 
@@ -66,16 +66,16 @@ class Cluster:
         prefix = prefix.absolute()
         prefix.mkdir(mode=0o755, parents=True, exist_ok=True)
         names = ["slurmctld", "slurmdbd", "mariadb", *(f"n{index}" for index in range(1, nodes + 1))]
-        shape = ClusterShape(prefix, getpass.getuser(), _free_ports(names), nodes, gpus, accounting, grace_s)
+        shape = ClusterShape(
+            prefix, getpass.getuser(), _free_ports(names), nodes, gpus, accounting, grace_s, version=_version()
+        )
         for name in ("run", "log", "state", "slurmd", "dev", "db"):
             (prefix / name).mkdir(mode=0o755, exist_ok=True)
         for index in range(gpus):
             (prefix / "dev" / f"nvidia{index}").symlink_to("/dev/null")
         (prefix / "slurm.conf").write_text(slurm_conf(shape))
         (prefix / "gres.conf").write_text(gres_conf(shape))
-        (prefix / "cgroup.conf").write_text(
-            "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\nConstrainDevices=no\nConstrainRAMSpace=no\n"
-        )
+        (prefix / "cgroup.conf").write_text(cgroup_conf(shape))
         password = secrets.token_hex(12)
         _private(prefix / "slurmdbd.conf", dbd_conf(shape, password))
         _private(prefix / "init.sql", init_sql(password))
@@ -87,7 +87,7 @@ class Cluster:
     def open(cls, prefix: Path) -> Cluster:
         """A cluster that some other process started."""
         raw = json.loads((prefix.absolute() / "cluster.json").read_text())
-        return cls(ClusterShape(**{**raw, "prefix": Path(raw["prefix"])}))
+        return cls(ClusterShape(**{**raw, "prefix": Path(raw["prefix"]), "version": tuple(raw["version"])}))
 
     # ------------------------------------------------------------------ life
 
@@ -358,6 +358,13 @@ def _which(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
 
 
+def _version() -> tuple[int, int]:
+    """Release of the installed Slurm, such as (22, 5): its programs say ``slurm-wlm 22.05.8`` or ``slurm 20.11.4``."""
+    said = subprocess.run([_which("slurmctld") or "slurmctld", "-V"], capture_output=True, text=True, check=True).stdout
+    year, month = said.split()[-1].split(".")[:2]
+    return int(year), int(month)
+
+
 def _private(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
         handle.write(text)
@@ -406,31 +413,35 @@ def _marked(prefix: Path) -> list[int]:
 
 
 def _job_pids(prefix: Path, node: str | None = None) -> list[int]:
-    """Step daemons (which inherit the mark and change their name) and what they run (which has SLURM_JOB_ID)."""
+    """Step daemons and what they run (which has SLURM_JOB_ID)."""
     conf = f"SLURM_CONF={prefix}/slurm.conf".encode()
-    found = []
+    # Step daemons come first: one that sees its program killed would still tell Slurm of it.
+    found = [pid for pid, place in _step_daemons(prefix) if node is None or place == node]
     for pid, environment in _living():
         own = conf in environment and any(item.startswith(b"SLURM_JOB_ID=") for item in environment)
         if own and (node is None or f"SLURMD_NODENAME={node}".encode() in environment):
             found.append(pid)
-    for pid in _marked(prefix):
-        with contextlib.suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if command.startswith("slurmstepd") and (node is None or _stepd_node(pid) == node):
-                found.append(pid)
     return found
 
 
-def _stepd_node(pid: int) -> str | None:
-    """The node a step daemon works for, read from the environment of its children."""
-    for child, environment in _living():
+def _step_daemons(prefix: Path) -> Iterator[tuple[int, str]]:
+    """(process id, node) of this cluster's step daemons, known by the node's log file that each holds open.
+
+    Their environment tells nothing in newer releases (24.11 starts them with an empty one), and their parent is gone
+    once the node's slurmd was killed.
+    """
+    logs = {str(path): path.stem.removeprefix("slurmd-") for path in (prefix / "log").glob("slurmd-*.log")}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
         with contextlib.suppress(OSError):
-            parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid:
-                for item in environment:
-                    if item.startswith(b"SLURMD_NODENAME="):
-                        return item.partition(b"=")[2].decode()
-    return None
+            if not (entry / "comm").read_text().startswith("slurmstepd"):
+                continue
+            for descriptor in (entry / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if (node := logs.get(str(descriptor.readlink()))) is not None:
+                        yield int(entry.name), node
+                        break
 
 
 def main(argv: Sequence[str] | None = None) -> int:

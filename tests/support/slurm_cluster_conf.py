@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ClusterShape", "dbd_conf", "gres_conf", "init_sql", "slurm_conf"]
+__all__ = ["ClusterShape", "cgroup_conf", "dbd_conf", "gres_conf", "init_sql", "slurm_conf"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class ClusterShape:
     grace_s: int = 0
     """Seconds between the preemption signal and the kill, in the partition ``spare``."""
     node_timeout_s: int = 60
+    version: tuple[int, int] = (22, 5)
+    """Release of the Slurm that is installed: older ones refuse keys that they do not know."""
 
     @property
     def node_names(self) -> list[str]:
@@ -83,8 +85,9 @@ TreeWidth=64
             f"AccountingStoragePort={shape.ports['slurmdbd']}",
             f"AccountingStoragePass={prefix}/run/munge.socket",
             "AccountingStorageTRES=gres/gpu,gres/gpu:fake",
-            "AccountingStoreFlags=job_comment",
         ]
+        if shape.version >= (21, 8):
+            lines.append("AccountingStoreFlags=job_comment")
     for name in shape.node_names:
         lines.append(
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={shape.ports[name]} CPUs=8 Boards=1 "
@@ -105,6 +108,12 @@ TreeWidth=64
 def gres_conf(shape: ClusterShape) -> str:
     """Fake GPUs: Slurm insists on device files, and a symbolic link to /dev/null is one."""
     return f"AutoDetect=off\nName=gpu Type=fake File={shape.prefix}/dev/nvidia[0-{shape.gpus - 1}]\n"
+
+
+def cgroup_conf(shape: ClusterShape) -> str:
+    """Nothing is constrained. Slurm 20.11 refuses ``CgroupPlugin``."""
+    plugin = "CgroupPlugin=cgroup/v1\n" if shape.version >= (21, 8) else ""
+    return f"{plugin}CgroupAutomount=no\nConstrainCores=no\nConstrainDevices=no\nConstrainRAMSpace=no\n"
 
 
 def dbd_conf(shape: ClusterShape, password: str) -> str:

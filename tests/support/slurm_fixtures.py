@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from slurm_cluster import Cluster, missing_programs, running_cluster
 
-__all__ = ["as_ordinary_user", "bare_slurm", "bare_slurm_session", "slurm", "slurm_session"]
+__all__ = ["ORDINARY_USER", "as_ordinary_user", "bare_slurm", "bare_slurm_session", "slurm", "slurm_session"]
 
 SETTLE_S = 10.0
 """For Slurm's books to be in order once all jobs have ended."""
@@ -89,7 +89,11 @@ def _gpus_come_free(cluster: Cluster, timeout: float) -> bool:
     return True
 
 
-def as_ordinary_user(user: str = "nobody") -> list[str]:
+ORDINARY_USER = "daemon"
+"""An account that every system has. Not nobody: the slurmdbd of 26.05 refuses that one as its SlurmUser."""
+
+
+def as_ordinary_user(user: str = ORDINARY_USER) -> list[str]:
     """Command prefix with which root runs a command as an ordinary user (empty when we are one already).
 
     Where this interpreter lies in a folder that only root may enter, the one capability to search folders is kept.

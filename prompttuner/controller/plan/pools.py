@@ -1,4 +1,4 @@
-"""Pools: jobs that can share agents are those with one LLM, GPU type and set-up."""
+"""Pools: jobs that can share agents are those with one LLM, type of weights, trusted code, GPU type and set-up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from prompttuner.spec.models import trusts_own_code
+
 __all__ = ["Pool", "pool_of"]
 
 
@@ -18,13 +20,14 @@ class Pool:
 
     key: str
     place: str
-    """Same for pools whose allocations are interchangeable but for the LLM (GPU type and set-up): an agent may switch
-    its LLM within a place, never across."""
+    """Same for pools whose allocations are interchangeable but for the LLM (GPU type, set-up, type of weights, trusted
+    code): an agent may switch its LLM within a place, never across."""
     model: str
     dtype: str
     gpu_type: str | None
     setup: tuple[str, ...]
     trust_remote_code: tuple[str, ...]
+    """The LLM itself where its own Python code may run, else nothing: whatever else a job trusts is not loaded here."""
 
     def place_record(self) -> dict[str, Any]:
         """What an allocation's row remembers, so that its pool is known without any job."""
@@ -38,28 +41,32 @@ class Pool:
 
     @classmethod
     def from_record(cls, key: str, model: str, record: Mapping[str, Any]) -> Pool:
-        """The pool of an allocation's row."""
-        return cls(
-            key=key,
-            place=str(record.get("place", "")),
-            model=model,
-            dtype=str(record.get("dtype", "auto")),
-            gpu_type=record.get("gpu_type"),
-            setup=tuple(record.get("setup") or ()),
-            trust_remote_code=tuple(record.get("trust_remote_code") or ()),
-        )
+        """The pool of an allocation's row; its place is worked out anew, since rows of former releases have another."""
+        dtype = str(record.get("dtype", "auto"))
+        gpu_type = record.get("gpu_type")
+        setup = tuple(record.get("setup") or ())
+        trust = (model,) if record.get("trust_remote_code") else ()
+        return cls(key, _place(gpu_type, setup, dtype, trust), model, dtype, gpu_type, setup, trust)
 
 
 def pool_of(spec: Mapping[str, Any]) -> Pool:
-    """The pool of a resolved spec."""
+    """The pool of a resolved spec.
+
+    The key is that of former releases, so that what was learned about a pool and the allocations that run stay with it.
+    """
     model = str(spec["model"])
     dtype = str(spec.get("dtype") or "auto")
     gpu_type = spec.get("gpu_type")
     setup = tuple(str(line) for line in spec.get("setup") or ())
-    trust = tuple(sorted(str(name) for name in spec.get("trust_remote_code") or ()))
-    place = _short([gpu_type, setup])
+    names = tuple(sorted(str(name) for name in spec.get("trust_remote_code") or ()))
+    trust = (model,) if trusts_own_code(spec) else ()
     label = PurePath(str(spec.get("model_name") or model)).name or "model"
-    return Pool(f"{label}-{_short([model, dtype, trust, place])}", place, model, dtype, gpu_type, setup, trust)
+    key = f"{label}-{_short([model, dtype, names, _short([gpu_type, setup])])}"
+    return Pool(key, _place(gpu_type, setup, dtype, trust), model, dtype, gpu_type, setup, trust)
+
+
+def _place(gpu_type: str | None, setup: tuple[str, ...], dtype: str, trust: tuple[str, ...]) -> str:
+    return _short([gpu_type, setup] if dtype == "auto" and not trust else [gpu_type, setup, dtype, trust])
 
 
 def _short(value: Any) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.errors import PromptTunerError
+from prompttuner.spec.models import trusts_own_code
 from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.zygote.leases import SIGNALS, Run, Worker, fork_worker
 
@@ -40,6 +41,7 @@ HOST_SHARE = 0.5
 """Share of the memory that was available at start which resident models may take together."""
 
 ModelKey = tuple[str, str, bool]
+"""All that decides what the weights in memory are: model, their type (never ``auto``), whether its own code ran."""
 PROBED = ("torch.float32", "torch.bfloat16", None)
 """Exit codes of the child that looks for a CUDA device."""
 
@@ -108,8 +110,6 @@ class Zygote:
             elif self._worker is not None and self._worker.busy:
                 if op == "end_lease":
                     self._worker.signal(signal.SIGTERM)
-                elif op == "checkpoint":
-                    self._worker.signal(signal.SIGUSR1)
                 elif op == "kill_lease":
                     self._worker.kill()
         return True
@@ -117,7 +117,7 @@ class Zygote:
     # -- models ------------------------------------------------------------------------------------------------
 
     def _load(self, request: dict[str, Any]) -> None:
-        key = (request["model"], request.get("dtype", "auto"), bool(request.get("trust_remote_code", False)))
+        key = self._key(request["model"], request.get("dtype", "auto"), bool(request.get("trust_remote_code", False)))
         first = not self._models
         try:
             seconds = self._make_resident(key)
@@ -173,7 +173,7 @@ class Zygote:
         import prompttuner.bank.lookup.search  # noqa: F401 - workers need both; imported once, here
         from prompttuner.engine.llm.model import load_model
 
-        return load_model(key[0], self._cuda or "auto" if key[1] == "auto" else key[1], (key[0],) if key[2] else ())
+        return load_model(key[0], key[1], (key[0],) if key[2] else ())
 
     def _pace_load(self, model: LoadedModel | PacedModel, first: bool) -> float:
         """Sleep where a paced model would be loaded, until the agent asks for something (then for the end)."""
@@ -265,7 +265,7 @@ class Zygote:
             return
         try:
             key = self._model_of(Path(request["job_dir"]))
-            if key not in self._models or (self._resident and self._worker is None):
+            if key not in self._models or (self._resident and self._worker_model != key):
                 self._make_resident(key)
             if self._resident and self._worker is not None:
                 self._worker.send(request)
@@ -279,14 +279,15 @@ class Zygote:
         self._send({"ev": "lease_started", "pid": self._worker.pid})
 
     def _model_of(self, job_dir: Path) -> ModelKey:
-        """The resident model that a job's spec names; the most recently used one when several differ in dtype only."""
+        """The model that a job's spec asks for, type of weights and trusted code included, resident or not."""
         from prompttuner.worker.lease import read_spec
 
         spec = read_spec(job_dir)
-        for key in reversed(self._models):
-            if key[0] == spec["model"]:
-                return key
-        return (str(spec["model"]), str(spec.get("dtype", "auto")), bool(spec.get("trust_remote_code")))
+        return self._key(str(spec["model"]), str(spec.get("dtype") or "auto"), trusts_own_code(spec))
+
+    def _key(self, model: str, dtype: str, trusted: bool) -> ModelKey:
+        """``auto`` is the type that this host's device computes best in, as `choose_dtype` says."""
+        return model, (self._cuda or "float32") if dtype == "auto" else dtype, trusted
 
     def _hear_worker(self, worker: Worker) -> None:
         try:
