@@ -67,8 +67,11 @@ def _cause(work: Pass, lender: int, name: str, left: float) -> Reason:
 
 
 def _lenders(work: Pass, row: int, count: int) -> list[tuple[int, int]]:
-    """(job, agent) of running jobs that can do without: of its own pool first, then those put last, then the latest
-    deadline first. Whoever lends is due later, so that nothing is given straight back."""
+    """(job, agent) of running jobs that can do without an agent.
+
+    Of its own pool first, then those put last, then the latest deadline first. Whoever lends is due later, so that
+    nothing is given straight back.
+    """
     jobs, lend, dropped = work.snapshot.jobs, work.accepted.lend, work.accepted.dropped
     pool, due = int(jobs.pool[row]), float(jobs.deadline[row])
     able = [
