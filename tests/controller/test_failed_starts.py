@@ -138,6 +138,13 @@ def test_a_pool_on_trial_never_holds_the_last_slot_that_a_deadline_could_use(
     fresh = [one for one in lab.store.query(allocations.find) if one.uuid in lab.site.submitted[before:]]
     assert all(one.model == "/models/tiny" for one in fresh)
     lab.run(60)
+    print(
+        lab.job(urgent).note,
+        [(a.pool, a.state, a.end_detail, a.reserved_for) for a in lab.store.query(allocations.load_live)],
+        lab.site.running(),
+    )
+    for e in lab.store.query(events.latest)[-12:]:
+        print(e.kind, e.cause)
     assert lab.job(urgent).state == JobState.DONE
 
 
