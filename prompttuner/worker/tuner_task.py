@@ -108,6 +108,9 @@ class TunerTask:
     def evaluate(self, collective: Collective) -> None:
         self.tuner.evaluate(collective)
 
+    def share(self, possible: bool) -> None:
+        self.tuner.share(possible)
+
     def sample_ids(self, step: int) -> Sequence[int]:
         return self.tuner.sample_ids(step)
 
