@@ -64,8 +64,10 @@ class SlurmBackend:
         return submit(self.script(request), request, self._settings.slurm.call_timeout_s, self._entry)
 
     def cancel(self, native_ids: Sequence[str]) -> None:
-        """End allocations; ids that are gone are no error. Their processes may live on until Slurm has killed them:
-        ``observe`` says COMPLETING as long as they do."""
+        """End allocations; ids that are gone are no error.
+
+        Their processes may live on until Slurm has killed them: ``observe`` says COMPLETING as long as they do.
+        """
         failed = ""
         for piece in chunks(sorted(set(native_ids))):
             try:
@@ -79,10 +81,6 @@ class SlurmBackend:
     def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
         """What Slurm says now, by uuid; never raises for a Slurm that is away."""
         return self._observer.observe(known)
-
-    def problems(self) -> list[str]:
-        """Sources that do not answer at the moment, in words."""
-        return self._observer.problems()
 
     def walltime_s(self, partition: str | None = None) -> float:
         """Walltime of an allocation: the user's setting, the partition's limit, its default, or 4 hours."""

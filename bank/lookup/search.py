@@ -46,6 +46,8 @@ class LookupSettings:
     """None: no tuning steps."""
     recipe: str = DEFAULT_RECIPE
     """How features are made; those of another recipe in the index are not used."""
+    without: frozenset[str] = frozenset()
+    """Entries that are treated as if they did not exist (for trials)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class _Lookup:
             length,
             stop=lambda: self._over(FEATURE_SHARE),
             recipe=self.settings.recipe,
+            without=self.settings.without,
             longest=room_for_prompt(self.loaded, samples, batches),
         )
         own = _own_texts(self.spec)
@@ -127,7 +130,7 @@ class _Lookup:
         choice = choose(self.settings.strategy, found.layers, scorer, len(samples), stop=lambda: self._over(0.9))
         self.report |= {
             "samples": len(samples),
-            "rounds": choice.rounds,
+            "rounds": [one.to_json() for one in choice.rounds],
             "evaluations": choice.evaluations,
             "brute_force_evaluations": full_cost(found.layers, len(samples)),
             "shortened": choice.cut_short,

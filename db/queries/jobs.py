@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from prompttuner.db.queries import events
-from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
+from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of
 from prompttuner.db.queries.changes import Change, apply_changes
 from prompttuner.db.tables.models import Job
 from prompttuner.errors import NotFound
@@ -18,16 +18,23 @@ from prompttuner.states import JOB_ENDED, JobState, check_job
 __all__ = [
     "ACTIVE_STATES",
     "HISTORY_LIMIT",
+    "active_ids",
     "active_specs",
     "add",
+    "arrivals",
     "change",
     "count_by_state",
-    "find",
+    "ended_before",
+    "ends",
     "get",
+    "ids",
+    "latest_reached",
     "load_active",
+    "missed_since",
+    "most_urgent",
     "newest",
+    "purged_ids",
     "resolve",
-    "update",
     "with_workers",
 ]
 
@@ -64,8 +71,10 @@ def add(session: Session, rows: Sequence[Mapping[str, Any]], at: float, cause: s
 
 
 def load_active(session: Session) -> Sequence[Row[Any]]:
-    """All jobs that have not ended, oldest first, as light rows: every column but spec, lookup, history,
-    initial_prompt and error. One statement, whatever their number."""
+    """All jobs that have not ended, oldest first, as light rows.
+
+    Every column but spec, lookup, history, initial_prompt and error. One statement, whatever their number.
+    """
     query = select(*_LIGHT).where(_TABLE.c.state.in_(ACTIVE_STATES)).order_by(_TABLE.c.submitted_at, _TABLE.c.id)
     return session.execute(query).all()
 
@@ -76,26 +85,50 @@ def active_specs(session: Session) -> dict[str, dict[str, Any]]:
     return {row[0]: row[1] for row in session.execute(query)}
 
 
-def find(
-    session: Session,
-    *,
-    states: Iterable[str] | None = None,
-    owner: str | None = None,
-    name: str | None = None,
-    since: float | None = None,
-    limit: int | None = None,
-) -> Sequence[Row[Any]]:
-    """Light rows of jobs, newest first; each filter narrows the choice."""
-    query = select(*_LIGHT).order_by(_TABLE.c.submitted_at.desc(), _TABLE.c.id.desc())
-    if states is not None:
-        query = query.where(_TABLE.c.state.in_([str(state) for state in states]))
-    if owner is not None:
-        query = query.where(_TABLE.c.owner == owner)
-    if name is not None:
-        query = query.where(_TABLE.c.name == name)
-    if since is not None:
-        query = query.where(_TABLE.c.submitted_at >= since)
-    return session.execute(query.limit(limit)).all()
+def active_ids(session: Session) -> set[str]:
+    """Jobs that have not ended."""
+    return set(session.scalars(select(_TABLE.c.id).where(_TABLE.c.state.in_(ACTIVE_STATES))))
+
+
+def ids(session: Session) -> set[str]:
+    """All jobs that have a row."""
+    return set(session.scalars(select(_TABLE.c.id)))
+
+
+def purged_ids(session: Session) -> list[str]:
+    """Jobs whose folders are to be removed."""
+    return list(session.scalars(select(Job.id).where(Job.purged)))
+
+
+def ended_before(session: Session, before: float) -> list[str]:
+    """Jobs that have ended before a time, the oldest end first."""
+    query = select(_TABLE.c.id).where(_TABLE.c.state.not_in(ACTIVE_STATES), _TABLE.c.finished_at < before)
+    return list(session.scalars(query.order_by(_TABLE.c.finished_at)))
+
+
+def ends(session: Session) -> dict[str, float]:
+    """When each ended job ended, by id."""
+    query = select(_TABLE.c.id, _TABLE.c.finished_at).where(_TABLE.c.finished_at.is_not(None))
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def missed_since(session: Session, since: float) -> list[Job]:
+    """Jobs that ended after ``since`` without having met their deadline (and were not cancelled).
+
+    Whole rows but spec, history and evaluations. Only jobs that have ended have an end, so the index of ends is all
+    that is read.
+    """
+    missed = (Job.state != JobState.DONE) | (Job.finished_at > Job.deadline_at)
+    query = select(Job).where(
+        Job.finished_at > since, Job.deadline_at.is_not(None), Job.state != JobState.CANCELLED, missed
+    )
+    return list(session.scalars(query.options(defer(Job.spec), defer(Job.history), defer(Job.evaluations))))
+
+
+def most_urgent(session: Session, limit: int) -> list[Job]:
+    """Whole rows of active jobs, the earliest deadline first, best effort last."""
+    urgency = Job.deadline_at.is_(None), Job.deadline_at, Job.submitted_at
+    return list(session.scalars(select(Job).where(Job.state.in_(ACTIVE_STATES)).order_by(*urgency).limit(limit)))
 
 
 def newest(session: Session, limit: int, states: Iterable[str], ended_since: float | None = None) -> Sequence[Job]:
@@ -112,6 +145,26 @@ def newest(session: Session, limit: int, states: Iterable[str], ended_since: flo
     parts = [select(Job.id).where(condition).order_by(*order).limit(limit).subquery() for condition in wanted]
     ids = union_all(*(select(part.c.id) for part in parts))
     return session.scalars(select(Job).where(Job.id.in_(ids)).order_by(*order).limit(limit)).all()
+
+
+def arrivals(session: Session, pools: Iterable[str], since: float, limit: int) -> list[Row[Any]]:
+    """(pool, submitted_at, deadline_at, gpu_seconds, state) of the latest submissions to pools, the oldest first."""
+    columns = (_TABLE.c.pool, _TABLE.c.submitted_at, _TABLE.c.deadline_at, _TABLE.c.gpu_seconds, _TABLE.c.state)
+    query = select(*columns).where(_TABLE.c.pool.in_(list(pools)), _TABLE.c.submitted_at > since)
+    return list(reversed(session.execute(query.order_by(_TABLE.c.submitted_at.desc()).limit(limit)).all()))
+
+
+def latest_reached(session: Session, pools: Sequence[str], each: int) -> Sequence[Row[Any]]:
+    """(pool, spec, iterations) of each pool's ``each`` latest jobs that reached their target, in one statement.
+
+    Each part follows the index of its pool from its end, and stops: years of old jobs cost nothing.
+    """
+    if not pools:
+        return []
+    columns = select(_TABLE.c.pool, _TABLE.c.spec, _TABLE.c.ita).where(_TABLE.c.ita.is_not(None))
+    newest_first = _TABLE.c.submitted_at.desc()
+    parts = [columns.where(_TABLE.c.pool == key).order_by(newest_first).limit(each).subquery() for key in pools]
+    return session.execute(union_all(*(select(part) for part in parts))).all()
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -176,19 +229,6 @@ def change(
         reserved=_RESERVED,
         known=known,
     )
-
-
-def update(session: Session, rows: Iterable[Mapping[str, Any]], at: float) -> None:
-    """Update columns of many jobs, not their states, in as many statements as there are different sets of columns.
-
-    Args:
-        rows: ``{"id": ..., column: value, ...}``.
-    """
-    full = []
-    for row in rows:
-        check_columns(_TABLE, row, _RESERVED - {"id"})
-        full.append({**row, "updated_at": at})
-    update_rows(session, _TABLE, "id", full)
 
 
 def with_workers(history: Sequence[Sequence[float]], at: float, members: int) -> list[list[float]]:

@@ -194,6 +194,7 @@ class Settings(BaseSettings):
 
     @property
     def spool_dir(self) -> Path:
+        """The spool: the setting, or a folder below home."""
         return self.spool or self.home / "spool"
 
     @property
@@ -208,11 +209,8 @@ class Settings(BaseSettings):
 
     @property
     def logs_dir(self) -> Path:
+        """Folder of logs."""
         return self.home / "logs"
-
-    @property
-    def profiles_dir(self) -> Path:
-        return self.home / "profiles"
 
     def make_home(self) -> Path:
         """Create home (0700) if it is missing, and the folder of logs, where cron's line appends to a file.

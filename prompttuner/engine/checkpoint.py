@@ -14,18 +14,21 @@ from typing import Any
 
 from prompttuner.engine.state import TunerState
 from prompttuner.errors import PromptTunerError, SpoolError
-from prompttuner.files import make_private_dir, read_json, sha256_file, write_bytes, write_json
+from prompttuner.files import make_private_dir, sha256_file, write_bytes, write_json
+from prompttuner.protocol.files import read_message, understood, write_message
+from prompttuner.protocol.jobs import CheckpointPointer
 
 __all__ = ["CheckpointClock", "load_checkpoint", "new_folder", "save_checkpoint"]
 
-POINTER = "checkpoint.json"
 KEEP = 2
 EVERY_STEPS, EVERY_S = 50, 30.0
 
 
 class CheckpointClock:
-    """Says when the next checkpoint is due: every ``every_steps`` iterations or ``every_s`` seconds, whichever is
-    first."""
+    """Says when the next checkpoint is due.
+
+    Every ``every_steps`` iterations or ``every_s`` seconds, whichever is first.
+    """
 
     def __init__(self, every_steps: int = EVERY_STEPS, every_s: float = EVERY_S, step: int = 0) -> None:
         self.every_steps, self.every_s = every_steps, every_s
@@ -60,7 +63,7 @@ def save_checkpoint(folder: Path, state: TunerState) -> Path:
             write_bytes(scratch / "state.safetensors", save(tensors))
             write_json(scratch / "meta.json", state.meta)
         digest = sha256_file(target / "state.safetensors")
-        write_json(folder / POINTER, {"step": step, "path": target.name, "sha256": digest})
+        write_message(folder / CheckpointPointer.FILE, CheckpointPointer(step, target.name, digest))
     except OSError as error:
         raise SpoolError(f"checkpoint {target} cannot be written: {error.strerror or error}") from error
     _forget_old(folder, target)
@@ -69,13 +72,13 @@ def save_checkpoint(folder: Path, state: TunerState) -> Path:
 
 def load_checkpoint(folder: Path) -> TunerState | None:
     """The newest whole checkpoint in ``folder``; None when there is none (or only damaged ones)."""
-    pointer = read_json(folder / POINTER)
-    if pointer is None:
+    pointer = understood(read_message(CheckpointPointer, folder / CheckpointPointer.FILE))
+    if pointer is None or pointer.path is None:
         return None
-    pointed = folder / str(pointer["path"])
+    pointed = folder / pointer.path
     others = sorted(folder.glob("checkpoint-*/"), key=_step_of, reverse=True)
     for candidate in [pointed, *(path for path in others if path != pointed)]:
-        state = _read(candidate, pointer["sha256"] if candidate == pointed else None)
+        state = _read(candidate, pointer.sha256 if candidate == pointed else None)
         if state is not None:
             return state
     return None
@@ -83,8 +86,10 @@ def load_checkpoint(folder: Path) -> TunerState | None:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A private scratch folder that takes the place of ``target`` when the block ends well, and vanishes when it does
-    not."""
+    """A private scratch folder that takes the place of ``target`` when the block ends well.
+
+    It vanishes when the block does not.
+    """
     make_private_dir(target.parent)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     scratch.mkdir(mode=0o700)

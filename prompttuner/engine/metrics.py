@@ -15,8 +15,11 @@ def exact_match(answer: str, target: str) -> float:
 
 
 def cannot_match(begin: str, target: str) -> bool:
-    """Whether no answer that begins like this can be an exact match. What the end of ``begin`` looks like is not final:
-    a character may be incomplete, and some tokenizers take blanks before punctuation away."""
+    """Whether no answer that begins like this can be an exact match.
+
+    What the end of ``begin`` looks like is not final: a character may be incomplete, and some tokenizers take blanks
+    before punctuation away.
+    """
     return not target.strip().startswith(begin.rstrip("\ufffd").strip())
 
 

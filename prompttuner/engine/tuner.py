@@ -20,6 +20,7 @@ from prompttuner.engine.metrics import GENERATED, HOPELESS
 from prompttuner.engine.sampling import SampleOrder
 from prompttuner.engine.state import STATE_VERSION, TunerState, check_fits, fingerprint
 from prompttuner.errors import PromptTunerError, SpecError
+from prompttuner.protocol.jobs import Outcome
 from prompttuner.spec.data import Sample, read_samples
 
 __all__ = ["StepOutcome", "Tuner", "TuningData", "read_data"]
@@ -128,10 +129,12 @@ class Tuner:
 
     @property
     def max_iterations(self) -> int:
+        """Iterations after which the job ends in any case."""
         return int(self.spec["max_iterations"])
 
     @property
     def progress(self) -> Progress:
+        """Where the run stands: step, losses, metric."""
         return self._progress
 
     @property
@@ -141,8 +144,10 @@ class Tuner:
 
     @property
     def result_prompt(self) -> torch.Tensor:
-        """The prompt that is the result: the best one evaluated (when the target is reached, the one that reached
-        it)."""
+        """The prompt that is the result.
+
+        The best one evaluated (when the target is reached, the one that reached it).
+        """
         best = self._progress.best_prompt
         return self.prompt if best is None else best.clone()
 
@@ -158,12 +163,15 @@ class Tuner:
 
     @property
     def reached(self) -> bool:
+        """Whether the target has been reached."""
         return self.ita is not None
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether this step is one at which the evaluation set is scored (at 0, every ``eval_every``, at the end),
-        and it was not yet."""
+        """Whether the evaluation set is to be scored at this step, and was not yet.
+
+        It is scored at step 0, every ``eval_every`` steps, and at the end.
+        """
         last = self._progress.last
         at_end = self._step >= self.max_iterations
         return (self._step % self.spec["eval_every"] == 0 or at_end) and (last is None or last.step != self._step)
@@ -174,7 +182,7 @@ class Tuner:
         return self.reached or (self._step >= self.max_iterations and not self.evaluation_due)
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Outcome:
         """``reached``, ``exhausted``, or ``stopped`` (neither yet)."""
         if self.reached:
             return "reached"
@@ -186,8 +194,10 @@ class Tuner:
         return max(len(sample.target) for sample in self._eval)
 
     def share(self, possible: bool) -> None:
-        """Compute the prompt once a step for all samples, if that is exact and ``possible``: one member of a build that
-        does not know of it, and all sum their steps as that one does."""
+        """Compute the prompt once a step for all samples, if that is exact and ``possible``.
+
+        With one member of a build that does not know of it all sum their steps as that one does.
+        """
         self._prefix.allowed = possible
 
     def sample_ids(self, step: int) -> list[int]:
@@ -298,8 +308,10 @@ class Tuner:
         self.initial = InitialPrompt(self.initial.tensor, meta["origin"], list(meta["warnings"]))
 
     def _decide(self) -> None:
-        """Find out, once in a job's life, whether the prompt's pass can be shared; a state that is gone on with says
-        it."""
+        """Find out, once in a job's life, whether the prompt's pass can be shared.
+
+        A state that is gone on with says it.
+        """
         if self._prefix.sharing is None:
             answer = self.max_new_tokens if self._generates else 0
             self._prefix.decide(self._prompt, [*self._train, *self._eval], answer)

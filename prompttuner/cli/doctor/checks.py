@@ -7,40 +7,23 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prompttuner.cli.doctor.findings import Finding, Verdict
 from prompttuner.errors import PromptTunerError
 from prompttuner.spec.when import format_duration
 
 if TYPE_CHECKING:
     from prompttuner.config import Settings
 
-__all__ = ["CHECKS", "Check", "Finding", "Verdict"]
+__all__ = ["CHECKS", "Check"]
 
 ORDERS_LOOKED_AT = 50
 LOW_DISK, NO_DISK = 1 << 30, 1 << 24
 """Bytes free: below the first, checkpoints and results may not fit; below the second, not even the state does."""
 PACKAGES = ("torch", "transformers", "peft", "submitit", "sqlalchemy", "safetensors")
-
-
-class Verdict(StrEnum):
-    OK = "ok"
-    ADVICE = "advice"
-    """Works, but could go better."""
-    WRONG = "WRONG"
-    """Will not work, or not safely: ``doctor`` exits with 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    what: str
-    verdict: Verdict
-    text: str
-    """In words: what was found, and what to do where it is not well."""
 
 
 Check = Callable[["Settings"], Iterator[Finding]]
@@ -85,13 +68,16 @@ def spool_delay(settings: Settings) -> Iterator[Finding]:
     from prompttuner.db import Store
     from prompttuner.db.queries import allocations
     from prompttuner.errors import DatabaseError
+    from prompttuner.protocol.agents import GivenOrder
+    from prompttuner.protocol.files import understood
 
     try:
         with Store.open(settings.database_url, read_only=True) as store:
             rows = store.query(lambda session: allocations.find(session, limit=ORDERS_LOOKED_AT))
     except DatabaseError:
         return  # the database's own check says what is wrong
-    seen = [float(row.order["seen_s"]) for row in rows if row.order and "seen_s" in row.order]
+    orders = [understood(GivenOrder.read(row.order or {})) for row in rows]
+    seen = [order.seen_s for order in orders if order is not None and order.seen_s is not None]
     if seen:
         most = f"median of {len(seen)}, at most {max(seen):.1f} s"
         text = f"agents saw changes of the spool after {median(seen):.1f} s ({most})"

@@ -6,18 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
+from prompttuner.controller.plan.notes import NOTE_LIMIT
 from prompttuner.controller.plan.pools import Pool
 from prompttuner.db import Change, NewEvent
 from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.queries import events as event_rows
 from prompttuner.db.queries import jobs as job_rows
-from prompttuner.db.queries import leases
-from prompttuner.db.queries.bulk import chunks
+from prompttuner.db.queries import leases, live
 from prompttuner.db.tables.models import Allocation, Job, Lease
+from prompttuner.db.tables.recorded import status_of
+from prompttuner.slurm.backend import EndSource
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 
 __all__ = ["WENT_ON", "Tx"]
@@ -25,7 +26,6 @@ __all__ = ["WENT_ON", "Tx"]
 CAUSE_LIMIT = 200
 WENT_ON = "the members went on by themselves"
 """How the cause begins where survivors of a loss have written the plan."""
-NOTE_LIMIT = 500
 
 
 @dataclass(slots=True)
@@ -51,11 +51,9 @@ class Tx:
 
     def recall(self, jobs: Iterable[str]) -> None:
         """Load at once what changing the members of these jobs needs: two statements, however many they are."""
-        for part in chunks(jobs):
-            self._leases.update({name: [] for name in part})
-            for lease in self.session.scalars(select(Lease).where(Lease.job_id.in_(part), Lease.ended_at.is_(None))):
-                self._leases[lease.job_id].append(lease)
-            self.session.scalars(select(Job).where(Job.id.in_(part)).options(load_only(Job.history))).all()
+        ids = list(jobs)
+        self._leases.update(live.open_leases(self.session, ids))
+        live.load_histories(self.session, ids)
 
     # -- jobs -------------------------------------------------------------------------------------------------
 
@@ -81,7 +79,6 @@ class Tx:
         leases.grant(self.session, job.id, job.generation, job.members, at=self.now, cause=cause)
         if members and job.state == JobState.QUEUED:
             job.started_at = job.started_at or self.now
-            job.attempts += 1
             self.job_state(job, JobState.RUNNING, cause)
         elif not members and job.state == JobState.RUNNING:
             self.job_state(job, JobState.QUEUED, cause)
@@ -106,13 +103,14 @@ class Tx:
     def _end_leases(self, job: Job, cause: str) -> None:
         leases_now = self._leases.pop(job.id, None)
         if leases_now is None:
-            query = select(Lease).where(Lease.job_id == job.id, Lease.ended_at.is_(None))
-            leases_now = [lease for lease in self.session.scalars(query) if lease.ended_at is None]
+            leases_now = live.open_leases(self.session, [job.id])[job.id]
         for lease in leases_now:
             allocation = self.session.get(Allocation, lease.allocation)
             gpus = 1 if allocation is None else allocation.gpus
-            job.gpu_seconds += max(0.0, self.now - lease.granted_at) * gpus
-            lease.ended_at, lease.end_reason, lease.steps = self.now, cause[:CAUSE_LIMIT], job.step
+            gone_at = None if allocation is None else allocation.ended_at
+            end = self.now if gone_at is None else max(lease.granted_at, min(self.now, gone_at))
+            job.gpu_seconds += max(0.0, end - lease.granted_at) * gpus
+            lease.ended_at, lease.end_reason, lease.steps = end, cause[:CAUSE_LIMIT], job.step
 
     def _free(self, member: str) -> None:
         allocation = self.session.get(Allocation, member)
@@ -121,7 +119,7 @@ class Tx:
         allocation.job_id = None
         allocation.idle_since = self.now
         if allocation.state == AllocationState.BUSY:
-            leaving = allocation.drain or (allocation.status or {}).get("state") in {"draining", "ended"}
+            leaving = allocation.drain or _is_leaving(allocation)
             next_state = AllocationState.DRAINING if leaving else AllocationState.WARM
             self.allocation_state(allocation, next_state, "its lease has ended")
 
@@ -139,17 +137,39 @@ class Tx:
         }
         allocation_rows.add(self.session, [row], self.now, cause)
 
-    def allocation_state(self, allocation: Allocation, state: AllocationState, cause: str, **data: Any) -> None:
-        """Change an allocation's state, checked, with its event."""
-        fields = {"idle_since": self.now} if state == AllocationState.WARM else {}
-        changes = [Change(allocation.uuid, state.value, cause, fields=fields, data=data)]
+    def allocation_state(
+        self,
+        allocation: Allocation,
+        state: AllocationState,
+        cause: str,
+        fields: Mapping[str, float | str | None] | None = None,
+        **data: Any,
+    ) -> None:
+        """Change an allocation's state, and ``fields`` with it, checked, with its event."""
+        idle = {"idle_since": self.now} if state == AllocationState.WARM else {}
+        changes = [Change(allocation.uuid, state.value, cause, fields={**idle, **(fields or {})}, data=data)]
         known = {allocation.uuid: allocation.state}
         _take(allocation, allocation_rows.change(self.session, changes, self.now, known)[allocation.uuid])
 
-    def end_allocation(self, allocation: Allocation, reason: str, cause: str) -> None:
-        """It has ended, with proof. Jobs lose it as a member where their facts are applied."""
-        allocation.end_reason, allocation.reserved_for = reason[:CAUSE_LIMIT], None
-        self.allocation_state(allocation, AllocationState.ENDED, cause)
+    def end_allocation(
+        self,
+        allocation: Allocation,
+        reason: str,
+        cause: str,
+        ended_at: float | None = None,
+        source: EndSource | None = None,
+    ) -> None:
+        """It has ended, with proof. Jobs lose it as a member where their facts are applied.
+
+        ``ended_at``: when, by the word of ``source``; None: nobody knows, so it counts as held until now.
+        """
+        allocation.end_reason, allocation.reserved_for, allocation.reason = reason[:CAUSE_LIMIT], None, ""
+        fields: dict[str, float | str | None] = {}
+        if ended_at is not None:
+            # Clocks of hosts differ: an end before the start, or in the future, would make the time held nonsense.
+            ended_at = max(min(ended_at, self.now), allocation.started_at or allocation.created_at)
+            fields = {"ended_at": ended_at, "end_source": None if source is None else source.value}
+        self.allocation_state(allocation, AllocationState.ENDED, cause, fields)
 
     def abandon_allocation(self, allocation: Allocation, cause: str) -> None:
         """Its UUID is never sent, and never admitted, again."""
@@ -158,8 +178,7 @@ class Tx:
 
     def last_job_of(self, allocation: Allocation) -> Job | None:
         """The job that an allocation works for, or last worked for, if that has not ended."""
-        query = select(Lease.job_id).where(Lease.allocation == allocation.uuid).order_by(Lease.id.desc()).limit(1)
-        name = allocation.job_id or self.session.scalar(query)
+        name = allocation.job_id or live.last_job_of(self.session, allocation.uuid)
         job = None if name is None else self.session.get(Job, name)
         return None if job is None or job.state in JOB_ENDED else job
 
@@ -183,6 +202,11 @@ class Tx:
     def learn(self, allocation: Allocation, kind: str, seconds: float) -> None:
         """Remember how long a start took, for the pool's profile."""
         self.measured.append((allocation.pool, allocation.model, kind, float(seconds)))
+
+
+def _is_leaving(allocation: Allocation) -> bool:
+    status = status_of(allocation)
+    return status is not None and status.state in {"draining", "ended"}
 
 
 def _take(row: Job | Allocation, written: Mapping[str, Any]) -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
-from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
-from prompttuner.slurm.spool import PROTOCOL, AgentStatus
+from prompttuner.db.tables.recorded import order_of, status_of
+from prompttuner.protocol.agents import PROTOCOL, AgentStatus
+from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
+from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
+from prompttuner.slurm.words import Native
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
+from prompttuner.worker.resume import MAX_CRASHES
 
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Allocation, Job
 
-__all__ = ["MAX_CRASHES", "apply_agents", "apply_jobs", "signalled"]
+__all__ = ["apply_agents", "apply_jobs", "signalled"]
 
-MAX_CRASHES = 3
-"""A job whose worker dies this often without an error of its own is given up: it would loop."""
 ABANDON_AFTER_S = 120.0
 """An intent that neither Slurm nor the spool knows after this long was never submitted (or its sbatch was lost)."""
 DONE_GRACE_S = 60.0
 """A lease that says it is done, but whose result cannot be seen yet: a network file system needs time."""
 
 _A = AllocationState
+_STARTED = frozenset({Native.RUNNING, Native.COMPLETING, Native.ENDED})
 
 
 def apply_agents(
@@ -44,47 +48,69 @@ def apply_agents(
 
 def signalled(told: AgentFacts) -> bool:
     """Whether the agent was ended by a signal: preemption, walltime or scancel, only Slurm knows which."""
-    return told.farewell is not None and told.farewell.get("reason") == "signal"
+    return told.farewell is not None and told.farewell.reason == "signal"
 
 
 def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: float, view: Seen | None) -> None:
     if told.instance is not None and allocation.started_at is None:
-        allocation.native_id = allocation.native_id or told.instance.get("native_id")
+        allocation.native_id = allocation.native_id or told.instance.native_id
     if signalled(told) and (view is None or view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}):
         return  # Slurm's word follows, perhaps in a later tick: it says why
     if told.farewell is not None:
-        reason = str(told.farewell.get("reason", "ended"))
-        detail = str(told.farewell.get("detail", ""))
-        tx.end_allocation(allocation, reason, f"the agent ended: {reason}" + (f" ({detail})" if detail else ""))
+        _farewell(tx, allocation, told, view)
         return
     status = told.status
     if status is None:
         return
     if allocation.started_at is None:
-        allocation.started_at = tx.now
+        allocation.started_at = _start_of(tx, told, view)
         allocation.admitted = True
         if allocation.submitted_at is not None:
-            tx.learn(allocation, "queue", max(0.0, tx.now - allocation.submitted_at))
+            tx.learn(allocation, "queue", max(0.0, allocation.started_at - allocation.submitted_at))
         tx.allocation_state(allocation, _A.STARTING, "its agent has started")
     allocation.host, allocation.address = status.host, status.address
     if status.protocol != PROTOCOL:
         allocation.drain = True
     if status.left_s is not None and allocation.ends_at is None:
         allocation.ends_at = tx.now + status.left_s
-    previous: dict[str, Any] = allocation.status or {}
-    if previous.get("beat") != status.beat or previous.get("instance") != status.instance:
+    previous = status_of(allocation)
+    if previous is None or previous.beat != status.beat or previous.instance != status.instance:
         allocation.status = {**status.to_json(), "seen_at": tx.now}
         if allocation.suspect_since is not None:
             allocation.suspect_since = None
             tx.event("agent_back", allocation=allocation, cause="its heartbeat is seen again")
-    elif tx.now - float(previous.get("seen_at", tx.now)) > suspect_s and allocation.suspect_since is None:
+    elif tx.now - (previous.seen_at or tx.now) > suspect_s and allocation.suspect_since is None:
         allocation.suspect_since = tx.now
         tx.event("agent_suspect", allocation=allocation, cause=f"no heartbeat for {suspect_s:.0f} s")
-    order: dict[str, Any] = allocation.order or {}
-    polled = float(order.get("at", 0.0)) >= (allocation.warm_at or float("inf"))  # else Slurm's queue is in it
-    if polled and "seen_s" not in order and status.order_seq == order.get("seq"):
-        allocation.order = {**order, "seen_s": round(tx.now - float(order["at"]), 2)}
+    order = order_of(allocation)
+    if order is None or order.at < (allocation.warm_at or float("inf")):
+        pass  # Slurm's queue is in the time that it took
+    elif order.seen_s is None and status.order_seq == order.seq:
+        allocation.order = replace(order, seen_s=round(tx.now - order.at, 2)).to_json()
     _follow(tx, allocation, status)
+
+
+def _farewell(tx: Tx, allocation: Allocation, told: AgentFacts, view: Seen | None) -> None:
+    """The agent has said that it ends. When, the resource manager knows better, where it has already been asked."""
+    assert told.farewell is not None
+    reason, detail = told.farewell.reason, told.farewell.detail
+    ended_at, source = (told.farewell.at, EndSource.FAREWELL) if told.farewell.at > 0 else (None, None)
+    if view is not None and view.end_source is EndSource.MANAGER:
+        ended_at, source = view.ends_at, view.end_source
+    if allocation.started_at is None:
+        allocation.started_at = _start_of(tx, told, view)
+    elif view is not None and view.end_source is EndSource.MANAGER and view.start_at is not None:
+        allocation.started_at = view.start_at
+    cause = f"the agent ended: {reason}" + (f" ({detail})" if detail else "")
+    tx.end_allocation(allocation, reason, cause, ended_at, source)
+
+
+def _start_of(tx: Tx, told: AgentFacts, view: Seen | None) -> float:
+    """When an allocation started: by the resource manager, else by the agent's claim, else now."""
+    if view is not None and view.start_at is not None and view.state in _STARTED and view.start_at <= tx.now:
+        return view.start_at
+    claimed = 0.0 if told.instance is None else told.instance.at
+    return min(claimed, tx.now) if claimed > 0 else tx.now
 
 
 def _follow(tx: Tx, allocation: Allocation, status: AgentStatus) -> None:
@@ -113,17 +139,25 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
     if view.ends_at is not None and view.state == Native.RUNNING:
         allocation.ends_at = view.ends_at
     state = _A(allocation.state)
+    _waits(tx, allocation, view)
+    if view.start_at is not None and view.state in {Native.RUNNING, Native.ENDED} and view.start_at <= tx.now:
+        fresh = allocation.started_at is None
+        allocation.started_at = view.start_at
+        if fresh and view.state == Native.RUNNING:
+            tx.learn(allocation, "queue", max(0.0, view.start_at - (allocation.submitted_at or tx.now)))
     if view.state == Native.ENDED:
         why = " ".join(filter(None, (view.native_state, view.reason)))
         if view.native_state.startswith("CANCELLED") and not allocation.drain:
             _respect_scancel(tx, allocation)
-        tx.end_allocation(allocation, view.reason or view.native_state, f"Slurm says it has ended: {why}".rstrip(": "))
+        reason = view.reason or view.native_state
+        cause = f"Slurm says it has ended: {why}".rstrip(": ")
+        tx.end_allocation(allocation, reason, cause, view.ends_at, view.end_source)
     elif view.state == Native.PENDING and state == _A.INTENT:
         tx.allocation_state(allocation, _A.PENDING, "queued")
     elif view.state == Native.RUNNING and state in {_A.INTENT, _A.PENDING}:
         if allocation.started_at is None:
-            allocation.started_at = view.start_at or tx.now
-            tx.learn(allocation, "queue", max(0.0, allocation.started_at - (allocation.submitted_at or tx.now)))
+            allocation.started_at = tx.now
+            tx.learn(allocation, "queue", max(0.0, tx.now - (allocation.submitted_at or tx.now)))
         tx.allocation_state(allocation, _A.STARTING, "Slurm has started it")
     elif (
         view.state == Native.UNKNOWN
@@ -132,6 +166,19 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
         and tx.now - allocation.created_at > ABANDON_AFTER_S
     ):
         tx.abandon_allocation(allocation, "neither Slurm nor the spool knows it: it was never submitted")
+
+
+def _waits(tx: Tx, allocation: Allocation, view: Seen) -> None:
+    """Keep Slurm's reason for a waiting one; a reason that time alone does not mend is an event too."""
+    if view.state == Native.UNKNOWN:
+        return
+    reason = view.reason if view.state == Native.PENDING else ""
+    if reason == allocation.reason:
+        return
+    before, prospect = prospect_of(allocation.reason), prospect_of(reason)
+    allocation.reason = reason
+    if prospect is not Prospect.QUEUE and prospect is not before:
+        tx.event("allocation.blocked", allocation=allocation, cause=in_words(reason))
 
 
 def _respect_scancel(tx: Tx, allocation: Allocation) -> None:
@@ -177,37 +224,38 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
 def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     progress = told.progress
     if told.lookup is not None and not job.lookup_done:
-        job.lookup = {**(job.lookup or {}), **told.lookup}
+        job.lookup = told.lookup.to_json()
         job.lookup_done = True
-        tx.event("lookup", job=job, cause=str(told.lookup.get("why") or told.lookup.get("source") or "looked up"))
-        if told.lookup.get("source"):
-            job.initial_prompt = str(told.lookup["source"])
-    if not progress:
+        tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
+        if told.lookup.source:
+            job.initial_prompt = told.lookup.source
+    if progress is None:
         return
-    if progress.get("first_step_at") and job.first_step_at is None:
-        job.first_step_at = float(progress["first_step_at"])
+    if progress.first_step_at and job.first_step_at is None:
+        job.first_step_at = progress.first_step_at
         job.lookup_done = True
-    rate = progress.get("iters_per_s")
+    rate = progress.iters_per_s
     if rate is not None and rate != job.iters_per_s and told.plan is not None:
         tx.speeds.append((job.pool, job.model, len(told.plan.members), float(rate)))
-    for name in ("step", "loss", "metric", "best", "iters_per_s"):
-        value = progress.get(name)
-        if value is not None and value != getattr(job, name):
-            setattr(job, name, value)
-    if progress.get("initial_prompt"):
-        job.initial_prompt = str(progress["initial_prompt"])
-    evaluations = progress.get("evaluations")
-    if evaluations is not None and evaluations != job.evaluations:
-        job.evaluations = evaluations
+    columns = {name: name for name in ("step", "metric", "best", "iters_per_s")} | {"train_loss": "loss"}
+    for column, name in columns.items():
+        value = getattr(progress, name)
+        if value is not None and value != getattr(job, column):
+            setattr(job, column, value)
+    if progress.initial_prompt:
+        job.initial_prompt = progress.initial_prompt
+    if progress.evaluations is not None:
+        evaluations = [list(one) for one in progress.evaluations]
+        if evaluations != job.evaluations:
+            job.evaluations = evaluations
 
 
 def _fails(tx: Tx, job: Job, member: str, told: JobFacts) -> bool:
     """An error that would come again ends the job; a crash is tried again with a bound."""
     error = told.errors[member]
-    kind, message = str(error.get("kind", "crash")), str(error.get("message", ""))
-    if kind == "crash":
-        return _crashed(tx, job, message or "a worker died")
-    tx.end_job(job, JobState.FAILED, f"{kind}: {message}", error=f"{kind}: {message}")
+    if error.kind == "crash":
+        return _crashed(tx, job, error.message or "a worker died")
+    tx.end_job(job, JobState.FAILED, f"{error.kind}: {error.message}", error=f"{error.kind}: {error.message}")
     return True
 
 
@@ -232,7 +280,8 @@ def _drop_lost_members(tx: Tx, job: Job, live: Mapping[str, Allocation]) -> None
         else:
             staying.append(member)
             if _lease_outcome(allocation, job) == "crashed":
-                _crashed(tx, job, str((allocation.status or {}).get("error") or "killed"))
+                status = status_of(allocation)
+                _crashed(tx, job, (status.error if status is not None else "") or "killed")
                 return
     if gone:
         tx.new_members(job, staying, "members lost: " + ", ".join(gone))
@@ -240,15 +289,16 @@ def _drop_lost_members(tx: Tx, job: Job, live: Mapping[str, Allocation]) -> None
 
 def _lease_outcome(allocation: Allocation, job: Job) -> str:
     """How the agent says its lease for the job's present generation has ended; empty while it has not."""
-    status: dict[str, Any] = allocation.status or {}
-    if status.get("job") != job.id or status.get("generation") != job.generation or status.get("state") == "busy":
+    status = status_of(allocation)
+    if status is None or status.job != job.id or status.generation != job.generation or status.state == "busy":
         return ""
-    return str(status.get("lease") or "")
+    return status.lease
 
 
 def _left(tx: Tx, allocation: Allocation, job: Job) -> bool:
     outcome = _lease_outcome(allocation, job)
     if outcome in {"left", "terminated"}:
         return True
-    waited = tx.now - float((allocation.status or {}).get("seen_at", tx.now))
+    status = status_of(allocation)
+    waited = 0.0 if status is None or status.seen_at is None else tx.now - status.seen_at
     return outcome in {"done", "failed"} and waited > DONE_GRACE_S

@@ -20,7 +20,7 @@ def stated_remaining(job: Job, spec: Mapping[str, Any]) -> Remaining | None:
     paced = spec.get("paced")
     if paced is None:
         return None
-    looked_up = job.lookup_done and float((job.lookup or {}).get("budget_s") or 0.0) > 0
+    looked_up = job.lookup_done and (job.lookup_budget_s or 0.0) > 0
     needed = paced.get("looked_up", paced["iterations"]) if looked_up else paced["iterations"]
     left = max(float(needed) - job.step, 0.0)
     return Remaining(left, left, SOURCE)

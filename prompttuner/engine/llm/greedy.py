@@ -34,6 +34,7 @@ class Answer:
     """Whether what follows cannot matter any more."""
 
     def ended(self, ends: Collection[int]) -> bool:
+        """Whether nothing more is to be written."""
         return self.room <= 0 or self.written[-1] in ends or self.hopeless(self.written)
 
 

@@ -80,8 +80,10 @@ class TargetHead:
         return logits.squeeze(0)
 
     def run(self, positions: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """Run the model; its head's inputs [positions, hidden] at flat ``positions``, or its logits where
-        `rule` is None."""
+        """Run the model; returns its head's inputs [positions, hidden] at flat ``positions``.
+
+        Where no rule fits its head's output it returns the model's own logits instead, as `losses` and `best` know.
+        """
         if not self._whole:
             with self._seen(positions[:1] if len(positions) else positions, whole=False) as seen:
                 seen.wanted = positions
@@ -137,7 +139,8 @@ class TargetHead:
         """Let the head see only the hidden states at ``shown``; keep those at ``wanted``.
 
         The model's own forward still does all that it does around its head, so this holds for every family without
-        knowing any."""
+        knowing any.
+        """
         seen = _Seen()
 
         def select(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

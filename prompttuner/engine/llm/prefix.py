@@ -177,8 +177,10 @@ class PrefixModel:
     def gradient(
         self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None
     ) -> tuple[float, torch.Tensor]:
-        """The samples' summed loss, and its gradient by ``prompt``, float64 [length, hidden]; arguments as in
-        `sums`."""
+        """The samples' summed loss, and its gradient by ``prompt``, float64 [length, hidden].
+
+        Arguments are those of `sums`.
+        """
         sums = self.sums(prompt, samples, widths)
         return sums.loss, self.gradient_of(prompt, sums.gradient, sums.shared)
 

@@ -19,8 +19,11 @@ TOLERANCE = 1e-5
 
 
 def probe_samples(samples: Sequence[Encoded], longest_answer: int) -> list[Encoded]:
-    """The longest sample there can be (its answer being ``longest_answer`` tokens, or its target), and a short one that
-    has to be padded beside it. Samples without input are left out: they are never shared."""
+    """The longest sample there can be, and a short one that has to be padded beside it.
+
+    The longest one has an answer of ``longest_answer`` tokens, if that is more than its target has. Samples without
+    input are left out: they are never shared.
+    """
     usable = [sample for sample in samples if sample.prompt and sample.target]
     if not usable:
         return []
@@ -33,9 +36,8 @@ def probe_samples(samples: Sequence[Encoded], longest_answer: int) -> list[Encod
 def objection(engine: PrefixModel, prompt: torch.Tensor, pair: Sequence[Encoded]) -> str | None:
     """Why the prompt's pass cannot be shared; None where it can.
 
-    Compares loss and gradient of the samples, padded to one width, and the step of an answer that goes on from kept
-    keys and values. So it covers what these samples cover: sliding windows and switches of long-context positions
-    matter where the longest sample reaches them.
+    Compares loss and gradient of the samples, padded to one width. So it covers what these samples cover: sliding
+    windows and switches of long-context positions matter where the longest sample reaches them.
     """
     if not pair:
         return "no sample has both input and target"

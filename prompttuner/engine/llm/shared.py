@@ -32,7 +32,8 @@ class PromptPass:
     """
 
     def __init__(self, loaded: LoadedModel, head: TargetHead, prompt: torch.Tensor, *, train: bool) -> None:
-        """
+        """Run it.
+
         Args:
             loaded: the frozen model.
             head: its head.

@@ -77,6 +77,7 @@ class Zygote:
 
     @property
     def pid(self) -> int:
+        """Process id of the zygote."""
         return self._process.pid
 
     @property
@@ -111,10 +112,6 @@ class Zygote:
     def end_lease(self) -> None:
         """Ask the lease to checkpoint and leave at its next step boundary."""
         self._send({"op": "end_lease"})
-
-    def checkpoint(self) -> None:
-        """Ask the lease to save a checkpoint at its next step boundary and go on."""
-        self._send({"op": "checkpoint"})
 
     def kill_lease(self) -> None:
         """Kill the lease's processes at once."""
