@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.completion import allocation_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import SpecError
 from prompttuner.slurm.reasons import in_words
@@ -23,7 +24,12 @@ app = typer.Typer(help="Show the allocations that are held, and what they cost."
 RECENT = 50
 COLUMNS = ["allocation", "Slurm", "state", "pool", "GPUs", "job", "since", "idle for", "ends in", "GPU time", "note"]
 
-Which = Annotated[str | None, typer.Argument(metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.")]
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.", autocompletion=allocation_words
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", "-a", help="All of them.")]
 Idle = Annotated[bool, typer.Option("--idle", help="Those without a job.")]
 
@@ -150,7 +156,8 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 def _paused(now: float) -> str | None:
     from prompttuner.controller.act.gate import Gate
 
-    return Gate.of(context.settings()).problem(now)
+    gate = Gate.of(context.settings())
+    return gate.problem(now) or gate.refusal()
 
 
 def _ask(kind: str, which: str | None, everything: bool, idle: bool) -> None:
