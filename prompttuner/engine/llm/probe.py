@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from prompttuner.engine.llm.encoding import Encoded
-
-if TYPE_CHECKING:
-    from prompttuner.engine.llm.prefix import PrefixModel
+from prompttuner.engine.llm.model import LoadedModel
 
 __all__ = ["objection", "probe_samples"]
 
 TOLERANCE = 1e-5
 """Relative difference of loss and gradient that rounding may make in float32; in other types as many of their steps."""
+
+
+class Engine(Protocol):
+    """What is tried: a `PrefixModel`."""
+
+    loaded: LoadedModel
+    sharing: bool | None
+
+    def gradient(
+        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None
+    ) -> tuple[float, torch.Tensor]:
+        """Summed loss, and its gradient by ``prompt``."""
+        ...
 
 
 def probe_samples(samples: Sequence[Encoded], longest_answer: int) -> list[Encoded]:
@@ -33,7 +44,7 @@ def probe_samples(samples: Sequence[Encoded], longest_answer: int) -> list[Encod
     return [longest._replace(target=target), min(usable, key=lambda sample: sample.length)]
 
 
-def objection(engine: PrefixModel, prompt: torch.Tensor, pair: Sequence[Encoded]) -> str | None:
+def objection(engine: Engine, prompt: torch.Tensor, pair: Sequence[Encoded]) -> str | None:
     """Why the prompt's pass cannot be shared; None where it can.
 
     Compares loss and gradient of the samples, padded to one width. So it covers what these samples cover: sliding
