@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
-from prompttuner.db.tables.recorded import order_of, status_of
+from prompttuner.db.tables.recorded import lookup_of, order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
@@ -179,7 +179,8 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
 def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     progress = told.progress
     if told.lookup is not None and not job.lookup_done:
-        job.lookup = {**(job.lookup or {}), **told.lookup.to_json()}
+        budget_s = told.lookup.budget_s if told.lookup.budget_s is not None else lookup_of(job).budget_s
+        job.lookup = replace(told.lookup, budget_s=budget_s).to_json()
         job.lookup_done = True
         tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
         if told.lookup.source:
