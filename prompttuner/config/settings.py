@@ -117,7 +117,9 @@ class Settings(BaseSettings):
     bank_dirs: tuple[Folder, ...] = Field(
         default=(), description="Prompt Banks to look into besides the own one, home/bank"
     )
-    policy: str = Field(default="prompttuner", description="scheduling policy")
+    policy: Literal["prompttuner", "edf", "elasticflow", "elasticflow-fixed", "infless", "sbatch"] = Field(
+        default="prompttuner", description="scheduling policy"
+    )
     pool: Literal["warm", "none"] = Field(default="warm", description="none: agents end with their job")
     prewarm: bool = Field(
         default=True, description="agents may be started before the jobs that regular past ones foretell (pool = warm)"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prompttuner import policy as policies
 from prompttuner.config import Settings
@@ -16,6 +16,8 @@ from prompttuner.controller.plan.pools import Pool
 from prompttuner.controller.upkeep.bank_index import BankIndexer
 from prompttuner.controller.upkeep.harvest import BankView
 from prompttuner.policy.contract.plan import Policy
+from prompttuner.protocol.spec import ResolvedSpec
+from prompttuner.protocol.wire import Unread
 from prompttuner.slurm.backend import Backend
 from prompttuner.slurm.spool import Spool
 
@@ -82,17 +84,22 @@ class Context:
     """Pools met so far, by key."""
     indexer: BankIndexer = field(init=False)
     """Keeps the database's index of the banks."""
-    _specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _specs: dict[str, ResolvedSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.indexer = BankIndexer(self.settings.all_bank_dirs)
 
-    def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
-        """Resolved specs by job id: they never change, so each is read from the database once."""
+    def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, ResolvedSpec]:
+        """Resolved specs by job id: they never change, so each is read from the database once. What cannot be
+        understood (a row that was changed by hand) is told, and missing."""
         if any(job.id not in self._specs for job in jobs):
             from prompttuner.db.queries import jobs as job_rows
 
-            self._specs = self.store.query(job_rows.active_specs)
+            read = {job: ResolvedSpec.read(value) for job, value in self.store.query(job_rows.active_specs).items()}
+            for job, spec in read.items():
+                if isinstance(spec, Unread):
+                    self.warn(f"{job}: {spec.why}")
+            self._specs = {job: spec for job, spec in read.items() if not isinstance(spec, Unread)}
         return self._specs
 
     def warn(self, message: str) -> None:

@@ -16,6 +16,7 @@ from prompttuner.controller.requests import leave
 from prompttuner.controller.tick import TickReport, tick
 from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError, Terminated
 from prompttuner.files import read_json, write_json
+from prompttuner.protocol.requests import ReleaseAgent
 from prompttuner.slurm.spool import Spool
 from prompttuner.words import Counted
 
@@ -209,7 +210,7 @@ def _left(ctx: Context) -> str:
 
 def _give_back(ctx: Context, stop: list[str]) -> None:
     """Nobody is left to use the warm agents: end them, and wait a little to see them go."""
-    leave(ctx.settings, {"kind": "release_agent", "idle": True})
+    leave(ctx.settings, ReleaseAgent(idle=True))
     ctx.settings = ctx.settings.model_copy(update={"prewarm": False})
     end = time.monotonic() + GIVE_BACK_S
     while not stop and tick(ctx).allocations and time.monotonic() < end:

@@ -19,6 +19,7 @@ from prompttuner.controller.plan.snapshot import BankOutlook
 from prompttuner.db.queries import profiles as profile_rows
 from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.policy.contract.snapshot import PoolProfile
+from prompttuner.protocol.spec import ResolvedSpec
 
 if TYPE_CHECKING:
     from prompttuner.controller.context import Context
@@ -46,7 +47,7 @@ class Outlook:
 
 
 def outlook_of(
-    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, ResolvedSpec], allocations: Sequence[Allocation]
 ) -> Outlook:
     """Expectations for these jobs and allocations, and for the pools that may have jobs again soon."""
     present = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
@@ -65,7 +66,7 @@ def outlook_of(
 
 
 def _pools(
-    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], present: set[str], foreseen: set[str]
+    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, ResolvedSpec], present: set[str], foreseen: set[str]
 ) -> list[Pool]:
     """The pools of what is there; of those that are only foreseen, the ones an allocation tells the set-up of."""
     for job in jobs:
@@ -80,7 +81,7 @@ def _pools(
     return [ctx.pools[key] for key in sorted(present | (foreseen & ctx.pools.keys()))]
 
 
-def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
+def _remaining(job: Job, spec: ResolvedSpec, known: Mapping[Any, tuple[float, float]]) -> Remaining:
     if (stated := stated_remaining(job, spec)) is not None:
         return stated
     past = known.get((job.pool, data_key(spec))) or known.get(job.pool)
@@ -89,9 +90,7 @@ def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[floa
     return remaining_iterations(spec, job.step, evaluations, past)
 
 
-def _paced_speedups(
-    jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, tuple[tuple[int, float], ...]]:
+def _paced_speedups(jobs: Sequence[Job], specs: Mapping[str, ResolvedSpec]) -> dict[str, tuple[tuple[int, float], ...]]:
     """By pool: the longest speed-up table that its paced jobs state."""
     longest: dict[str, tuple[tuple[int, float], ...]] = {}
     for job in jobs:

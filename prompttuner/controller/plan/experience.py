@@ -13,6 +13,8 @@ from sqlalchemy import select, union_all
 from prompttuner.controller.plan.iterations import sample_quantiles
 from prompttuner.db.queries import profiles as profile_rows
 from prompttuner.db.tables.models import Job
+from prompttuner.protocol.files import understood
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.states import JobState
 
 if TYPE_CHECKING:
@@ -34,6 +36,14 @@ FORESEEN = 8
 """Pools without a job or an agent that are watched for their next arrivals: those used last."""
 FEWEST = 4
 """Submissions below which nothing is foretold of such a pool."""
+
+
+class DataKey(NamedTuple):
+    """What data and target a job has."""
+
+    train_sha256: str | None
+    metric: str
+    value: float
 
 
 class Arrived(NamedTuple):
@@ -104,10 +114,9 @@ def _arrivals(session: Session, keys: set[str], now: float) -> dict[str, list[Ar
     return arrivals
 
 
-def data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+def data_key(spec: ResolvedSpec) -> DataKey:
     """Jobs with the same of these need similar numbers of iterations."""
-    target = spec["target"]
-    return (spec.get("train_sha256"), target["metric"], target["value"])
+    return DataKey(spec.train_sha256, spec.target.metric, spec.target.value)
 
 
 def _reached(session: Session, keys: Sequence[str]) -> Sequence[Any]:
@@ -127,7 +136,9 @@ def _reached(session: Session, keys: Sequence[str]) -> Sequence[Any]:
 def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:
     """(median, P90) by pool, and by pool and data."""
     known: dict[Any, list[float]] = defaultdict(list)
-    for pool, spec, ita in rows:
+    for pool, value, ita in rows:
         known[pool].append(float(ita))
-        known[pool, data_key(spec)].append(float(ita))
+        spec = understood(ResolvedSpec.read(value))
+        if spec is not None:
+            known[pool, data_key(spec)].append(float(ita))
     return {key: sample_quantiles(values) for key, values in known.items()}
