@@ -77,7 +77,7 @@ def make_job(folder: Path, model: str) -> dict[str, Any]:
         "eval_samples": 1,
         "initial_prompt": "vocab",
     }
-    spec = resolve(make_spec(values), time.time())
+    spec = resolve(make_spec(values), time.time()).to_json()
     write_json(folder / "spec.json", spec)
     return spec
 

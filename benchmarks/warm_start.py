@@ -82,7 +82,7 @@ class Bench:
             model="small", train=train, eval=evaluation, target="loss<=0.000001", initial_prompt="vocab", batch_size=8,
             max_iterations=3, eval_every=3, max_gpus=1,
         )  # fmt: skip
-        self.spec = resolve(spec, time.time())
+        self.spec = resolve(spec, time.time()).to_json()
         self.backend = SlurmBackend(self.settings)
         self.agent = str(uuid.uuid4())
         self.order = Order(seq=1, owner=1)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-
+from prompttuner.controller.act.limits import check_within_cap
 from prompttuner.controller.act.projection import prepare_job
-from prompttuner.controller.act.submission import check_within_cap
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.plan.pools import pool_of
-from prompttuner.db.queries import events
+from prompttuner.controller.resources import Resources
+from prompttuner.db.queries import events, live
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import requests as request_rows
 from prompttuner.db.queries.events import NewEvent
@@ -43,15 +42,13 @@ from prompttuner.protocol.requests import (
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.protocol.wire import Json, Unread
 from prompttuner.slurm.spool import Spool, read_own_json
-from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
+from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from prompttuner.controller.context import Context
-
-__all__ = ["apply_inbox", "pending_requests"]
+__all__ = ["Inbox", "pending_requests"]
 
 
 def pending_requests(spool: Spool) -> list[Path]:
@@ -65,26 +62,34 @@ def pending_requests(spool: Spool) -> list[Path]:
     return [Path(path) for _, path in sorted(found)]
 
 
-def apply_inbox(ctx: Context) -> int:
-    """Apply all waiting requests; returns how many. One that is wrong is answered with its error, not dropped."""
-    count, unread = 0, set[Path]()
-    for path in pending_requests(ctx.spool):
-        try:
-            value = _read(path)
-        except SpoolError as error:
-            _set_aside(ctx, path, str(error))
-            continue
-        except OSError as error:  # a network file system that cannot show it now will do so later
-            ctx.warn(f"request {path} cannot be read now: {error.strerror or error}")
-            unread.add(path)
-            continue
-        reply = _apply_once(ctx, value)
-        write_message(ctx.spool.reply(value.id), reply)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        count += 1
-    ctx.unread = frozenset(unread)
-    return count
+class Inbox:
+    """Applies requests. It remembers only what could not be read a moment ago."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._res = resources
+        self.unread: frozenset[Path] = frozenset()
+        """Requests that could not be read in the last tick: no reason to tick again at once."""
+
+    def apply(self) -> int:
+        """Apply all waiting requests; returns how many. One that is wrong is answered with its error, not dropped."""
+        res = self._res
+        count, unread = 0, set[Path]()
+        for path in pending_requests(res.spool):
+            try:
+                asked = _read(path)
+            except SpoolError as error:
+                _set_aside(res, path, str(error))
+                continue
+            except OSError as error:  # a network file system that cannot show it now will do so later
+                res.warn(f"request {path} cannot be read now: {error.strerror or error}")
+                unread.add(path)
+                continue
+            write_message(res.spool.reply(asked.id), _apply_once(res, asked))
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            count += 1
+        self.unread = frozenset(unread)
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,32 +132,32 @@ def _read(path: Path) -> _Asked:
     return _Asked(name, value)
 
 
-def _set_aside(ctx: Context, path: Path, why: str) -> None:
+def _set_aside(res: Resources, path: Path, why: str) -> None:
     """A file that no tick can take is kept for people, under a name that no tick looks at again."""
-    ctx.warn(f"{path.name} in the inbox is set aside as {path.name}.broken: {why}")
+    res.warn(f"{path.name} in the inbox is set aside as {path.name}.broken: {why}")
     with contextlib.suppress(OSError):
         path.rename(path.with_name(path.name + ".broken"))
 
 
-def _apply_once(ctx: Context, asked: _Asked) -> Reply:
-    known = ctx.store.query(lambda session: request_rows.applied(session, [asked.id])).get(asked.id)
+def _apply_once(res: Resources, asked: _Asked) -> Reply:
+    known = res.state.query(lambda session: request_rows.applied(session, [asked.id])).get(asked.id)
     if known is not None:
-        return Reply(ok=bool(known.ok), message=str(known.message), at=ctx.now())
+        return Reply(ok=bool(known.ok), message=str(known.message), at=res.now())
     try:
         request = asked.request()
-        _prepare(ctx, request)
+        _prepare(res, request)
 
         def work(session: Session) -> str:
-            tx = Tx(session, ctx.now())
+            tx = Tx(session, res.now())
             message = _apply(tx, request)
             _record(session, asked, True, message, tx.now)
             return message
 
-        return Reply(ok=True, message=ctx.store.transact(ctx.ownership, work), at=ctx.now())
+        return Reply(ok=True, message=res.state.write(work), at=res.now())
     except (SpecError, NotFound, StateError) as error:
         text = str(error)
-    ctx.store.transact(ctx.ownership, lambda session: _record(session, asked, False, text, ctx.now()))
-    return Reply(ok=False, message=text, at=ctx.now())
+    res.state.write(lambda session: _record(session, asked, False, text, res.now()))
+    return Reply(ok=False, message=text, at=res.now())
 
 
 def _record(session: Session, asked: _Asked, ok: bool, message: str, at: float) -> None:
@@ -163,18 +168,18 @@ def _record(session: Session, asked: _Asked, ok: bool, message: str, at: float) 
     )
 
 
-def _prepare(ctx: Context, request: Request) -> None:
+def _prepare(res: Resources, request: Request) -> None:
     """What is done before the transaction: the caps are checked, and a job's folder is made."""
     if isinstance(request, Scale):
-        check_within_cap(ctx.settings, request.members or 1)
+        check_within_cap(res.settings, request.members or 1)
     elif isinstance(request, Submit):
         for new in request.jobs:
-            check_within_cap(ctx.settings, new.spec.min_gpus)
+            check_within_cap(res.settings, new.spec.min_gpus)
         names = [new.job for new in request.jobs]
-        known = ctx.store.query(lambda session: job_rows.existing(session, names))
+        known = res.state.query(lambda session: job_rows.existing(session, names))
         for new in request.jobs:
             if new.job not in known:  # else its spec is frozen
-                prepare_job(ctx.spool, new.job, new.spec)
+                prepare_job(res.spool, new.job, new.spec)
 
 
 def _apply(tx: Tx, request: Request) -> str:
@@ -328,14 +333,13 @@ def _release_agent(tx: Tx, request: ReleaseAgent) -> str:
 
 
 def _named_allocations(tx: Tx, request: AllocationRequest) -> list[Allocation]:
-    query = select(Allocation).where(Allocation.state.not_in([str(s) for s in ALLOCATION_ENDED]))
-    live = list(tx.session.scalars(query))
+    there = live.allocations_not_ended(tx.session)
     name = request.allocation
     if name == "all":
-        return live
+        return there
     if request.idle:
-        return [a for a in live if a.job_id is None]
-    found = [a for a in live if name and (a.uuid.startswith(name) or a.native_id == name)]
+        return [a for a in there if a.job_id is None]
+    found = [a for a in there if name and (a.uuid.startswith(name) or a.native_id == name)]
     if len(found) != 1:
         many = "no live allocation" if not found else "several allocations"
         raise NotFound(f"{many} {name!r}; `prompttuner pool` lists them")
@@ -344,7 +348,7 @@ def _named_allocations(tx: Tx, request: AllocationRequest) -> list[Allocation]:
 
 def _purge(tx: Tx, request: Purge) -> str:
     names = request.jobs
-    found = list(tx.session.scalars(select(Job).where(Job.id.in_(names)))) if names else [_job(tx, request.job)]
+    found = live.jobs_named(tx.session, names) if names else [_job(tx, request.job)]
     for job in found:
         if job.state not in JOB_ENDED:
             raise StateError(f"job {job.id} has not ended ({job.state}); cancel it first")

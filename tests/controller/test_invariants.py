@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import tempfile
 from collections import Counter
@@ -39,7 +40,7 @@ def check_now(lab: Lab) -> None:
     assert max(Counter(lab.site.submitted).values(), default=0) <= 1, "a uuid was submitted twice"
     assert max(Counter(lab.site.admitted).values(), default=0) <= 1, "a uuid was admitted twice"
     assert lab.site.busy_gpus <= lab.site.gpus
-    with lab.ctx.store.read() as session:
+    with lab.store.read() as session:
         rows = list(session.scalars(select(Job)))
         members = Counter(member for job in rows for member in job.members)
         assert max(members.values(), default=0) <= 1, "an agent works for two jobs"
@@ -48,7 +49,7 @@ def check_now(lab: Lab) -> None:
                 assert not job.members, f"{job.id} is {job.state} and has members"
             if job.state == JobState.DONE:
                 result = read_json(lab.spool.job(job.id) / "result" / "result.json")
-                assert result == {"prompt": f"prompt of {job.id}", "step": job.spec["fake_ita"]}
+                assert result == {"prompt": f"prompt of {job.id}", "step": json.loads(job.spec["note"])["ita"]}
         live = allocations.load_live(session)
         assert sum(a.gpus for a in live) <= lab.settings.local.slots
         latest: dict[str, str] = {}
@@ -63,7 +64,7 @@ def check_end(lab: Lab, known: dict[str, int | None]) -> None:
     for _ in range(HEAL_S // 4):
         lab.site.step(4.0)
         lab.tick()
-        if not lab.ctx.store.query(jobs.load_active) and not lab.site.running():
+        if not lab.store.query(jobs.load_active) and not lab.site.running():
             break
     check_now(lab)
     for job_id, ita in known.items():
@@ -76,7 +77,7 @@ def check_end(lab: Lab, known: dict[str, int | None]) -> None:
             assert (job.state, job.ita) == (JobState.DONE, ita), f"{job_id}: {job.state}, {job.note}"
     lab.run(lab.settings.idle_limit_s + 60, every=15.0)
     assert [a for a in lab.site.allocations.values() if a.state != Native.ENDED] == [], "an allocation is left behind"
-    assert lab.ctx.store.query(allocations.load_live) == []
+    assert lab.store.query(allocations.load_live) == []
 
 
 class Site(RuleBasedStateMachine):
@@ -236,9 +237,8 @@ def scenario(lab: Lab, fuse: Fuse) -> dict[str, int | None]:
 
 
 def leave_cancel(lab: Lab, job: str) -> None:
-    from prompttuner.controller.requests import leave
 
-    leave(lab.settings, {"kind": "cancel", "job": job, "at": lab.site.time})
+    lab.leave("cancel", job=job)
 
 
 @contextlib.contextmanager

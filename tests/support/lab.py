@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import tempfile
 import uuid
@@ -14,16 +15,17 @@ from unittest import mock
 from fake_site import FakeSite
 
 from prompttuner.config import Settings
-from prompttuner.controller.act.gate import Gate
-from prompttuner.controller.context import Context
 from prompttuner.controller.requests import leave
-from prompttuner.controller.tick import TickReport, tick
-from prompttuner.controller.upkeep.harvest import BankView
-from prompttuner.db import OwnerInfo, Store
+from prompttuner.controller.resources import Clock, Resources, State, Warnings
+from prompttuner.controller.tick import Controller
+from prompttuner.controller.tick_report import TickReport
+from prompttuner.db import OwnerInfo, Ownership, Store
 from prompttuner.db.queries import jobs
 from prompttuner.db.tables.models import Job
-from prompttuner.files import read_json, write_bytes
+from prompttuner.files import read_json, write_bytes, write_json
 from prompttuner.policy import get as get_policy
+from prompttuner.protocol.requests import NewJob, Request, Submit, read_request
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.slurm.spool import Spool
 
 __all__ = ["DEAD_PID", "Lab", "scratch_root"]
@@ -73,30 +75,39 @@ class Lab:
         self._names = itertools.count(1)
         self._luck = mock.patch.object(uuid, "uuid4", self._next_uuid)
         self._luck.start()  # the same rules then always lead to the same run
-        self.ctx = self.start_controller()
+        self.controller = self.start_controller()
 
-    def start_controller(self) -> Context:
+    def start_controller(self) -> Controller:
         store = Store.open(self.settings.database_url, create=True, notes_dir=self.settings.home)
         share_compiled_statements(store)
         here = OwnerInfo.of_this_process("test")
         info = OwnerInfo(here.host, DEAD_PID, "test", here.machine, "1")
-        return Context(
-            self.settings,
-            self.spool,
-            store,
-            store.acquire(info, ttl_s=30.0),
-            self.site,
-            get_policy(self.policy),
-            Gate(self.spool.root / "gate.json", self.settings),
-            BankView(self.settings.all_bank_dirs),
-            now=lambda: self.site.time,
-            steady=lambda: self.site.time,
-        )
+        clock = Clock(lambda: self.site.time, lambda: self.site.time)
+        state = State(store, store.acquire(info, ttl_s=30.0))
+        resources = Resources(self.settings, self.spool, state, clock, Warnings(clock.steady))
+        return Controller(resources, self.site, get_policy(self.policy))
+
+    @property
+    def state(self) -> State:
+        """The rows, and the right to write them."""
+        return self.controller.state
+
+    @property
+    def store(self) -> Store:
+        return self.state.store
+
+    @property
+    def ownership(self) -> Ownership:
+        return self.state.ownership
+
+    @property
+    def warnings(self) -> Warnings:
+        return self.controller.resources.warnings
 
     def crash(self) -> None:
-        """The controller is gone; a new one takes over."""
-        self.ctx.store.close()
-        self.ctx = self.start_controller()
+        """The controller is gone; a new one takes over, with the settings as they are now."""
+        self.store.close()
+        self.controller = self.start_controller()
 
     def __enter__(self) -> Lab:
         return self
@@ -105,7 +116,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        self.ctx.store.close()
+        self.store.close()
         self._luck.stop()
 
     def _next_uuid(self) -> uuid.UUID:
@@ -118,33 +129,40 @@ class Lab:
         value = {
             "model": "/models/tiny",
             "model_name": "tiny",
-            "dtype": "auto",
             "train_sha256": "0" * 64,
             "target": {"metric": "loss", "op": "<=", "value": 0.1},
             "max_iterations": 400,
             "eval_every": 10,
             "batch_size": 8,
             "initial_prompt": "vocab",
-            "min_gpus": 1,
             "max_gpus": 2,
             "submitted_at": now,
             "deadline_at": None if deadline_s is None else now + deadline_s,
-            "fake_ita": ita,
-            "fake_prompt": f"prompt of {job_id}",
+            "note": json.dumps({"ita": ita, "prompt": f"prompt of {job_id}"}),
             **spec,
         }
-        leave(self.settings, {"kind": "submit", "job": job_id, "spec": value, "at": now})
+        leave(self.settings, Submit(jobs=(NewJob(job=job_id, spec=ResolvedSpec.expect(value)),), at=now))
         return job_id
 
     def ask(self, kind: str, **body: Any) -> dict[str, Any]:
         """Leave a request, tick, and return its reply."""
-        name = leave(self.settings, {"kind": kind, "at": self.site.time, **body})
+        name = self.leave(kind, **body)
         self.tick()
         reply: dict[str, Any] = read_json(self.spool.reply(name))
         return reply
 
+    def leave(self, kind: str, **body: Any) -> str:
+        """Leave a request, also one that no class would make; returns its id."""
+        value = {"kind": kind, "at": self.site.time, **body}
+        request = read_request(value)
+        if isinstance(request, Request):
+            return leave(self.settings, request)
+        name = uuid.uuid4().hex
+        write_json(self.spool.request(name), {"id": name, "by": "test", **value})
+        return name
+
     def tick(self) -> TickReport:
-        return tick(self.ctx)
+        return self.controller.tick()
 
     def run(self, seconds: float, every: float = 1.0) -> None:
         """Let the site and the controller go on together."""
@@ -153,4 +171,4 @@ class Lab:
             self.tick()
 
     def job(self, job_id: str) -> Job:
-        return self.ctx.store.query(lambda session: jobs.get(session, job_id))
+        return self.store.query(lambda session: jobs.get(session, job_id))
