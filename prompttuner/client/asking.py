@@ -47,13 +47,13 @@ class Answer(Generic[R]):
 def ask_all(
     settings: Settings,
     requests: Sequence[R],
-    wait_s: float = ANSWER_WAIT_S,
+    wait_s: float | None = None,
     warn: Callable[[str], None] = lambda _text: None,
 ) -> list[Answer[R]]:
     """Leave requests, try to be the controller for one tick, and collect the answers.
 
     Args:
-        wait_s: how long to wait for a controller that runs elsewhere.
+        wait_s: how long to wait for a controller that runs elsewhere; None: ``ANSWER_WAIT_S``.
         warn: is told what went wrong and will be tried again.
 
     Raises:
@@ -71,7 +71,7 @@ def ask_all(
     named = [replace(request, id=request.id or uuid.uuid4().hex) for request in requests]
     for request in named:
         leave(settings, request)
-    end = time.monotonic() + wait_s
+    end = time.monotonic() + (ANSWER_WAIT_S if wait_s is None else wait_s)
     while not _try_tick(settings, named, warn) and time.monotonic() < end:
         answers = _collect(settings, named, min(AGAIN_S, end - time.monotonic()))
         if all(answer.applied for answer in answers):
