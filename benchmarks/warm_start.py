@@ -50,7 +50,7 @@ COLD = """
 import sys
 from pathlib import Path
 from prompttuner.files import read_json
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.worker.lease import run_lease
 from prompttuner.engine.llm.model import load_model
 folder, agent = Path(sys.argv[1]), sys.argv[2]
@@ -74,7 +74,7 @@ class Bench:
     def __init__(self, cluster: Cluster, home: Path) -> None:
         self.cluster = cluster
         self.settings: Settings = load_settings(
-            {"home": str(home), "backend": "slurm", "slurm.interface": "lo", "slurm.partition": "gpu"}, cwd=home
+            {"home": str(home), "backend": "slurm", "elastic.interface": "lo", "slurm.partition": "gpu"}, cwd=home
         )
         self.spool = Spool(self.settings.spool_dir).ensure()
         train, evaluation = tasks.write_dataset("reverse+upper", home / "data", train=128, evaluation=16)
@@ -92,7 +92,8 @@ class Bench:
         """Submit the agent and wait until it is warm."""
         folder = make_private_dir(self.spool.agent(self.agent))
         chosen = AgentSettings(
-            agent=self.agent, pool="bench", model=self.spec["model"], interface="lo", jobs_dir=str(self.spool.jobs),
+            agent=self.agent, pool="bench", model=self.spec["model"],
+            elastic=ElasticSettings(interface="lo"), jobs_dir=str(self.spool.jobs),
             walltime_s=3600, idle_limit_s=900,
         )  # fmt: skip
         write_json(folder / AgentSettings.FILE, chosen.to_json())

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prompttuner.errors import ConfigError, ModelError, SpoolError, StateError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.files import read_message
 from prompttuner.protocol.jobs import Membership
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec import check_data
 from prompttuner.worker.elastic.rendezvous import PlanRendezvous
 from prompttuner.worker.elastic.restart import run_under_torchelastic
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.failure import WorkerDied, tell_failure
 from prompttuner.worker.member import LeaseEnd, Member
 from prompttuner.worker.member_files import MemberFiles

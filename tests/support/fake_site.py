@@ -151,7 +151,7 @@ class FakeAgent:
             self.zygote = FakeZygote(site)
             return self.zygote
 
-        settings = replace(settings, interface="lo")
+        settings = replace(settings, elastic=replace(settings.elastic, interface="lo"))
         self._agent = Agent(allocation.request.folder, settings, allocation.native_id, again, lambda: site.time)
         self._agent._zygote = self.zygote
         self._agent._zygote_starts = 1

@@ -16,7 +16,7 @@ import torch
 from lingering import linger
 
 from prompttuner.engine.llm.model import load_model
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.worker.lease import read_spec, run_lease
 from prompttuner.worker.membership import read_membership
 

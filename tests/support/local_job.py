@@ -19,9 +19,9 @@ import torch
 from lingering import linger, release
 
 from prompttuner.files import write_json
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import Membership
 from prompttuner.protocol.spec import ResolvedSpec
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.lease import LeaseEnd, run_lease
 from prompttuner.worker.membership import member_dir, propose, read_membership
 

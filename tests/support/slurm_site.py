@@ -41,7 +41,8 @@ class SlurmUser:
         flags = {
             "home": str(home), "backend": "slurm", "policy": "edf", "tick_s": 0.5, "poll_s": 0.2, "heartbeat_s": 1,
             "squeue_min_s": 0.5, "suspect_s": 30, "idle_limit_s": 300, "max_gpus": 2,
-            "checkpoint_every_steps": 20, "slurm.interface": "lo", "slurm.partition": "gpu", "slurm.walltime_s": 1800,
+            "elastic.checkpoint_steps": 20, "elastic.interface": "lo", "slurm.partition": "gpu",
+            "slurm.walltime_s": 1800,
             **settings,
         }  # fmt: skip
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.errors import PromptTunerError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.spec.models import trusts_own_code
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.zygote.leases import SIGNALS, Run, Worker, fork_worker
 
 if TYPE_CHECKING:
