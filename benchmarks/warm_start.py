@@ -38,6 +38,7 @@ from prompttuner import JobSpec
 from prompttuner.config import Settings, load_settings
 from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.protocol.agents import AgentSettings, AgentStatus, Order
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import Membership
 from prompttuner.slurm.backend import AllocationRequest
 from prompttuner.slurm.slurm_backend import SlurmBackend

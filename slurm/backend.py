@@ -54,6 +54,7 @@ class AllocationRequest:
 
     @property
     def name(self) -> str:
+        """Name of the resource manager, or of the allocation in it."""
         return f"pt-{self.uuid}"
 
 
@@ -76,7 +77,8 @@ class Backend(Protocol):
     """All calls are bounded in time and raise BackendError; batched wherever one call can serve many."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the resource manager."""
 
     def submit(self, request: AllocationRequest) -> str:
         """Ask for one allocation; returns the manager's id. Raises SubmitRefused or SubmitUnknown."""
@@ -87,6 +89,9 @@ class Backend(Protocol):
         ...
 
     def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
-        """For (uuid, native id or None) pairs, what is known now, by uuid. One batched query, found by name when the id
-        is not known (an intent whose answer was lost). Missing answers are Seen(UNKNOWN)."""
+        """For (uuid, native id or None) pairs, what is known now, by uuid.
+
+        One batched query, found by name when the id is not known (an intent whose answer was lost). Missing answers
+        are Seen(UNKNOWN).
+        """
         ...

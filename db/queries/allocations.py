@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
 from prompttuner.db.queries import events
-from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
+from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of
 from prompttuner.db.queries.changes import Change, apply_changes
 from prompttuner.db.tables.models import Allocation
 from prompttuner.errors import NotFound
@@ -25,7 +25,6 @@ __all__ = [
     "live_ids",
     "load_live",
     "one_of_each_pool",
-    "update",
 ]
 
 LIVE_STATES = tuple(state.value for state in AllocationState if state not in ALLOCATION_ENDED)
@@ -134,19 +133,6 @@ def change(
         reserved=_RESERVED,
         known=known,
     )
-
-
-def update(session: Session, rows: Iterable[Mapping[str, Any]], at: float) -> None:
-    """Update columns of many allocations, not their states, in as many statements as there are sets of columns.
-
-    Args:
-        rows: ``{"uuid": ..., column: value, ...}``.
-    """
-    full = []
-    for row in rows:
-        check_columns(_TABLE, row, _RESERVED - {"uuid"})
-        full.append({**row, "updated_at": at})
-    update_rows(session, _TABLE, "uuid", full)
 
 
 def count_by_state(session: Session) -> dict[str, int]:

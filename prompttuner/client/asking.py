@@ -41,6 +41,7 @@ class Answer(Generic[R]):
 
     @property
     def refused(self) -> bool:
+        """Whether the controller said no."""
         return self.applied and not self.ok
 
 

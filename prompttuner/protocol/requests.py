@@ -47,9 +47,11 @@ class Request(Message):
 
     @property
     def who(self) -> str:
+        """The asker, in words."""
         return self.by or "the user"
 
     def to_json(self) -> dict[str, Json]:
+        """The JSON object, with its kind."""
         # super() without arguments does not work in a class with slots that dataclass made anew
         return {"kind": self.KIND, **Message.to_json(self)}
 
@@ -89,6 +91,7 @@ class Submit(Request):
         return cls._from_fields(value)
 
     def to_json(self) -> dict[str, Json]:
+        """One job alone is written as controllers of the release before take it."""
         found = Request.to_json(self)
         if len(self.jobs) == 1:
             del found["jobs"]
@@ -151,6 +154,7 @@ class Update(JobRequest):
         return cls._from_fields(value)
 
     def to_json(self) -> dict[str, Json]:
+        """The deadline's key is there where it changes."""
         found = Request.to_json(self)
         del found["sets_deadline"]
         return {**found, "deadline_at": self.deadline_at} if self.sets_deadline else found

@@ -12,8 +12,10 @@ __all__ = ["Target"]
 
 @dataclass(frozen=True, slots=True)
 class Target(Message):
-    """What evaluation must reach. ``loss`` is the mean negative log likelihood of a target token (nats); the others
-    are shares between 0 and 1."""
+    """What evaluation must reach.
+
+    ``loss`` is the mean negative log likelihood of a target token (nats); the others are shares between 0 and 1.
+    """
 
     metric: Literal["loss", "exact_match", "rougeL"]
     op: Literal["<=", ">="]

@@ -185,7 +185,7 @@ def test_a_full_disk_is_a_clear_message_and_nothing_is_left(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("prompttuner.controller.requests.write_json", full)
+    monkeypatch.setattr("prompttuner.controller.requests.write_message", full)
     done = cli("submit", spec)
     assert done.code == 6
     assert "o space left on" in done.err

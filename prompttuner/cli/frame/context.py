@@ -47,6 +47,7 @@ def layers() -> Layers:
 
 
 def settings() -> Settings:
+    """The settings in force for this command line, read once."""
     return layers().settings
 
 

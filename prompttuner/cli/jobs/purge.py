@@ -90,13 +90,10 @@ def _chosen(words: list[str], older_than: str | None) -> tuple[list[str], list[s
 
 
 def _older(before: float) -> list[str]:
-    from sqlalchemy import select
-
-    from prompttuner.db.tables.models import Job
+    from prompttuner.db.queries import jobs
 
     store = open_store()
     if store is None:
         return []
-    ended = select(Job.id).where(Job.state.in_(sorted(JOB_ENDED)), Job.finished_at < before).order_by(Job.finished_at)
     with store, store.read() as session:
-        return list(session.scalars(ended))
+        return jobs.ended_before(session, before)

@@ -16,7 +16,6 @@ from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
-    from sqlalchemy.orm import Session
 
 __all__ = ["allocation_view", "app"]
 
@@ -109,7 +108,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
 
 def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
     from prompttuner.cli.state.reading import open_store
-    from prompttuner.db.queries import allocations
+    from prompttuner.db.queries import allocations, leases
     from prompttuner.states import ALLOCATION_ENDED
 
     store = open_store()
@@ -120,19 +119,8 @@ def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
         if ended_too:
             ended = allocations.find(session, states=[str(state) for state in ALLOCATION_ENDED], limit=RECENT)
             rows = [*reversed(ended), *rows]
-        busy = _busy(session, [row.uuid for row in rows], now)
+        busy = leases.held_seconds(session, [row.uuid for row in rows], now)
         return [allocation_view(row, busy.get(row.uuid, 0.0), now) for row in rows]
-
-
-def _busy(session: Session, uuids: list[str], now: float) -> dict[str, float]:
-    """Seconds each allocation has spent on leases."""
-    from sqlalchemy import func, select
-
-    from prompttuner.db.tables.models import Lease
-
-    seconds = func.sum(func.coalesce(Lease.ended_at, now) - Lease.granted_at)
-    query = select(Lease.allocation, seconds).where(Lease.allocation.in_(uuids)).group_by(Lease.allocation)
-    return {uuid: float(total) for uuid, total in session.execute(query)}
 
 
 def _row(view: dict[str, Any], now: float) -> list[str]:

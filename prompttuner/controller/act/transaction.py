@@ -78,7 +78,6 @@ class Tx:
         leases.grant(self.session, job.id, job.generation, job.members, at=self.now, cause=cause)
         if members and job.state == JobState.QUEUED:
             job.started_at = job.started_at or self.now
-            job.attempts += 1
             self.job_state(job, JobState.RUNNING, cause)
         elif not members and job.state == JobState.RUNNING:
             self.job_state(job, JobState.QUEUED, cause)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
-from prompttuner.db.tables.recorded import lookup_of, order_of, status_of
+from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
@@ -178,8 +178,7 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
 def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     progress = told.progress
     if told.lookup is not None and not job.lookup_done:
-        budget_s = told.lookup.budget_s if told.lookup.budget_s is not None else lookup_of(job).budget_s
-        job.lookup = replace(told.lookup, budget_s=budget_s).to_json()
+        job.lookup = told.lookup.to_json()
         job.lookup_done = True
         tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
         if told.lookup.source:
@@ -192,10 +191,11 @@ def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     rate = progress.iters_per_s
     if rate is not None and rate != job.iters_per_s and told.plan is not None:
         tx.speeds.append((job.pool, job.model, len(told.plan.members), float(rate)))
-    for name in ("step", "loss", "metric", "best", "iters_per_s"):
+    columns = {name: name for name in ("step", "metric", "best", "iters_per_s")} | {"train_loss": "loss"}
+    for column, name in columns.items():
         value = getattr(progress, name)
-        if value is not None and value != getattr(job, name):
-            setattr(job, name, value)
+        if value is not None and value != getattr(job, column):
+            setattr(job, column, value)
     if progress.initial_prompt:
         job.initial_prompt = progress.initial_prompt
     if progress.evaluations is not None:

@@ -30,6 +30,8 @@ benchmarks/bank.py measured on the small model (benchmarks/results/bank_pairs.cs
 
 @dataclass(slots=True)
 class Outlook:
+    """What is expected of jobs and pools at one moment."""
+
     pools: list[Pool]
     profiles: dict[str, PoolProfile]
     """By pool key."""
@@ -70,8 +72,10 @@ class Expectations:
         )
 
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, ResolvedSpec]:
-        """Resolved specs by job id: they never change, so each is read from the database once. One that cannot be
-        understood (a row that was changed by hand) is missing, and told."""
+        """Resolved specs by job id: they never change, so each is read from the database once.
+
+        One that cannot be understood (a row that was changed by hand) is missing, and told.
+        """
         if any(job.id not in self._specs for job in jobs):
             rows = self._res.state.query(job_rows.active_specs)
             read = {job: ResolvedSpec.read(value) for job, value in rows.items()}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prompttuner.controller.plan.iterations import Remaining
-from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.protocol.spec import ResolvedSpec
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def stated_remaining(job: Job, spec: ResolvedSpec) -> Remaining | None:
     """Iterations left of a paced job, exactly; None for a job that tunes."""
     if spec.paced is None:
         return None
-    looked_up = job.lookup_done and (lookup_of(job).budget_s or 0.0) > 0
+    looked_up = job.lookup_done and (job.lookup_budget_s or 0.0) > 0
     left = max(float(spec.paced.needed(looked_up)) - job.step, 0.0)
     return Remaining(left, left, SOURCE)
 

@@ -36,8 +36,9 @@ _UNDECIDED = {
 
 
 def import_swf(path: Path, wanted: Wanted, cpus_per_gpu: int = 1) -> Loaded:
-    """Standard Workload Format (Feitelson), version 2.2: 18 numbers a line; submit, run time, processors, status and
-    user are used.
+    """Standard Workload Format (Feitelson), version 2.2: 18 numbers a line.
+
+    Submit, run time, processors, status and user are used.
 
     A job that was swapped out or went back to a checkpoint has a line of its own (the sum) and one for each partial
     execution with the same number; the format's definition says that studies of workloads use the first alone. What
