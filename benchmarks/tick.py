@@ -35,8 +35,9 @@ from prompttuner.policy import get
 from prompttuner.protocol.agents import AgentStatus
 from prompttuner.protocol.jobs import Membership
 from prompttuner.protocol.spec import ResolvedSpec
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen
+from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.spool import Spool
+from prompttuner.slurm.words import Native
 from prompttuner.worker.membership import member_dir, propose
 
 SPEC: dict[str, Any] = {

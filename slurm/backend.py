@@ -9,23 +9,31 @@ from pathlib import Path
 from typing import Protocol
 
 from prompttuner.errors import BackendError
+from prompttuner.slurm.words import Native
 
-__all__ = ["NO_ANSWER", "AllocationRequest", "Backend", "Native", "Seen", "SubmitRefused", "SubmitUnknown"]
+__all__ = [
+    "NO_ANSWER",
+    "AllocationRequest",
+    "Backend",
+    "EndSource",
+    "Seen",
+    "SubmitRefused",
+    "SubmitUnknown",
+]
 
 NO_ANSWER = "NO_ANSWER"
 """``Seen.native_state`` of an UNKNOWN where the resource manager could not be asked: it says nothing at all."""
 
 
-class Native(StrEnum):
-    """What the resource manager says of an allocation. UNKNOWN is never an end."""
+class EndSource(StrEnum):
+    """Who says when an allocation ended, the most reliable first. That it has ended is proven in every case."""
 
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETING = "completing"
-    """Its end is decided, processes may still live."""
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    """Not answered, or not found in a source that may be late: leave it alone."""
+    MANAGER = "manager"
+    """The resource manager: the end that it charges."""
+    FAREWELL = "farewell"
+    """The agent's exit file, a moment before the manager's end."""
+    BEAT = "beat"
+    """Nobody: the last sign of life counts."""
 
 
 class SubmitRefused(BackendError):
@@ -71,6 +79,9 @@ class Seen:
     start_at: float | None = None
     """Unix seconds; for a pending one the manager's estimate."""
     ends_at: float | None = None
+    """Unix seconds: end of the walltime; of an ended one when it ended."""
+    end_source: EndSource | None = None
+    """Of an ended one: where ``ends_at`` comes from."""
 
 
 class Backend(Protocol):

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from prompttuner.slurm.answers import parse_duration, parse_record, parse_time
+from prompttuner.slurm.answers import parse_record
 from prompttuner.slurm.command import ClientError, SlurmClient
+from prompttuner.slurm.words import parse_duration, parse_time
 
 __all__ = [
     "GPU_MEMORY_GB",

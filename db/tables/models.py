@@ -151,6 +151,8 @@ class Allocation(Base):
     """GPU type, set-up and data type of its pool: what is fixed for its life."""
     native_id: Mapped[str | None]
     native_state: Mapped[str] = mapped_column(default="")
+    reason: Mapped[str] = mapped_column(default="", server_default="")
+    """Why the resource manager lets it wait, in its own word; empty once it runs."""
     gpus: Mapped[int] = mapped_column(default=1)
     job_id: Mapped[str | None] = mapped_column(Text, ForeignKey("jobs.id", ondelete="SET NULL"))
     reserved_for: Mapped[str | None]
@@ -175,6 +177,8 @@ class Allocation(Base):
     status: Mapped[JsonDict | None]
     """The last status seen."""
     end_reason: Mapped[str | None]
+    end_source: Mapped[str | None]
+    """Where ``ended_at`` comes from: a ``slurm.backend.EndSource``; NULL: it is when the controller noticed."""
     end_cause: Mapped[str | None]
     """Of one that ended before it was warm: whose fault that was, a ``slurm.ends.Fault``."""
     end_detail: Mapped[str | None]

@@ -118,4 +118,6 @@ def test_a_placeholder_and_half_a_file_count_as_nothing_yet(tmp_path: Path) -> N
 def test_a_file_that_makes_no_sense_is_named_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "lookup.json"
     write_json(path, {"seconds": "long"})
-    assert read_message(LookupReport, path) == Unread(f"{path} makes no sense: lookup.json: 'seconds' is not a number but 'long'")
+    assert read_message(LookupReport, path) == Unread(
+        f"{path} makes no sense: lookup.json: 'seconds' is not a number but 'long'"
+    )

@@ -90,6 +90,7 @@ def load(name: str) -> Any:
     app: typer.Typer = import_module(f"prompttuner.cli.{entry.module}").app
     if entry.group:
         return typer.main.get_group(app)
+    app._add_completion = False  # noqa: SLF001  # installing completion is the root command's business
     command: Any = typer.main.get_command(app)
     return command.commands[name] if isinstance(command, TyperGroup) else command
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prompttuner.cli.frame.asking import ask, tell
+from prompttuner.cli.frame.completion import job_words
 from prompttuner.cli.frame.output import JsonFlag, print_json
 from prompttuner.cli.state.reading import job_in, looking, open_store
 from prompttuner.client.asking import Answer
@@ -29,7 +30,8 @@ AT_ONCE = 500
 @app.command()
 def purge(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="JOB...", help="Ids, beginnings of ids, or names.")
+        list[str] | None,
+        typer.Argument(metavar="JOB...", help="Ids, beginnings of ids, or names.", autocompletion=job_words),
     ] = None,
     older_than: Annotated[str | None, typer.Option(help="All jobs that ended longer ago, such as 30d.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

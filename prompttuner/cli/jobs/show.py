@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, print_table
 from prompttuner.cli.jobs.views import deadline_text, event_view, job_view
 from prompttuner.cli.state.reading import one_job
@@ -17,8 +18,6 @@ from prompttuner.spec.when import format_duration
 __all__ = ["app"]
 
 app = typer.Typer()
-
-JobWord = Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")]
 LATEST_EVENTS = 15
 
 

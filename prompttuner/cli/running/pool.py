@@ -9,9 +9,11 @@ import typer
 
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.asking import ask
+from prompttuner.cli.frame.completion import allocation_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import SpecError, StateError
 from prompttuner.protocol.requests import Drain, ReleaseAgent
+from prompttuner.slurm.reasons import in_words
 from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
@@ -24,7 +26,12 @@ app = typer.Typer(help="Show the allocations that are held, and what they cost."
 RECENT = 50
 COLUMNS = ["allocation", "Slurm", "state", "pool", "GPUs", "job", "since", "idle for", "ends in", "GPU time", "note"]
 
-Which = Annotated[str | None, typer.Argument(metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.")]
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.", autocompletion=allocation_words
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", "-a", help="All of them.")]
 Idle = Annotated[bool, typer.Option("--idle", help="Those without a job.")]
 
@@ -84,6 +91,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "allocation": row.uuid,
         "native_id": row.native_id,
         "native_state": row.native_state,
+        "reason": row.reason,
         "state": str(row.state),
         "pool": row.pool,
         "model": row.model,
@@ -98,6 +106,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "ends_at": row.ends_at,
         "ended_at": row.ended_at,
         "end_reason": row.end_reason,
+        "end_source": row.end_source,
         "suspect_since": row.suspect_since,
         "drain": row.drain,
         "leases": status.get("leases", 0),
@@ -126,7 +135,7 @@ def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
 def _row(view: dict[str, Any], now: float) -> list[str]:
     idle = "" if view["idle_since"] is None else format_duration(max(0.0, now - view["idle_since"]))
     ends = "" if view["ends_at"] is None or view["ended_at"] else format_duration(max(0.0, view["ends_at"] - now))
-    notes = [view["end_reason"] or ""]
+    notes = [view["end_reason"] or "", in_words(view["reason"])]
     if view["suspect_since"] is not None and not view["ended_at"]:
         notes.append(f"no heartbeat since {iso(view['suspect_since'])}")
     if view["drain"] and not view["ended_at"]:
@@ -147,13 +156,9 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 
 
 def _paused(now: float) -> str | None:
-    from prompttuner.files import read_json
-    from prompttuner.slurm.limits import Breaker
+    from prompttuner.controller.act.gate import Gate
 
-    breaker = Breaker()
-    state = read_json(context.settings().spool_dir / "gate.json")
-    breaker.restore(state.get("breaker") if isinstance(state, dict) else None)
-    return breaker.describe(now)
+    return Gate.of(context.settings()).problem(now)
 
 
 def _ask(kind: type[Drain] | type[ReleaseAgent], which: str | None, everything: bool, idle: bool) -> None:

@@ -69,6 +69,8 @@ class SnapshotInputs:
     """See ``Snapshot.next_plan_s``."""
     kept: frozenset[str] = frozenset()
     """Jobs that keep the members they have for the moment, whatever their limits."""
+    barred: frozenset[str] = frozenset()
+    """Waiting jobs that cannot be given what they need at present: planned for as if they were held."""
 
 
 def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given: SnapshotInputs) -> Snapshot:
@@ -107,7 +109,7 @@ def _jobs(
     return Jobs(
         id=[job.id for job in jobs],
         pool=_ints(index[job.pool] for job in jobs),
-        phase=_ints(_job_phase(job) for job in jobs),
+        phase=_ints(JobPhase.HELD if job.id in given.barred else _job_phase(job) for job in jobs),
         submit=_floats(job.submitted_at for job in jobs),
         deadline=_floats(INF if job.deadline_at is None else job.deadline_at for job in jobs),
         priority=_ints(job.priority for job in jobs),
