@@ -158,7 +158,8 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 def _paused(now: float) -> str | None:
     from prompttuner.controller.act.gate import Gate
 
-    return Gate.of(context.settings()).problem(now)
+    gate = Gate.of(context.settings())
+    return gate.problem(now) or gate.refusal()
 
 
 def _ask(kind: type[Drain] | type[ReleaseAgent], which: str | None, everything: bool, idle: bool) -> None:
