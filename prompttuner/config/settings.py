@@ -194,6 +194,7 @@ class Settings(BaseSettings):
 
     @property
     def spool_dir(self) -> Path:
+        """The spool: the setting, or a folder below home."""
         return self.spool or self.home / "spool"
 
     @property
@@ -208,6 +209,7 @@ class Settings(BaseSettings):
 
     @property
     def logs_dir(self) -> Path:
+        """Folder of logs."""
         return self.home / "logs"
 
     def make_home(self) -> Path:

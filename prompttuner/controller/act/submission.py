@@ -16,7 +16,7 @@ from prompttuner.errors import BackendError
 from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
 from prompttuner.protocol.files import write_message
-from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitTimeout, SubmitUnknown
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Submitter:
                 continue
             except SubmitUnknown as error:
                 failures += 1
-                self._gate.failed(res.now(), str(error))
+                self._gate.failed(res.now(), str(error), blocks=isinstance(error, SubmitTimeout))
                 res.warn(f"{error}; it is looked for by its name {request.name}")
                 continue
             self._gate.submitted(res.now())

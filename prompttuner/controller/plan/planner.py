@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from prompttuner.controller.act.limits import Limits
 from prompttuner.controller.act.transaction import WENT_ON
+from prompttuner.controller.plan.blocked import find_blockage
 from prompttuner.controller.plan.expectations import Expectations, Outlook
 from prompttuner.controller.plan.notes import new_notes
 from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
@@ -16,8 +17,8 @@ from prompttuner.db.queries import leases as lease_rows
 from prompttuner.db.queries.live import Rows
 from prompttuner.db.tables.models import Allocation
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.contract.plan import Plan, Policy
-from prompttuner.states import AllocationState
+from prompttuner.policy.contract.plan import Assign, Plan, Policy
+from prompttuner.states import AllocationState, JobState
 
 __all__ = ["Decision", "Planner"]
 
@@ -66,10 +67,13 @@ class Planner:
         if not outlook.pools:
             self._plan_at = float("inf")
             return Decision(Plan())
+        blockage = find_blockage(self._limits.gate, rows.allocations, res.now())
+        in_vain = blockage.in_vain(rows.jobs, rows.allocations)
+        limits = self._limits.now(rows.allocations, prewarm=self.prewarm)
         given = SnapshotInputs(
             now=res.now(),
             tick_s=res.settings.tick_s,
-            limits=self._limits.now(rows.allocations, prewarm=self.prewarm),
+            limits=blockage.narrowed(limits),
             pools=outlook.pools,
             profiles=outlook.profiles,
             remaining=outlook.remaining,
@@ -78,12 +82,26 @@ class Planner:
             step_s=outlook.step_s,
             next_plan_s=self.next_plan_s,
             kept=self._with_unexplained_loss(rows.allocations),
+            barred=frozenset(in_vain),
         )
-        snapshot = build_snapshot(rows.jobs, rows.allocations, given)
+        counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
+        snapshot = build_snapshot(rows.jobs, counted, given)
         each = self._limits.gpus_per_agent
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
+        plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
+        plan = self._with_refusal(plan, rows, in_vain)
         self._plan_at = plan.wake_at
         return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, rows.jobs)))
+
+    def _with_refusal(self, plan: Plan, rows: Rows, explained: Mapping[str, str]) -> Plan:
+        """While the manager takes no allocation, that is why jobs wait, whatever a policy makes of it."""
+        refusal = self._limits.gate.refusal()
+        if refusal is None:
+            return plan
+        assigned = {action.job for action in plan.actions if isinstance(action, Assign)}
+        waiting = [job.id for job in rows.jobs if job.state == JobState.QUEUED]
+        notes = {name: refusal for name in waiting if name not in explained and name not in assigned}
+        return replace(plan, notes={**plan.notes, **notes})
 
     def _with_unexplained_loss(self, allocations: Sequence[Allocation]) -> frozenset[str]:
         """Jobs that a member has left by itself a moment ago.

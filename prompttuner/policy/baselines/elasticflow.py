@@ -27,7 +27,9 @@ FAR = 30 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class ElasticFlow:
-    """As released: start-up ignored, arrivals of a slot admitted or rejected together, left-over GPUs to the job whose
+    """ElasticFlow as it was released.
+
+    Start-up is ignored, arrivals of a slot are admitted or rejected together, left-over GPUs go to the job whose
     GPU-time grows most.
 
     ``slot_s``: scheduling slot (half the keep-alive where that is shorter); ``bank``: with the Prompt Bank
@@ -77,8 +79,11 @@ class ElasticFlow:
         return Plan([*actions, *acts], min(edge + slot, next_stop(snapshot)), notes)
 
     def _slot(self, snapshot: Snapshot) -> float:
-        """Seconds of a slot: half the keep-alive where that is less than ``slot_s``. An agent that starts, or loses its
-        job, within a slot would otherwise be gone before the edge at which it would be used."""
+        """Seconds of a slot: half the keep-alive where that is less than ``slot_s``.
+
+        An agent that starts, or loses its job, within a slot would otherwise be gone before the edge at which it would
+        be used.
+        """
         return min(self.slot_s, max(self._keep(snapshot) / 2, snapshot.tick_s))
 
     def _keep(self, snapshot: Snapshot) -> float:

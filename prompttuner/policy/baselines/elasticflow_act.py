@@ -40,10 +40,10 @@ class _Supply:
 
 
 def realise(snapshot: Snapshot, targets: list[Target], keep_s: float) -> tuple[list[Action], dict[str, Reason]]:
-    """Actions and notes. Shrinking first; then jobs by deadline take idle GPUs, switch others' models, ask for more;
-    what stays idle is kept for ``keep_s`` seconds.
+    """Actions and notes.
 
-    A job grows at once to the largest of its levels that is there, and to its target when the rest arrives.
+    Shrinking first; then jobs by deadline take idle GPUs, switch others' models, ask for more; what stays idle is kept
+    for ``keep_s`` seconds. A job grows at once to the largest of its levels that is there, and to its target when the rest arrives.
     """
     supply = _supply(snapshot)
     ordered = sorted(targets, key=lambda t: (t.deadline, t.row))
