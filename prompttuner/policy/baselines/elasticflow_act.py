@@ -43,7 +43,8 @@ def realise(snapshot: Snapshot, targets: list[Target], keep_s: float) -> tuple[l
     """Actions and notes.
 
     Shrinking first; then jobs by deadline take idle GPUs, switch others' models, ask for more; what stays idle is kept
-    for ``keep_s`` seconds. A job grows at once to the largest of its levels that is there, and to its target when the rest arrives.
+    for ``keep_s`` seconds. A job grows at once to the largest of its levels that is there, and to its target when the
+    rest arrives.
     """
     supply = _supply(snapshot)
     ordered = sorted(targets, key=lambda t: (t.deadline, t.row))
