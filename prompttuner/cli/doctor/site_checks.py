@@ -220,6 +220,8 @@ def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:
     from prompttuner.db import Store
     from prompttuner.db.queries import jobs
     from prompttuner.errors import DatabaseError
+    from prompttuner.protocol.files import understood
+    from prompttuner.protocol.spec import ResolvedSpec
 
     found: dict[tuple[str | None, tuple[str, ...]], str] = {(None, ()): "a job without wishes of its own"}
     try:
@@ -227,9 +229,11 @@ def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:
             specs = store.query(jobs.active_specs)
     except DatabaseError:
         specs = {}
-    for spec in specs.values():
-        pool = pool_of(spec)
-        found.setdefault((pool.gpu_type, pool.setup), f"pool {pool.key}")
+    for value in specs.values():
+        spec = understood(ResolvedSpec.read(value))
+        if spec is not None:
+            pool = pool_of(spec)
+            found.setdefault((pool.gpu_type, pool.setup), f"pool {pool.key}")
     return [(name, gpu_type, setup) for (gpu_type, setup), name in found.items()]
 
 
