@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["UNKNOWN_MODEL_MB", "MemoryRule", "died_of_memory", "needed_mb", "parse_rule", "weights_bytes"]
+__all__ = ["UNKNOWN_MODEL_MB", "MemoryRule", "died_of_memory", "needed_mb", "parse_rule", "size_mb", "weights_bytes"]
 
 BASE_MB = 2048
 """Interpreter, torch, transformers, and room for a batch: an idle agent with a tiny LLM takes about a third of it."""
@@ -90,6 +90,14 @@ def needed_mb(weights: int | None) -> int:
     if weights is None:
         return UNKNOWN_MODEL_MB
     return math.ceil((BASE_MB + 2 * weights / 2**20) / 1024) * 1024
+
+
+def size_mb(text: str) -> int | None:
+    """MB of sbatch's ``32G``, ``4000``, ``4000M``; None if it is none."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text.strip().upper())
+    if match is None:
+        return None
+    return int(int(match.group(1)) * {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024 * 1024}[match.group(2)])
 
 
 def weights_bytes(model: str, environ: Mapping[str, str] = os.environ) -> int | None:

@@ -12,7 +12,7 @@ from prompttuner.config import Settings
 from prompttuner.errors import BackendError
 from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.command import ClientError, SlurmClient, chunks
-from prompttuner.slurm.memory import MemoryRule
+from prompttuner.slurm.memory import MemoryRule, size_mb
 from prompttuner.slurm.observe import Observer
 from prompttuner.slurm.script import DEFAULT_WALLTIME_S, Script, agent_script, build_script
 from prompttuner.slurm.submit import submit
@@ -72,6 +72,11 @@ class SlurmBackend:
                 return None  # Slurm is away: sbatch will say so
         cpus = self._settings.slurm.cpus_per_agent or 1
         return self._memory_rules[name].to_ask(request.mem_mb, request.gpus, cpus)
+
+    def memory_given(self, request: AllocationRequest) -> int | None:
+        """MB that an allocation is held to: what the user set, or what is asked for; None where neither is."""
+        own = self._settings.slurm.mem
+        return self._memory(request) if own is None else size_mb(own)
 
     @property
     def templates(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import time
@@ -107,12 +106,12 @@ def _walltime(settings: Settings, chosen: Partition) -> Iterator[Finding]:
 
 def _memory(settings: Settings, chosen: Partition) -> Iterator[Finding]:
     """What agents of the waiting jobs need, beside what they are given."""
-    from prompttuner.slurm.memory import needed_mb, weights_bytes
+    from prompttuner.slurm.memory import needed_mb, size_mb, weights_bytes
 
     rule = chosen.memory
     given = rule.default_mb(settings.slurm.gpus_per_agent, settings.slurm.cpus_per_agent or 1)
     if settings.slurm.mem is not None:
-        given = parse_size_mb(settings.slurm.mem)
+        given = size_mb(settings.slurm.mem)
     most = rule.most_mb()
     for model, name in sorted(_models(settings).items()):
         weights = weights_bytes(model)
@@ -130,14 +129,6 @@ def _memory(settings: Settings, chosen: Partition) -> Iterator[Finding]:
         yield Finding(
             "memory", Verdict.OK, f"the site gives {text} by default; allocations ask for what their LLM needs"
         )
-
-
-def parse_size_mb(text: str) -> int | None:
-    """MB of sbatch's ``32G``, ``4000``, ``4000M``; None if it is none."""
-    match = re.fullmatch(r"(\d+)([KMGT]?)", text.strip().upper())
-    if match is None:
-        return None
-    return int(int(match.group(1)) * {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024 * 1024}[match.group(2)])
 
 
 def _models(settings: Settings) -> dict[str, str]:

@@ -18,6 +18,7 @@ from prompttuner.protocol.agents import AgentSettings
 from prompttuner.protocol.files import write_message
 from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitTimeout, SubmitUnknown
 from prompttuner.slurm.memory import needed_mb, weights_bytes
+from prompttuner.slurm.slurm_backend import SlurmBackend
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Submitter:
                 continue
             self._gate.submitted(res.now())
             taken += 1
-            _record(res, uuid, native, "", request.mem_mb)
+            given = self._backend.memory_given(request) if isinstance(self._backend, SlurmBackend) else None
+            _record(res, uuid, native, "", given)
         return taken
 
     def _prepare(self, allocation: Allocation) -> AllocationRequest:
