@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prompttuner.cli.doctor.findings import Finding, Verdict
 from prompttuner.errors import BackendError, PromptTunerError
@@ -15,6 +15,7 @@ from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
     from prompttuner.config import Settings
+    from prompttuner.protocol.spec import ResolvedSpec
     from prompttuner.slurm.site import Partition, Site
 
 __all__ = ["slurm_findings"]
@@ -133,7 +134,7 @@ def _memory(settings: Settings, chosen: Partition) -> Iterator[Finding]:
 
 def _models(settings: Settings) -> dict[str, str]:
     """LLMs of jobs that have not ended: folder or hub id -> name."""
-    return {str(spec["model"]): str(spec.get("model_name") or spec["model"]) for spec in _active_specs(settings)}
+    return {spec.model: spec.model_name or spec.model for spec in _active_specs(settings)}
 
 
 def _limits(settings: Settings, site: Site) -> Iterator[Finding]:
@@ -247,16 +248,19 @@ def _would_be_taken(settings: Settings) -> Iterator[Finding]:
             yield Finding("submission", Verdict.OK, f"Slurm would take an allocation of {name} (sbatch --test-only)")
 
 
-def _active_specs(settings: Settings) -> list[dict[str, Any]]:
+def _active_specs(settings: Settings) -> list[ResolvedSpec]:
     from prompttuner.db import Store
     from prompttuner.db.queries import jobs
     from prompttuner.errors import DatabaseError
+    from prompttuner.protocol.files import understood
+    from prompttuner.protocol.spec import ResolvedSpec
 
     try:
         with Store.open(settings.database_url, read_only=True) as store:
-            return list(store.query(jobs.active_specs).values())
+            values = store.query(jobs.active_specs).values()
     except DatabaseError:
         return []  # the database's own check says what is wrong
+    return [spec for value in values if (spec := understood(ResolvedSpec.read(value))) is not None]
 
 
 def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:

@@ -66,7 +66,9 @@ class Planner:
         res = self._res
         if not rows.jobs and not rows.allocations and res.now() < self._plan_at:
             return Decision(Plan(wake_at=self._plan_at))
-        outlook = self._expectations.of(rows.jobs, rows.allocations)
+        specs = self._expectations.specs_of(rows.jobs)
+        jobs = [job for job in rows.jobs if job.id in specs]
+        outlook = self._expectations.of(jobs, rows.allocations)
         if not outlook.pools:
             self._plan_at = float("inf")
             return Decision(Plan())
@@ -88,14 +90,14 @@ class Planner:
             barred=frozenset(in_vain),
         )
         counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
-        snapshot = build_snapshot(rows.jobs, counted, given)
+        snapshot = build_snapshot(jobs, counted, given)
         each = self._limits.gpus_per_agent
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
         plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
         plan = self._with_refusal(plan, rows, in_vain)
         plan = self._with_room(plan, outlook.pools, limits.requests_now)
         self._plan_at = plan.wake_at
-        return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, rows.jobs)))
+        return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, jobs)))
 
     def _with_refusal(self, plan: Plan, rows: Rows, explained: Mapping[str, str]) -> Plan:
         """While the manager takes no allocation, that is why jobs wait, whatever a policy makes of it."""
