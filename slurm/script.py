@@ -33,6 +33,9 @@ OWN_OPTIONS = frozenset(
 """sbatch options that prompttuner sets itself or that would break an allocation."""
 
 
+MEMORY_OPTIONS = frozenset({"mem", "mem-per-cpu", "mem-per-gpu"})
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """One sbatch call, complete: what a dry run shows is what a real run sends."""
@@ -88,6 +91,7 @@ def build_script(
     walltime_s: float,
     offline: bool = True,
     templates: Path | None = None,
+    mem_mb: int | None = None,
 ) -> Script:
     """Everything that one allocation asks for.
 
@@ -114,7 +118,10 @@ def build_script(
         "signal": f"{settings.signal}@{before_s}",
         "no-requeue": True,
     }
-    for name, value in {**_from_settings(settings), **_checked(request.options)}.items():
+    options = {**_from_settings(settings), **_checked(request.options)}
+    if mem_mb is not None and not options.keys() & MEMORY_OPTIONS:
+        options["mem"] = f"{mem_mb}M"
+    for name, value in options.items():
         chosen = True if value == "" else value
         if name in SUBMITIT_NAMES:
             parameters[name.replace("-", "_")] = chosen

@@ -25,6 +25,7 @@ __all__ = [
     "get",
     "live_ids",
     "load_live",
+    "memory_of",
     "one_of_each_pool",
     "resolve",
     "settle_end",
@@ -145,6 +146,13 @@ def change(
         reserved=_RESERVED,
         known=known,
     )
+
+
+def memory_of(session: Session, uuids: Sequence[str]) -> dict[str, int]:
+    """MB that allocations are held to, of those where that is known."""
+    rows = session.execute(select(_TABLE.c.uuid, _TABLE.c.place).where(_TABLE.c.uuid.in_(uuids)))
+    given = {row[0]: (row[1] or {}).get("mem_mb") for row in rows}
+    return {uuid: mb for uuid, mb in given.items() if isinstance(mb, int)}
 
 
 def ends_untold(session: Session, since: float, limit: int) -> list[tuple[str, str | None]]:
