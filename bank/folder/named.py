@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prompttuner.bank.folder.shelf import Bank, Shelf
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
-from prompttuner.spec.initial import bank_entry
+from prompttuner.protocol.initial import InitialPrompt
+from prompttuner.protocol.spec import ResolvedSpec
 
 __all__ = ["named_entry", "resolve_entry"]
 
@@ -38,12 +39,13 @@ def named_entry(bank_dirs: Iterable[Path], model: str, beginning: str) -> tuple[
     return shelf, entry_id
 
 
-def resolve_entry(resolved: dict[str, Any], bank_dirs: Iterable[Path]) -> None:
-    """Put the whole id in place of the beginning that a resolved spec's ``bank:ENTRY`` gives.
+def resolve_entry(spec: ResolvedSpec, bank_dirs: Iterable[Path]) -> ResolvedSpec:
+    """The spec with the whole id in place of the beginning that its ``bank:ENTRY`` gives.
 
     Raises:
         NotFound, SpecError: as `named_entry`.
     """
-    if beginning := bank_entry(str(resolved["initial_prompt"])):
-        entry_id = named_entry(bank_dirs, str(resolved["model"]), beginning)[1]
-        resolved["initial_prompt"] = f"bank:{entry_id}"
+    if spec.initial_prompt.kind != "entry":
+        return spec
+    entry_id = named_entry(bank_dirs, spec.model, spec.initial_prompt.value)[1]
+    return replace(spec, initial_prompt=InitialPrompt("entry", entry_id))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from prompttuner.errors import DataError, PromptTunerError, StateError
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
 from prompttuner.protocol.lookup import LookupReport
-from prompttuner.spec.initial import bank_entry, forces_lookup
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.task import Stepped
 
@@ -42,7 +41,7 @@ class TunerTask:
 
     @classmethod
     def begin(
-        cls, spec: Mapping[str, Any], model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
+        cls, spec: ResolvedSpec, model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
     ) -> TunerTask:
         """A new task.
 
@@ -50,7 +49,8 @@ class TunerTask:
         of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary. ``bank`` is looked
         up in any case; ``bank:ENTRY`` is that entry, or the job fails.
         """
-        data = read_data(spec)
+        values = spec.to_json()
+        data = read_data(values)
         found: list[str] = []
 
         def lookup() -> torch.Tensor | None:
@@ -62,24 +62,22 @@ class TunerTask:
             found.append(source)
             return prompt
 
-        text = str(spec["initial_prompt"])
-        entry = bank_entry(text)
-        looks = plan.lookup_s > 0 or forces_lookup(text) or entry is not None
-        initial = initial_prompt(spec, model, lookup if looks else None)
+        asked = spec.initial_prompt
+        entry = asked.value if asked.kind == "entry" else None
+        looks = plan.lookup_s > 0 or asked.kind in {"bank", "entry"}
+        initial = initial_prompt(values, model, lookup if looks else None)
         if found:
             initial.origin = found[0]
         try:
-            return cls(Tuner(model, spec, data, initial))
+            return cls(Tuner(model, values, data, initial))
         except DataError as error:
             if not found or found[0] == "vocab" or entry is not None:
                 raise
             _take_back(files, f"the prompt that was found leaves no room for the data ({error})")
-            return cls(Tuner(model, spec, data, initial_prompt(spec, model)))
+            return cls(Tuner(model, values, data, initial_prompt(values, model)))
 
     @classmethod
-    def resume(
-        cls, spec: Mapping[str, Any], model: LoadedModel, folder: Path, _pointer: CheckpointPointer
-    ) -> TunerTask:
+    def resume(cls, spec: ResolvedSpec, model: LoadedModel, folder: Path, _pointer: CheckpointPointer) -> TunerTask:
         """Go on from the checkpoint in ``folder``.
 
         Raises:
@@ -91,14 +89,15 @@ class TunerTask:
         return cls._from_state(spec, model, state)
 
     @classmethod
-    def restore(cls, spec: Mapping[str, Any], model: LoadedModel, data: bytes) -> TunerTask:
+    def restore(cls, spec: ResolvedSpec, model: LoadedModel, data: bytes) -> TunerTask:
         """Go on from what another member's ``pack`` made."""
         return cls._from_state(spec, model, unpack(data))
 
     @classmethod
-    def _from_state(cls, spec: Mapping[str, Any], model: LoadedModel, state: TunerState) -> TunerTask:
+    def _from_state(cls, spec: ResolvedSpec, model: LoadedModel, state: TunerState) -> TunerTask:
         start = InitialPrompt(state.tensors["prompt"], str(state.meta["origin"]))
-        tuner = Tuner(model, spec, read_data(spec), start)
+        values = spec.to_json()
+        tuner = Tuner(model, values, read_data(values), start)
         tuner.load_state(state)
         return cls(tuner)
 
@@ -125,6 +124,10 @@ class TunerTask:
     def evaluate(self, collective: Collective) -> None:
         """Evaluate the prompt together with the other members."""
         self.tuner.evaluate(collective)
+
+    def share(self, possible: bool) -> None:
+        """See `Tuner.share`."""
+        self.tuner.share(possible)
 
     def sample_ids(self, step: int) -> Sequence[int]:
         """The samples of an iteration, the same for any number of members."""
@@ -174,9 +177,7 @@ class TunerTask:
         )
 
 
-def _named(
-    entry: str, spec: Mapping[str, Any], model: LoadedModel, bank_dirs: Sequence[str]
-) -> tuple[torch.Tensor, str]:
+def _named(entry: str, spec: ResolvedSpec, model: LoadedModel, bank_dirs: Sequence[str]) -> tuple[torch.Tensor, str]:
     """The entry that the user named, and where it is from.
 
     Raises:
@@ -186,7 +187,7 @@ def _named(
     from prompttuner.bank.lookup.features import embed_text
 
     try:
-        shelf, entry_id = named_entry(map(Path, bank_dirs), str(spec["model"]), entry)
+        shelf, entry_id = named_entry(map(Path, bank_dirs), spec.model, entry)
         about = shelf.read(entry_id)
         if about.kind == "text":
             prompt = embed_text(model, about.text)
@@ -198,7 +199,7 @@ def _named(
 
 
 def _look_up(
-    spec: Mapping[str, Any],
+    spec: ResolvedSpec,
     model: LoadedModel,
     data: TuningData,
     seconds: float,
@@ -216,7 +217,7 @@ def _look_up(
         from prompttuner.bank.lookup.search import find_initial_prompt
 
         found = find_initial_prompt(
-            spec, model, data, [Path(folder) for folder in bank_dirs], seconds, int(spec["seed"])
+            spec.to_json(), model, data, [Path(folder) for folder in bank_dirs], seconds, spec.seed
         )
         prompt, source, report = found.prompt, found.source, LookupReport.expect(found.report)
     except Exception as error:

@@ -225,4 +225,4 @@ def test_a_job_starts_from_the_vocabulary_when_its_longest_sample_leaves_the_fou
     files.close()
     told = json.loads((files.folder / "lookup.json").read_text())
     assert told["source"] == "vocab" and told["chosen"] is None and "no room" in told["why"]
-    assert str(task.noted(Progress()).initial_prompt).startswith("vocab")
+    assert (task.noted(Progress()).initial_prompt or "").startswith("vocab")

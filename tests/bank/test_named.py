@@ -15,6 +15,7 @@ from prompttuner.bank.folder.named import named_entry, resolve_entry
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.errors import DataError, NotFound, SpecError
 from prompttuner.protocol.jobs import Membership
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.smallmodel import tasks
 from prompttuner.spec import JobSpec
 from prompttuner.worker.member_files import MemberFiles
@@ -29,14 +30,15 @@ def loaded() -> LoadedModel:
     return load_model(MODEL)
 
 
-def spec(folder: Path, start: str) -> dict[str, object]:
+def spec(folder: Path, start: str) -> ResolvedSpec:
     train, evaluation = tasks.write_dataset("reverse+upper", folder / "data", train=16, evaluation=8)
-    return {
+    values = {
         "model": MODEL, "template": "{input} {target}", "learning_rate": 0.03, "batch_size": 8, "seed": 0,
         "prompt_length": None, "initial_prompt": start, "note": "", "train": str(train), "eval": str(evaluation),
         "eval_samples": None, "max_iterations": 4, "target": {"metric": "loss", "op": "<=", "value": 0.1},
         "eval_every": 1, "bucketing": False,
     }  # fmt: skip
+    return ResolvedSpec.expect(values)
 
 
 def begin(loaded: LoadedModel, folder: Path, start: str, lookup_s: float = 0.0) -> TunerTask:
@@ -72,9 +74,8 @@ def test_an_entry_is_known_by_its_beginning_and_a_doubtful_one_is_refused(tmp_pa
     shelf = Bank.create(tmp_path / "bank").shelf(MODEL)
     ids = [shelf.add(Entry("text", "small", text=f"prompt {n}")) for n in range(40)]
     assert named_entry([tmp_path / "none", tmp_path / "bank"], MODEL, ids[7][:12])[1] == ids[7]
-    resolved = {"model": MODEL, "initial_prompt": f"bank:{ids[3][:16]}"}
-    resolve_entry(resolved, [tmp_path / "bank"])
-    assert resolved["initial_prompt"] == f"bank:{ids[3]}"
+    resolved = resolve_entry(spec(tmp_path, f"bank:{ids[3][:16]}"), [tmp_path / "bank"])
+    assert str(resolved.initial_prompt) == f"bank:{ids[3]}"
     with pytest.raises(NotFound, match="bank list"):
         named_entry([tmp_path / "bank"], MODEL, "f" * 40)
     with pytest.raises(SpecError, match="give more of it"):

@@ -27,7 +27,7 @@ def outlook(*, banked: bool = True, measured: bool = False, lookup_s: float = 12
 def job(**changes: Any) -> Job:
     values: dict[str, Any] = {
         "id": "j1", "pool": POOL, "lookup_done": False, "step": 0, "first_step_at": None, "deadline_at": NOW + 600,
-        "best_effort": False, "spec": {"initial_prompt": "auto"},
+        "best_effort": False, "initial_prompt": "auto",
     }  # fmt: skip
     return Job(**(values | changes))
 
@@ -61,7 +61,7 @@ def test_a_lookup_that_pays_is_granted_what_the_deadline_leaves_and_not_a_guess(
 
 
 def test_a_user_may_insist() -> None:
-    forced = {"spec": {"initial_prompt": "bank"}}
+    forced = {"initial_prompt": "bank"}
     assert granted_s(job(**forced), 0.0, outlook(banked=False, measured=True), NOW) == 150
     assert granted_s(job(**forced, deadline_at=NOW - 5), 0.0, outlook(measured=True), NOW) == MOST_S
 

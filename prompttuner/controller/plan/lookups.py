@@ -8,13 +8,12 @@ only what the deadline allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from prompttuner.controller.plan.expectations import Outlook
 from prompttuner.db.tables.models import Job
 from prompttuner.policy.contract.plan import Action, Assign, Plan
-from prompttuner.spec.initial import forces_lookup
 
 __all__ = ["granted_s", "with_lookups"]
 
@@ -49,7 +48,7 @@ def granted_s(job: Job, planned_s: float, outlook: Outlook, now: float) -> float
     bounded = job.deadline_at is not None and not job.best_effort
     room = ROOM_SHARE * (job.deadline_at - now) if bounded and job.deadline_at is not None else MOST_S
     room = min(max(room, 0.0), MOST_S)
-    if forces_lookup(str(spec_of(job).get("initial_prompt", ""))):
+    if job.initial_prompt == "bank":
         return room if room > 0 else MOST_S  # the user insists, and the deadline is past
     if planned_s > 0:
         return max(planned_s, room)
@@ -58,8 +57,3 @@ def granted_s(job: Job, planned_s: float, outlook: Outlook, now: float) -> float
     if guessed and job.pool in outlook.bank and profile is not None and room > profile.lookup_s:
         return room
     return planned_s
-
-
-def spec_of(job: Job) -> Mapping[str, object]:
-    """The job's resolved spec."""
-    return job.spec or {}
