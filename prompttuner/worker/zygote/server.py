@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.errors import PromptTunerError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.spec.models import trusts_own_code
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.zygote.leases import SIGNALS, Run, Worker, fork_worker
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class Zygote:
             seconds += self._pace_load(self._models[key], first)
         except (PromptTunerError, OSError, RuntimeError, ValueError, ImportError, MemoryError) as error:
             traceback.print_exc()
-            self._send({"ev": "load_failed", "model": key[0], "error": str(error) or type(error).__name__})
+            said = str(error) or type(error).__name__
+            self._send({"ev": "load_failed", "model": key[0], "error": said, "kind": _whose(error)})
             return
         size = self._models[key].bytes
         names = [name for name, _, _ in self._models]
@@ -283,7 +284,7 @@ class Zygote:
         from prompttuner.worker.lease import read_spec
 
         spec = read_spec(job_dir)
-        return self._key(str(spec["model"]), str(spec.get("dtype") or "auto"), trusts_own_code(spec))
+        return self._key(spec.model, spec.dtype, trusts_own_code(spec))
 
     def _key(self, model: str, dtype: str, trusted: bool) -> ModelKey:
         """``auto`` is the type that this host's device computes best in, as `choose_dtype` says."""
@@ -335,6 +336,15 @@ class Zygote:
                 self._hear_worker(worker)
         if self._worker is not None:
             self._forget_worker(worker, kill=True)
+
+
+def _whose(error: Exception) -> str:
+    """Whose fault a load is: ``job`` (its model), ``site`` (files that cannot be read now) or ``host`` (memory)."""
+    if isinstance(error, MemoryError):
+        return "host"
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    unread = isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
+    return "site" if unread and not absent else "job"
 
 
 def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callable[[], bool]) -> dict[str, Any]:
