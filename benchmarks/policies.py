@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -146,6 +147,13 @@ def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) ->
     return [done[repr(cell)] for cell in cells]
 
 
+def _commit() -> str:
+    """Of the last change to what decides: our policy, the baselines, the simulator."""
+    git = ["git", "-C", str(Path(__file__).parent.parent), "log", "-1", "--format=%h", "--"]
+    done = subprocess.run([*git, "prompttuner/policy", "prompttuner/sim"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def main() -> None:
     """Run all cells, print the tables, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,6 +177,7 @@ def main() -> None:
     flags = [f"--{flag}" for flag in ("quick", "full") if getattr(options, flag)]
     made = store.Made(
         command=" ".join(["python benchmarks/policies.py", *flags]),
+        policy=_commit(),
         date=datetime.now(UTC).date().isoformat(),
         cores=os.cpu_count() or 1,
         load_average=round(os.getloadavg()[2], 1),

@@ -25,6 +25,8 @@ class Made:
     """How the results were made."""
 
     command: str
+    policy: str
+    """Commit of the policy that is compared."""
     date: str
     cores: int
     load_average: float

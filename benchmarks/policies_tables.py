@@ -63,17 +63,21 @@ def tables(result: dict[str, Any], made: store.Made) -> str:
     for table, lines in result["windows"].items():
         out += [TITLES[table] + ", window by window: jobs missed, seeds pooled:", "", *_windows(lines), ""]
     out += ["Where our GPU-seconds go at 32 GPUs with the bank, over the work bound:", "", *_parts(result["cells"]), ""]
-    out += ["### With a wrong prior", "", WRONG, "", *_wrong(result["sensitivity"]), ""]
+    if any(row["variant"] in defs.WRONG for row in result["sensitivity"]):
+        out += ["### With a wrong prior", "", WRONG, "", *_wrong(result["sensitivity"]), ""]
     if result["weaker"]:
         out += ["### With a weaker bank", "", WEAKER, "", *_targets(result, "weaker"), ""]
         out += _part(result["weaker"])
     out += ["### Ablations and sensitivity", "", *_ablations(result["ablations"]), ""]
-    out += ["Other assumptions at the headline:", "", *_sensitivity(result["sensitivity"])]
-    return "\n".join(out)
+    if any(row["variant"] not in defs.WRONG for row in result["sensitivity"]):
+        out += ["Other assumptions at the headline:", "", *_sensitivity(result["sensitivity"])]
+    return "\n".join(out).rstrip()
 
 
 def models(result: dict[str, Any]) -> str:
     """The tables of the trace with real models."""
+    if not result["models"]:
+        return "*Not in the committed results: `python benchmarks/policies.py --save` computes these tables.*"
     out = []
     for gpus, part in result["models"].items():
         lines = {row["policy"]: row for row in part["lines"]}
@@ -114,8 +118,9 @@ def _how(made: store.Made) -> str:
     again = f"{made.checked} of the kept cells computed again and found equal"
     took = f"{made.wall_s:.0f} s" if made.wall_s else again
     return (
-        f"Made on {made.date} by `{made.command}`: {made.cpu_s} CPU seconds, {took}, on {made.cores} cores at a load "
-        f"of {made.load_average:g}. Workload: {made.workload}. Bank savings: {made.bank}."
+        f"Made on {made.date} by `{made.command}` (policies of commit {made.policy}): {made.cpu_s} CPU seconds, "
+        f"{took}, on {made.cores} cores at a load of {made.load_average:g}. Workload: {made.workload}. Bank savings: "
+        f"{made.bank}."
     )
 
 
