@@ -13,6 +13,7 @@ from prompttuner.config import SlurmSettings
 from prompttuner.errors import ConfigError
 from prompttuner.sbatch_templates import check_lines, render
 from prompttuner.slurm.backend import AllocationRequest
+from prompttuner.slurm.ends import staged
 
 __all__ = ["DEFAULT_WALLTIME_S", "OWN_OPTIONS", "Script", "agent_script", "build_script"]
 
@@ -136,7 +137,7 @@ def build_script(
     return Script(
         parameters,
         python,
-        check_lines([*settings.setup, *request.setup], "setup"),
+        staged(request.folder, check_lines(settings.setup, "setup"), check_lines(request.setup, "setup")),
         ["--no-requeue", f"--job-name={request.name}", f"--comment={request.uuid}"],
         offline,
         templates,

@@ -27,6 +27,7 @@ __all__ = [
     "load_live",
     "memory_of",
     "one_of_each_pool",
+    "resolve",
     "settle_end",
 ]
 
@@ -108,6 +109,15 @@ def get(session: Session, uuid: str) -> Allocation:
     if found is None:
         raise NotFound(f"there is no allocation {uuid}")
     return found
+
+
+def resolve(session: Session, text: str) -> str | None:
+    """The allocation that ``text`` means: the beginning of its id, or Slurm's id; None unless just one fits."""
+    if not text:
+        return None
+    fits = _TABLE.c.uuid.startswith(text, autoescape=True) | (_TABLE.c.native_id == text)
+    found = list(session.scalars(select(_TABLE.c.uuid).where(fits).limit(2)))
+    return found[0] if len(found) == 1 else None
 
 
 def change(

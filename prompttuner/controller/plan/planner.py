@@ -10,6 +10,7 @@ from prompttuner.controller.act.transaction import WENT_ON
 from prompttuner.controller.plan.blocked import find_blockage
 from prompttuner.controller.plan.expectations import Expectations, Outlook
 from prompttuner.controller.plan.notes import new_notes
+from prompttuner.controller.plan.on_trial import read_trials
 from prompttuner.controller.plan.pools import Pool
 from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
 from prompttuner.controller.resources import Resources
@@ -75,6 +76,8 @@ class Planner:
         blockage = find_blockage(self._limits.gate, rows.allocations, res.now())
         in_vain = blockage.in_vain(rows.jobs, rows.allocations)
         limits = self._limits.now(rows.allocations, prewarm=self.prewarm)
+        each = self._limits.gpus_per_agent
+        on_trial = read_trials(res, rows.jobs, rows.allocations, limits, each)
         given = SnapshotInputs(
             now=res.now(),
             tick_s=res.settings.tick_s,
@@ -87,14 +90,14 @@ class Planner:
             step_s=outlook.step_s,
             next_plan_s=self.next_plan_s,
             kept=self._with_unexplained_loss(rows.allocations),
-            barred=frozenset(in_vain),
+            barred=frozenset(in_vain) | on_trial.barred.keys(),
         )
         counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
         snapshot = build_snapshot(jobs, counted, given)
-        each = self._limits.gpus_per_agent
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
-        plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
-        plan = self._with_refusal(plan, rows, in_vain)
+        keys = [pool.key for pool in outlook.pools]
+        plan = on_trial.within(blockage.within(plan, keys, in_vain), keys)
+        plan = self._with_refusal(plan, rows, {**in_vain, **on_trial.barred})
         plan = self._with_room(plan, outlook.pools, limits.requests_now)
         self._plan_at = plan.wake_at
         return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, jobs)))
