@@ -19,6 +19,7 @@ import torch
 
 from prompttuner.engine.checkpoint import EVERY_S, EVERY_STEPS, CheckpointClock, load_checkpoint, save_checkpoint
 from prompttuner.engine.initial import Lookup, initial_prompt
+from prompttuner.engine.llm.loading import check_usable
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.engine.result import write_result
 from prompttuner.engine.tuner import StepOutcome, Tuner, read_data
@@ -58,6 +59,7 @@ def run_solo(
         loaded = load_model(
             spec["model"], spec.get("dtype", "auto"), spec.get("trust_remote_code", ()), device=device, name=name
         )
+    check_usable(loaded, spec)
     tuner = Tuner(loaded, spec, read_data(spec), initial_prompt(spec, loaded, lookup))
     if (state := load_checkpoint(folder)) is not None:
         tuner.load_state(state)

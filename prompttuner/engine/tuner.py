@@ -14,6 +14,7 @@ from prompttuner.engine.collective import Collective, Solo
 from prompttuner.engine.history import Evaluation, Progress
 from prompttuner.engine.initial import InitialPrompt
 from prompttuner.engine.llm.encoding import Encoded, encode
+from prompttuner.engine.llm.generation import AnswerReader
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.prefix import PrefixModel
 from prompttuner.engine.metrics import GENERATED
@@ -101,8 +102,11 @@ class Tuner:
         self.loaded = loaded
         self.initial = initial
         length = initial.tensor.shape[0]
-        limits: dict[str, Any] = {"reserve": length, "max_positions": loaded.max_positions}
         template = spec["template"]
+        self._reader = AnswerReader.of(loaded, template)
+        limits: dict[str, Any] = {
+            "reserve": length, "max_positions": loaded.max_positions, "rows": loaded.rows, "reader": self._reader,
+        }  # fmt: skip
         self._train = encode(
             data.train, template, loaded.tokenizer, source=str(spec.get("train", "training data")), **limits
         )
@@ -298,7 +302,7 @@ class Tuner:
         tokens = sum(len(sample.target) for sample in samples)
         metric = 0.0
         if self.target["metric"] in GENERATED:
-            answers = self._prefix.answers(prompt, samples, self.max_new_tokens)
+            answers = self._prefix.answers(prompt, samples, self.max_new_tokens, self._reader)
             score = GENERATED[self.target["metric"]]
             metric = sum(score(answer, sample.text) for answer, sample in zip(answers, samples, strict=True))
         return [self._prefix.losses(prompt, samples, widths), tokens, metric, len(samples)]

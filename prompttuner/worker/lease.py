@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prompttuner.engine.llm.loading import check_usable
 from prompttuner.errors import ConfigError, ModelError, SpoolError, StateError
 from prompttuner.files import read_json
 from prompttuner.spec import check_data
@@ -115,6 +116,8 @@ class TaskMaker:
     ) -> None:
         if isinstance(model, PacedModel) and not is_paced(spec):
             raise ModelError(f"{model.name} is a paced model, which has no weights: only replayed jobs can use it")
+        if not isinstance(model, PacedModel) and not is_paced(spec):
+            check_usable(model, spec)
         self._job_dir = job_dir
         self._spec = spec
         self._model: Any = model

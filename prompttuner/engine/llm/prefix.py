@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from prompttuner.engine.llm.batching import Collated, collate, micro_batches
 from prompttuner.engine.llm.encoding import Encoded
+from prompttuner.engine.llm.generation import AnswerReader
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.errors import ModelError
 
@@ -44,7 +45,8 @@ class PrefixModel:
                 f"model {loaded.name!r} takes no input embeddings, so no soft prompt can stand before its input"
             )
         tokenizer = loaded.tokenizer
-        self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        rows = loaded.rows  # a pad token that was added without a row for it: any other serves, since it is masked
+        self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None and i < rows), 0)
         self._limit = self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
         self._overhead = OVERHEAD.get(loaded.device.type, OVERHEAD["cuda"])
 
@@ -137,18 +139,37 @@ class PrefixModel:
         return total
 
     @torch.no_grad()
-    def answers(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
-        """Greedy answers to the samples' prompts, as text without special tokens, in the order of ``samples``."""
+    def answers(
+        self,
+        prompt: torch.Tensor,
+        samples: Sequence[Encoded],
+        max_new_tokens: int,
+        reader: AnswerReader | None = None,
+    ) -> list[str]:
+        """Greedy answers to the samples' prompts, as ``reader`` reads them, in the order of ``samples``."""
         texts = [""] * len(samples)
+        reader = reader or AnswerReader.of(self.loaded)
         lengths = [len(sample.prompt) + prompt.shape[0] + max_new_tokens for sample in samples]
         for group in micro_batches(lengths, self._max_tokens, 8 * self._overhead):
-            for index, text in zip(
-                group, self._generate(prompt, [samples[i] for i in group], max_new_tokens), strict=True
-            ):
-                texts[index] = text
+            for alike in self._alike(group, samples):
+                rows = self._generate(prompt, [samples[i] for i in alike], max_new_tokens, reader.ends)
+                for index, row in zip(alike, rows, strict=True):
+                    texts[index] = reader.text(row)
         return texts
 
-    def _generate(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
+    def _alike(self, group: list[int], samples: Sequence[Encoded]) -> list[list[int]]:
+        """A group as it is, or in groups of one length where the model sees padding."""
+        if self.loaded.pads_left:
+            return [group]
+        by_length: dict[int, list[int]] = {}
+        for index in group:
+            by_length.setdefault(len(samples[index].prompt), []).append(index)
+        return list(by_length.values())
+
+    def _generate(
+        self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int, ends: frozenset[int]
+    ) -> torch.Tensor:
+        """New tokens, int64 [samples, up to max_new_tokens]; what follows an end token is padding."""
         # Padded on the left, before the soft prompt: mask and positions then are what an unpadded sample would have.
         width = max(len(sample.prompt) for sample in samples)
         length, device = prompt.shape[0], self.loaded.device
@@ -165,17 +186,16 @@ class PrefixModel:
             start = width - len(sample.prompt)
             embeds[index, start : start + length] = prompt.to(weight.dtype)
             embeds[index, start + length :] = given[index, start:]
-        out = self._model.generate(
+        out: torch.Tensor = self._model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=self._pad,
-            eos_token_id=self.loaded.tokenizer.eos_token_id,
+            eos_token_id=sorted(ends) or None,
         )
-        texts: list[str] = self.loaded.tokenizer.batch_decode(out, skip_special_tokens=True)
-        return texts
+        return out
 
     @contextmanager
     def _head_at(self, positions: torch.Tensor) -> Iterator[None]:
