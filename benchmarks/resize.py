@@ -41,11 +41,12 @@ from prompttuner.engine.initial import initial_prompt
 from prompttuner.engine.llm.model import load_model
 from prompttuner.engine.tuner import Tuner, read_data
 from prompttuner.files import write_json
+from prompttuner.protocol.jobs import Membership
 from prompttuner.smallmodel import tasks
 from prompttuner.spec import make_spec, resolve
 from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.lease import run_lease
-from prompttuner.worker.membership import Membership, propose, read_membership
+from prompttuner.worker.membership import propose, read_membership
 from prompttuner.worker.zygote.client import Zygote
 
 PATIENCE_S = 180.0

@@ -34,9 +34,11 @@ from prompttuner.db.queries.bulk import insert_rows, table_of
 from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.policy import get
+from prompttuner.protocol.agents import AgentStatus
+from prompttuner.protocol.jobs import Membership
 from prompttuner.slurm.backend import AllocationRequest, Native, Seen
-from prompttuner.slurm.spool import AgentStatus, Spool
-from prompttuner.worker.membership import Membership, member_dir, propose
+from prompttuner.slurm.spool import Spool
+from prompttuner.worker.membership import member_dir, propose
 
 SPEC: dict[str, Any] = {
     "model": "/m",

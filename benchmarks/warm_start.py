@@ -37,12 +37,13 @@ from slurm_cluster import Cluster, running_cluster
 from prompttuner import JobSpec
 from prompttuner.config import Settings, load_settings
 from prompttuner.files import make_private_dir, read_json, write_json
+from prompttuner.protocol.agents import AgentSettings, AgentStatus, Order
+from prompttuner.protocol.jobs import Membership
 from prompttuner.slurm.backend import AllocationRequest
 from prompttuner.slurm.slurm_backend import SlurmBackend
-from prompttuner.slurm.spool import AgentSettings, AgentStatus, Order, Spool
+from prompttuner.slurm.spool import Spool
 from prompttuner.smallmodel import tasks
 from prompttuner.spec import resolve
-from prompttuner.worker.membership import Membership
 
 PATIENCE_S = 180.0
 COLD = """

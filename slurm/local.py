@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompttuner.errors import BackendError
-from prompttuner.files import read_json
+from prompttuner.protocol.agents import Farewell, Instance
+from prompttuner.protocol.files import read_message, understood
 from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
 
 __all__ = ["LocalBackend", "process_start"]
@@ -112,8 +113,8 @@ class LocalBackend:
         return {uuid: self._observe_one(uuid, native) for uuid, native in known}
 
     def _observe_one(self, uuid: str, native: str | None) -> Seen:
-        claim = read_json(self._agents / uuid / "instance.json")
-        agent_pid = int(claim["pid"]) if claim else None
+        claim = understood(read_message(Instance, self._agents / uuid / Instance.FILE))
+        agent_pid = claim.pid if claim is not None and claim.pid else None
         if native is not None:
             pid, _, start = native.partition(":")
             if process_start(int(pid)) == int(start or 0):
@@ -122,8 +123,9 @@ class LocalBackend:
             return Seen(Native.RUNNING, native, "RUNNING", node="localhost")
         if native is None and claim is None:
             return Seen(Native.UNKNOWN)
-        farewell = read_json(self._agents / uuid / "exit.json") or {}
-        return Seen(Native.ENDED, native, "EXITED", reason=str(farewell.get("reason", "gone without a word")))
+        farewell = understood(read_message(Farewell, self._agents / uuid / Farewell.FILE))
+        reason = "gone without a word" if farewell is None else farewell.reason
+        return Seen(Native.ENDED, native, "EXITED", reason=reason)
 
 
 def _is_agent(pid: int) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompttuner.errors import BackendError
-from prompttuner.files import read_json
+from prompttuner.protocol.agents import Farewell
+from prompttuner.protocol.files import read_message, understood
 from prompttuner.slurm.answers import (
     NAME_PREFIX,
     SACCT_FIELDS,
@@ -182,10 +183,8 @@ class Observer:
 
     def _own_word(self, uuid: str) -> Seen | None:
         """The end as the agent itself wrote it."""
-        said = read_json(self._agents / uuid / "exit.json")
-        if not isinstance(said, dict):
-            return None
-        return Seen(Native.ENDED, None, EXITED, str(said.get("reason", "")))
+        said = understood(read_message(Farewell, self._agents / uuid / Farewell.FILE))
+        return None if said is None else Seen(Native.ENDED, None, EXITED, said.reason)
 
     def _is_alive(self, uuid: str, now: float) -> bool:
         try:

@@ -15,10 +15,11 @@ LINKED = {"bank", "db", "slurm", "sbatch_templates"}
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 TENSOR_PACKAGES = {"engine", "worker", "bank", "smallmodel"}
 
-BASE = {"errors", "files", "states", "spec", "config", "smallmodel", "words"}
+BASE = {"errors", "files", "states", "protocol", "spec", "config", "smallmodel", "words"}
 ALLOWED: dict[str, set[str]] = {
-    "spec": {"errors", "files"},
-    "config": {"errors", "files", "spec"},
+    "protocol": {"errors", "files"},
+    "spec": {"errors", "files", "protocol"},
+    "config": {"errors", "files", "protocol", "spec"},
     "states": {"errors"},
     "files": {"errors"},
     "errors": set(),

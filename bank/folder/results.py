@@ -13,6 +13,7 @@ from prompttuner.bank.folder.layout import ID_PATTERN
 from prompttuner.bank.folder.shelf import Bank
 from prompttuner.bank.folder.tasks import note_task
 from prompttuner.files import read_json
+from prompttuner.protocol.lookup import LookupReport
 
 __all__ = ["PREFERRED_VERSION", "add_result"]
 
@@ -21,7 +22,7 @@ PREFERRED_VERSION = "final"
 
 
 def add_result(
-    bank_dir: Path, result_dir: Path, spec: Mapping[str, Any], job: str, *, lookup: Mapping[str, Any] | None = None
+    bank_dir: Path, result_dir: Path, spec: Mapping[str, Any], job: str, *, lookup: LookupReport | None = None
 ) -> str | None:
     """Enter the prompt of a finished job, and the outcome of the entry that it started from.
 
@@ -33,7 +34,7 @@ def add_result(
         result_dir: the promoted result folder (adapter, ``result.json``, perhaps ``early_prompt.safetensors``).
         spec: the resolved job spec.
         job: the job's id.
-        lookup: what the job's ``lookup.json`` says, if it had a lookup.
+        lookup: what came of the job's lookup, if it had one.
 
     Returns:
         The entry's id; None when the job did not reach its target (only the outcome is noted then).
@@ -47,7 +48,8 @@ def add_result(
     model = str(spec["model"])
     shelf = Bank.create(bank_dir).shelf(model)
     reached = result.get("outcome") == "reached"
-    started_from = str((lookup or {}).get("chosen") or "")
+    lookup = lookup or LookupReport()
+    started_from = lookup.chosen or ""
     if ID_PATTERN.fullmatch(started_from):
         shelf.add_outcome(
             {
@@ -56,8 +58,8 @@ def add_result(
                 "reached": reached,
                 "ita": result.get("ita"),
                 "cap": spec.get("max_iterations"),
-                "score": (lookup or {}).get("score"),
-                "vocab_score": (lookup or {}).get("vocab_score"),
+                "score": lookup.score,
+                "vocab_score": lookup.vocab_score,
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )

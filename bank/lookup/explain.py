@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from prompttuner.protocol.lookup import LookupReport
 from prompttuner.words import Counted
 
 __all__ = ["CANDIDATE_COLUMNS", "candidate_rows", "lookup_lines"]
@@ -13,57 +14,52 @@ __all__ = ["CANDIDATE_COLUMNS", "candidate_rows", "lookup_lines"]
 CANDIDATE_COLUMNS = ("candidate", "kind", "task", "loss", "after steps", "jobs before", "source")
 
 
-def lookup_lines(report: Mapping[str, Any]) -> list[str]:
+def lookup_lines(report: LookupReport) -> list[str]:
     """What was found and why, what it cost, what it should save, what was passed over."""
-    if "strategy" not in report:
-        if report.get("why"):
-            return [f"Prompt Bank: {report['why']}"]
-        if report.get("budget_s"):
-            return [f"Prompt Bank: {report['budget_s']:.3g} s granted for a lookup"]
+    if report.strategy is None:
+        if report.why:
+            return [f"Prompt Bank: {report.why}"]
+        if report.budget_s:
+            return [f"Prompt Bank: {report.budget_s:.3g} s granted for a lookup"]
         return ["Prompt Bank: not looked up (nothing stored for this LLM, or a lookup would not have paid)"]
-    lines = [f"Prompt Bank: starts from {report.get('source', 'vocab')}: {report.get('why', '')}"]
-    if report.get("evaluations"):
-        share = report["evaluations"] / max(1, report.get("brute_force_evaluations") or 1)
-        entries = Counted(report.get("entries", 0), "entry", "entries")
-        clusters = Counted(report.get("clusters", 0), "cluster")
+    lines = [f"Prompt Bank: starts from {report.source or 'vocab'}: {report.why or ''}"]
+    if report.evaluations:
+        share = report.evaluations / max(1, report.brute_force_evaluations or 1)
+        entries = Counted(report.entries or 0, "entry", "entries")
+        clusters = Counted(report.clusters or 0, "cluster")
         lines.append(
-            f"  {entries} in {clusters}, {report['strategy']}: {Counted(report['evaluations'], 'evaluation')} "
-            f"({share:.0%} of scoring all), {report.get('seconds', 0.0):.2g} of {report.get('budget_s', 0.0):.3g} s"
-            + (", cut short" if report.get("shortened") else "")
+            f"  {entries} in {clusters}, {report.strategy}: {Counted(report.evaluations, 'evaluation')} "
+            f"({share:.0%} of scoring all), {report.seconds or 0.0:.2g} of {report.budget_s or 0.0:.3g} s"
+            + (", cut short" if report.shortened else "")
         )
-    race = report.get("race")
-    if isinstance(race, str):
-        lines.append(f"  Race of a few tuning steps {race}")
-    elif race:
-        field = " then ".join(f"{part.get('candidates')} for {Counted(part.get('steps', 0), 'step')}" for part in race)
+    if isinstance(report.race, str):
+        lines.append(f"  Race of a few tuning steps {report.race}")
+    elif report.race:
+        field = " then ".join(f"{part.candidates} for {Counted(part.steps, 'step')}" for part in report.race)
         lines.append(f"  Race: {field}")
-    expected = report.get("expected")
-    if isinstance(expected, Mapping):
+    if report.expected is not None:
         lines.append(
-            f"  Expected: {expected.get('factor', 1.0):.2g} times a vocabulary start's iterations "
-            f"({expected.get('origin', 'assumed')})"
+            f"  Expected: {report.expected.factor:.2g} times a vocabulary start's iterations ({report.expected.origin})"
         )
-    lines += [f"  Note: {note}" for note in report.get("notes") or []]
+    lines += [f"  Note: {note}" for note in report.notes or ()]
     return lines
 
 
 def candidate_rows(
-    report: Mapping[str, Any], outcomes: Mapping[str, Sequence[Sequence[Any]]] | None = None
+    report: LookupReport, outcomes: Mapping[str, Sequence[Sequence[Any]]] | None = None
 ) -> list[list[Any]]:
     """The best candidates with their scores, as rows below ``CANDIDATE_COLUMNS``.
 
     Args:
-        report: a job's ``lookup.json``.
+        report: of a job.
         outcomes: by entry, how jobs fared that started from it: ``[job, reached, iterations]`` each.
     """
     rows = []
-    for about in report.get("candidates") or []:
-        losses = [about.get(key) for key in ("score", "after_steps")]
-        shown = ["" if loss is None else f"{loss:.3g}" for loss in losses]
-        kind = " ".join(str(about[key]) for key in ("version", "kind") if about.get(key))
-        name = str(about.get("name", ""))
-        history = _history((outcomes or {}).get(name, ()))
-        rows.append([name[:12], kind, about.get("task", ""), *shown, history, about.get("source", "")])
+    for about in report.candidates or ():
+        shown = ["" if loss is None else f"{loss:.3g}" for loss in (about.score, about.after_steps)]
+        kind = " ".join(word for word in (about.version, about.kind) if word)
+        history = _history((outcomes or {}).get(about.name, ()))
+        rows.append([about.name[:12], kind, about.task or "", *shown, history, about.source or ""])
     return rows
 
 

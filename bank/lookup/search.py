@@ -127,7 +127,7 @@ class _Lookup:
         choice = choose(self.settings.strategy, found.layers, scorer, len(samples), stop=lambda: self._over(0.9))
         self.report |= {
             "samples": len(samples),
-            "rounds": choice.rounds,
+            "rounds": [one.to_json() for one in choice.rounds],
             "evaluations": choice.evaluations,
             "brute_force_evaluations": full_cost(found.layers, len(samples)),
             "shortened": choice.cut_short,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prompttuner.bank.lookup.ledger import Ledger, OutOfBudget, ScoreFn
+from prompttuner.protocol.lookup import ScoringRound
 
 __all__ = ["DEFAULT_STRATEGY", "STRATEGIES", "Choice", "Layers", "choose", "full_cost"]
 
@@ -52,11 +52,11 @@ class Choice:
     evaluations: int
     cut_short: bool
     """The budget ended before the strategy did."""
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[ScoringRound] = field(default_factory=list)
     """For the report: what was scored in each round."""
 
 
-Strategy = Callable[[Layers, Ledger, list[dict[str, Any]]], None]
+Strategy = Callable[[Layers, Ledger, list[ScoringRound]], None]
 
 
 def choose(
@@ -79,7 +79,7 @@ def choose(
         batch: candidates scored at once.
     """
     ledger = Ledger(score, samples, limit, stop, batch)
-    rounds: list[dict[str, Any]] = []
+    rounds: list[ScoringRound] = []
     cut_short = False
     try:
         STRATEGIES[name](layers, ledger, rounds)
@@ -95,14 +95,14 @@ def full_cost(layers: Layers, samples: int) -> int:
     return layers.size * samples
 
 
-def brute_force(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> None:
+def brute_force(layers: Layers, ledger: Ledger, rounds: list[ScoringRound]) -> None:
     """Every candidate on every sample."""
     every = _unique([c for group in layers.members for c in group], layers.always)
     _note(rounds, "all", every, ledger.samples)
     ledger.means(every, ledger.samples)
 
 
-def two_layer(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> None:
+def two_layer(layers: Layers, ledger: Ledger, rounds: list[ScoringRound]) -> None:
     """As the paper's text describes it: all medoids, then all members of the best one's cluster, on every sample."""
     first = _unique(layers.medoids, layers.always)
     _note(rounds, "medoids", first, ledger.samples)
@@ -114,7 +114,7 @@ def two_layer(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> N
         ledger.means(group, ledger.samples)
 
 
-def racing(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> None:
+def racing(layers: Layers, ledger: Ledger, rounds: list[ScoringRound]) -> None:
     """Successive halving (Jamieson and Talwalkar 2016) over medoids, then over the members of the best few clusters.
 
     Samples double while candidates halve; the last ``KEEP`` are scored on every sample.
@@ -128,7 +128,7 @@ def racing(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> None
     ledger.means(final, ledger.samples)
 
 
-def flat_racing(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> None:
+def flat_racing(layers: Layers, ledger: Ledger, rounds: list[ScoringRound]) -> None:
     """Successive halving over all candidates, without layers: what the clusters save shows against it."""
     pool = _unique([c for group in layers.members for c in group], layers.always)
     finalists = _halve(pool, ledger, rounds, "all", stop_at=KEEP)
@@ -137,7 +137,7 @@ def flat_racing(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) ->
     ledger.means(final, ledger.samples)
 
 
-def clst(layers: Layers, ledger: Ledger, rounds: list[dict[str, Any]]) -> None:
+def clst(layers: Layers, ledger: Ledger, rounds: list[ScoringRound]) -> None:
     """TRIPLE-CLST (Shi et al., arXiv 2402.09723): fixed-budget best arm over clusters, then within the best ones.
 
     Our reading of it: half of the budget halves the *clusters* by the best mean of their prompts, all prompts of a
@@ -182,7 +182,7 @@ STRATEGIES: dict[str, Strategy] = {
 DEFAULT_STRATEGY = "racing"
 
 
-def _halve(pool: Sequence[int], ledger: Ledger, rounds: list[dict[str, Any]], label: str, stop_at: int) -> list[int]:
+def _halve(pool: Sequence[int], ledger: Ledger, rounds: list[ScoringRound], label: str, stop_at: int) -> list[int]:
     """Keep the better half on doubled samples until ``stop_at`` are left; a small pool is still ranked once."""
     left = list(pool)
     count = FIRST_SAMPLES
@@ -207,5 +207,5 @@ def _unique(*groups: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(int(c) for group in groups for c in group))
 
 
-def _note(rounds: list[dict[str, Any]], label: str, candidates: Sequence[int], samples: int) -> None:
-    rounds.append({"round": label, "candidates": len(candidates), "samples": samples})
+def _note(rounds: list[ScoringRound], label: str, candidates: Sequence[int], samples: int) -> None:
+    rounds.append(ScoringRound(label, len(candidates), samples))

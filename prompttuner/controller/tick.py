@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import defer
@@ -31,9 +31,11 @@ from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import leases as lease_rows
 from prompttuner.db.queries.bulk import chunks
 from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.policy.budget import within_budget
 from prompttuner.policy.contract.plan import Assign, Plan
+from prompttuner.protocol.jobs import Done
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.words import Counted
 from prompttuner.worker.membership import member_dir
@@ -219,34 +221,33 @@ def _finish(ctx: Context, job: Job, facts: JobFacts) -> bool:
         return False
     ctx.bank.forget()
     ctx.indexer.look_soon()
-    if trouble := enter_result(ctx.settings.bank_dir, folder, job.id, facts.lookup or job.lookup):
+    if trouble := enter_result(ctx.settings.bank_dir, folder, job.id, facts.lookup or lookup_of(job)):
         ctx.warn(trouble)
-    outcome = str(done.get("outcome", "exhausted"))
+    outcome = done.outcome
     state = JobState.DONE if outcome == "reached" else JobState.EXHAUSTED
 
     def work(session: Session) -> None:
         tx = Tx(session, ctx.now())
         row = session.get_one(Job, job.id)
         for name in ("step", "loss", "metric"):
-            if done.get(name) is not None:
-                setattr(row, name, done[name])
-        row.outcome, row.ita = outcome, done.get("ita")
+            if getattr(done, name) is not None:
+                setattr(row, name, getattr(done, name))
+        row.outcome, row.ita = outcome, done.ita
         row.lookup_done = True
-        tx.end_job(row, state, _ending(outcome, done))
+        tx.end_job(row, state, _ending(done))
 
     ctx.store.transact(ctx.ownership, work)
     return True
 
 
-def _ending(outcome: str, done: Mapping[str, Any]) -> str:
+def _ending(done: Done) -> str:
     """In words, why a job has ended with its own consent."""
-    if outcome == "reached":
-        return f"target reached after {Counted(done.get('ita', 0), 'iteration')}"
-    best = done.get("metric")
-    so_far = "" if best is None else f"; its best evaluation, {best:.4g}, is the result"
-    if outcome == "exhausted":
+    if done.outcome == "reached":
+        return f"target reached after {Counted(done.ita or 0, 'iteration')}"
+    so_far = "" if done.metric is None else f"; its best evaluation, {done.metric:.4g}, is the result"
+    if done.outcome == "exhausted":
         return f"max_iterations are used up and the target was not reached{so_far}"
-    return f"{outcome}{so_far}"
+    return f"{done.outcome}{so_far}"
 
 
 # -- plan and act -------------------------------------------------------------------------------------------------
@@ -372,7 +373,7 @@ def _project(ctx: Context, rows: Rows) -> Rows:
                 _plan_written(tx, job, plans[job.id])
         for allocation in present.allocations:
             if allocation.uuid in orders:
-                allocation.order = orders[allocation.uuid]
+                allocation.order = orders[allocation.uuid].to_json()
         return present.still_live()
 
     return ctx.store.transact(ctx.ownership, work)

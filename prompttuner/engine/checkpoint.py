@@ -14,11 +14,12 @@ from typing import Any
 
 from prompttuner.engine.state import TunerState
 from prompttuner.errors import PromptTunerError, SpoolError
-from prompttuner.files import make_private_dir, read_json, sha256_file, write_bytes, write_json
+from prompttuner.files import make_private_dir, sha256_file, write_bytes, write_json
+from prompttuner.protocol.files import read_message, understood, write_message
+from prompttuner.protocol.jobs import CheckpointPointer
 
 __all__ = ["CheckpointClock", "load_checkpoint", "new_folder", "save_checkpoint"]
 
-POINTER = "checkpoint.json"
 KEEP = 2
 EVERY_STEPS, EVERY_S = 50, 30.0
 
@@ -60,7 +61,7 @@ def save_checkpoint(folder: Path, state: TunerState) -> Path:
             write_bytes(scratch / "state.safetensors", save(tensors))
             write_json(scratch / "meta.json", state.meta)
         digest = sha256_file(target / "state.safetensors")
-        write_json(folder / POINTER, {"step": step, "path": target.name, "sha256": digest})
+        write_message(folder / CheckpointPointer.FILE, CheckpointPointer(step, target.name, digest))
     except OSError as error:
         raise SpoolError(f"checkpoint {target} cannot be written: {error.strerror or error}") from error
     _forget_old(folder, target)
@@ -69,13 +70,13 @@ def save_checkpoint(folder: Path, state: TunerState) -> Path:
 
 def load_checkpoint(folder: Path) -> TunerState | None:
     """The newest whole checkpoint in ``folder``; None when there is none (or only damaged ones)."""
-    pointer = read_json(folder / POINTER)
-    if pointer is None:
+    pointer = understood(read_message(CheckpointPointer, folder / CheckpointPointer.FILE))
+    if pointer is None or pointer.path is None:
         return None
-    pointed = folder / str(pointer["path"])
+    pointed = folder / pointer.path
     others = sorted(folder.glob("checkpoint-*/"), key=_step_of, reverse=True)
     for candidate in [pointed, *(path for path in others if path != pointed)]:
-        state = _read(candidate, pointer["sha256"] if candidate == pointed else None)
+        state = _read(candidate, pointer.sha256 if candidate == pointed else None)
         if state is not None:
             return state
     return None

@@ -21,6 +21,7 @@ from prompttuner.engine.metrics import GENERATED
 from prompttuner.engine.sampling import SampleOrder
 from prompttuner.engine.state import STATE_VERSION, TunerState, check_fits, fingerprint
 from prompttuner.errors import PromptTunerError, SpecError
+from prompttuner.protocol.jobs import Outcome
 from prompttuner.spec.data import Sample, read_samples
 
 __all__ = ["StepOutcome", "Tuner", "TuningData", "read_data"]
@@ -177,7 +178,7 @@ class Tuner:
         return self.reached or (self._step >= self.max_iterations and not self.evaluation_due)
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Outcome:
         """``reached``, ``exhausted``, or ``stopped`` (neither yet)."""
         if self.reached:
             return "reached"

@@ -10,6 +10,7 @@ import torch
 from prompttuner.engine.llm.loading import check_usable
 from prompttuner.errors import ConfigError, ModelError, SpoolError, StateError
 from prompttuner.files import read_json
+from prompttuner.protocol.jobs import Membership
 from prompttuner.spec import check_data
 from prompttuner.worker.elastic.rendezvous import PlanRendezvous
 from prompttuner.worker.elastic.restart import run_under_torchelastic
@@ -17,7 +18,6 @@ from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.failure import WorkerDied, tell_failure
 from prompttuner.worker.member import LeaseEnd, Member
 from prompttuner.worker.member_files import MemberFiles
-from prompttuner.worker.membership import Membership
 from prompttuner.worker.paced.model import PacedModel
 from prompttuner.worker.paced.worker import PacedTask, is_paced
 from prompttuner.worker.plan_watch import plan_for

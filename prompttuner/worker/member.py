@@ -9,12 +9,13 @@ from typing import Protocol
 
 import torch
 
+from prompttuner.protocol.jobs import Membership
 from prompttuner.worker.elastic.gathering import CLAIM_STAGGER_S
 from prompttuner.worker.elastic.group import Group, PeerLost, open_group
 from prompttuner.worker.elastic.network import interface_of
 from prompttuner.worker.elastic.rendezvous import Joined, PlanRendezvous
 from prompttuner.worker.member_files import MemberFiles
-from prompttuner.worker.membership import Membership, propose, read_membership
+from prompttuner.worker.membership import propose, read_membership
 from prompttuner.worker.pace import Pace
 from prompttuner.worker.plan_watch import PlanWatch, plan_for
 from prompttuner.worker.signals import LeaveRequested, Signals
@@ -154,7 +155,7 @@ class Member:
                 world=group.world,
                 pid=os.getpid(),
             )
-            files.progress("running", members=group.world, start_step=self._task.step, **self._task.progress())
+            files.progress("running", self._task.noted, members=group.world, start_step=self._task.step)
             self._pace.begin(group.world)
             return self._steps(self._task, group, plan, files)
         finally:
@@ -168,7 +169,7 @@ class Member:
         while task.outcome is None:
             if task.evaluation_due:
                 task.evaluate(group)
-                files.note(**task.progress())
+                files.note(task.noted)
                 continue
             flags = [0.0] * (LEAVE + group.world)
             if group.rank == 0:
@@ -179,11 +180,11 @@ class Member:
             stepped = task.train_step(group, flags)
             self._longest_step_s = max(self._longest_step_s, stepped.seconds)
             if noted_at is None:
-                files.note_now(first_step_at=time.time(), **task.progress())
+                files.note_now(task.noted, first_step_at=time.time())
             self._pace.step(stepped.seconds)
             if noted_at is None or time.monotonic() - noted_at >= NOTE_S:
                 noted_at = time.monotonic()
-                files.note(**task.progress(), **self._pace.report())
+                files.note(task.noted, self._pace.noted)
             sums = stepped.flags
             if group.rank == 0:
                 self._save_if_due(task, files, bool(sums[SAVE]))
@@ -220,7 +221,7 @@ class Member:
             return LeaseEnd("terminated", "asked to leave")
         assert newest is not None
         phase = "moved" if self.agent in newest.members else "left"
-        files.progress(phase, **task.progress(), **self._pace.report())
+        files.progress(phase, task.noted, self._pace.noted)
         return newest
 
     def _plan_without(self, plan: Membership, leavers: list[str]) -> Membership | None:
@@ -245,7 +246,7 @@ class Member:
         files = self._rendezvous.files
         reason = self._rendezvous.reason or None
         if files is not None:
-            files.progress("left", **({"reason": reason} if reason else {}))
+            files.progress("left", reason=reason)
         return LeaseEnd("left", reason or plan.stop)
 
     def _finish(self, task: Task, group: Group, plan: Membership, files: MemberFiles) -> LeaseEnd:
@@ -270,5 +271,5 @@ class Member:
         if writer == self.agent and task.outcome is not None:
             files.done(task.write_result(files.folder, task.outcome))
         group.all_reduce_(known)
-        files.progress("done", **task.progress(), **self._pace.report())
+        files.progress("done", task.noted, self._pace.noted)
         return LeaseEnd("done")

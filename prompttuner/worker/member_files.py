@@ -7,14 +7,20 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from prompttuner.files import make_private_dir, write_json
+from prompttuner.files import make_private_dir
+from prompttuner.protocol.files import write_message
+from prompttuner.protocol.jobs import Done, LeaseError, Progress
 from prompttuner.worker.membership import member_dir
 
-__all__ = ["MemberFiles"]
+__all__ = ["MemberFiles", "Note"]
+
+Note: TypeAlias = Callable[[Progress], Progress]
+"""Puts what somebody knows (the task, its pace) into a progress."""
 
 BEAT_S = 0.5
 """Progress is written so often by a thread, so that a long step still shows as life and a frozen process does not."""
@@ -27,12 +33,7 @@ class MemberFiles:
         self.folder = make_private_dir(member_dir(job_dir, generation, agent))
         self.generation = generation
         self._journal: int | None = None
-        self._progress: dict[str, Any] = {
-            "beat": 0,
-            "phase": "starting",
-            "pid": os.getpid(),
-            "started_at": time.time(),
-        }
+        self._progress = Progress(phase="starting", pid=os.getpid(), started_at=time.time())
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._write()
@@ -41,31 +42,32 @@ class MemberFiles:
 
     @property
     def phase(self) -> str:
-        return str(self._progress["phase"])
+        return self._progress.phase
 
-    def progress(self, phase: str, **values: Any) -> None:
-        """Note values; a new phase is written at once, the rest with the next beat."""
-        with self._lock:
-            changed = phase != self._progress["phase"]
-            self._progress.update(values, phase=phase)
+    def progress(self, phase: str, *notes: Note, **values: Any) -> None:
+        """Note values (fields of :class:`Progress`); a new phase is written at once, the rest with the next beat."""
+        changed = phase != self.phase
+        self.note(*notes, **values, phase=phase)
         if changed:
             self._write()
 
-    def note(self, **values: Any) -> None:
+    def note(self, *notes: Note, **values: Any) -> None:
         """Note values for the next beat, phase unchanged."""
         with self._lock:
-            self._progress.update(values)
+            progress = replace(self._progress, **values)
+            for note in notes:
+                progress = note(progress)
+            self._progress = progress
 
-    def note_now(self, **values: Any) -> None:
+    def note_now(self, *notes: Note, **values: Any) -> None:
         """Note values and write them at once."""
-        self.note(**values)
+        self.note(*notes, **values)
         self._write()
 
     def _write(self) -> None:
         with self._lock:
-            self._progress["beat"] += 1
-            self._progress["at"] = time.time()
-            write_json(self.folder / "progress.json", self._progress, durable=False)
+            self._progress = replace(self._progress, beat=self._progress.beat + 1, at=time.time())
+            write_message(self.folder / Progress.FILE, self._progress, durable=False)
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
@@ -84,14 +86,14 @@ class MemberFiles:
         now = round(time.time(), 4)
         self.journal(g=self.generation, step=step, rank=rank, world=world, pid=os.getpid(), at=now, ids=list(ids))
 
-    def done(self, report: dict[str, Any]) -> None:
+    def done(self, report: Done) -> None:
         """Write done.json; the caller has completed ``result/`` before."""
-        write_json(self.folder / "done.json", report)
+        write_message(self.folder / Done.FILE, report)
 
     def error(self, kind: str, message: str, trace: str) -> None:
         """Write error.json, best effort: the disk may be what is wrong."""
         with contextlib.suppress(OSError):
-            write_json(self.folder / "error.json", {"kind": kind, "message": message, "trace": trace})
+            write_message(self.folder / LeaseError.FILE, LeaseError(kind, message, trace))
 
     def close(self) -> None:
         """Stop the beats and close the journal."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from prompttuner.protocol.jobs import Progress
+
 __all__ = ["Pace"]
 
 
@@ -28,10 +32,11 @@ class Pace:
             entry[0] += 1
             entry[1] += seconds
 
-    def report(self) -> dict[str, object]:
-        """``iters_per_s`` (with the present number of members) and ``throughput`` (members -> [steps, seconds])."""
+    def noted(self, progress: Progress) -> Progress:
+        """With ``iters_per_s`` (with the present number of members) and ``throughput``."""
         steps, total = self._by_members.get(str(self._world), (1.0, self._last))
-        return {
-            "iters_per_s": steps / total if total > 0 else None,
-            "throughput": {members: [n, round(s, 6)] for members, (n, s) in self._by_members.items()},
-        }
+        return replace(
+            progress,
+            iters_per_s=steps / total if total > 0 else None,
+            throughput={members: (n, round(s, 6)) for members, (n, s) in self._by_members.items()},
+        )

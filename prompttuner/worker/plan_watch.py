@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from prompttuner.protocol.jobs import Membership
 from prompttuner.worker.elastic.rendezvous import PlanRendezvous
-from prompttuner.worker.membership import Membership, propose, read_membership
+from prompttuner.worker.membership import propose, read_membership
 
 __all__ = ["PlanWatch", "plan_for"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from prompttuner.files import read_json
-from prompttuner.worker.membership import ENDED_PHASES, Membership, member_dir, read_progress
+from prompttuner.protocol.files import read_message, understood
+from prompttuner.protocol.jobs import ENDED_PHASES, CheckpointPointer, Membership
+from prompttuner.worker.membership import member_dir, read_progress
 
 __all__ = ["MAX_CRASHES", "crashes_without_progress", "newest_checkpoint"]
 
@@ -15,24 +15,24 @@ MAX_CRASHES = 3
 """A worker that died so often in a row without an error and without getting further is not started again."""
 
 
-def _checkpoints(job_dir: Path, plan: Membership) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _checkpoints(job_dir: Path, plan: Membership) -> Iterator[tuple[Path, CheckpointPointer]]:
     """Folders that hold a checkpoint with what checkpoint.json says, by generation, newest first."""
     for generation, members in reversed(plan.previous):
         found = _checkpoints_of(job_dir, generation, members)
-        yield from sorted(found, key=lambda item: -int(item[1]["step"]))
+        yield from sorted(found, key=lambda item: -item[1].step)
 
 
-def _checkpoints_of(job_dir: Path, generation: int, members: Sequence[str]) -> list[tuple[Path, dict[str, Any]]]:
+def _checkpoints_of(job_dir: Path, generation: int, members: Sequence[str]) -> list[tuple[Path, CheckpointPointer]]:
     found = []
     for agent in members:
         folder = member_dir(job_dir, generation, agent)
-        pointer = read_json(folder / "checkpoint.json")
-        if isinstance(pointer, dict) and "step" in pointer:
+        pointer = understood(read_message(CheckpointPointer, folder / CheckpointPointer.FILE))
+        if pointer is not None:
             found.append((folder, pointer))
     return found
 
 
-def newest_checkpoint(job_dir: Path, plan: Membership) -> Iterator[tuple[Path, dict[str, Any]]]:
+def newest_checkpoint(job_dir: Path, plan: Membership) -> Iterator[tuple[Path, CheckpointPointer]]:
     """Checkpoints to resume from, best first: of the highest earlier generation that has any, then older ones.
 
     All but the first matter only when the first can not be read.
@@ -51,16 +51,16 @@ def crashes_without_progress(job_dir: Path, plan: Membership) -> int:
     reached, first_step = list[int](), None  # the step that each got to, newest first
     for generation, members in reversed(plan.previous):
         seen = [read_progress(job_dir, generation, agent) for agent in members]
-        began = [progress for progress in seen if "start_step" in progress]
+        began = [progress for progress in seen if progress is not None and progress.start_step is not None]
         if not began:
             continue  # planned, never began
-        if all(progress.get("phase") in ENDED_PHASES for progress in began):
+        if all(progress.phase in ENDED_PHASES for progress in began):
             break
-        start = max(int(progress["start_step"]) for progress in began)
+        start = max(progress.start_step or 0 for progress in began)
         if first_step is not None and start != first_step:
             break
-        if any(int(pointer["step"]) > start for _, pointer in _checkpoints_of(job_dir, generation, members)):
+        if any(pointer.step > start for _, pointer in _checkpoints_of(job_dir, generation, members)):
             break
         first_step = start
-        reached.append(max(int(progress.get("step") or start) for progress in began))
+        reached.append(max(progress.step or start for progress in began))
     return 0 if not reached else max(index for index, step in enumerate(reached) if step == max(reached)) + 1

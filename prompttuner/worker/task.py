@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from prompttuner.engine.collective import Collective
+from prompttuner.protocol.jobs import Done, Outcome, Progress
 from prompttuner.worker.elastic.group import Group
 
 __all__ = ["Stepped", "Task", "agree_on_state"]
@@ -38,7 +39,7 @@ class Task(Protocol):
         ...
 
     @property
-    def outcome(self) -> str | None:
+    def outcome(self) -> Outcome | None:
         """``reached`` or ``exhausted`` once there is nothing left to do; the same on every member."""
         ...
 
@@ -65,11 +66,11 @@ class Task(Protocol):
         """Save a checkpoint as ``folder/checkpoint-<step>/``, then name it in ``folder/checkpoint.json``."""
         ...
 
-    def progress(self) -> dict[str, Any]:
-        """``step, loss, metric, best`` for progress.json."""
+    def noted(self, progress: Progress) -> Progress:
+        """A progress with this task's figures."""
         ...
 
-    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+    def write_result(self, folder: Path, outcome: Outcome) -> Done:
         """Complete ``folder/result/``; returns what done.json says."""
         ...
 

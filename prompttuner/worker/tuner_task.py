@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from prompttuner.engine.result import write_result
 from prompttuner.engine.state import TunerState, pack, unpack
 from prompttuner.engine.tuner import Tuner, TuningData, read_data
 from prompttuner.errors import DataError, StateError
-from prompttuner.files import read_json, write_json
+from prompttuner.protocol.files import read_message, understood, write_message
+from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
+from prompttuner.protocol.lookup import LookupReport
 from prompttuner.worker.member_files import MemberFiles
-from prompttuner.worker.membership import Membership
 from prompttuner.worker.task import Stepped
 
 __all__ = ["TunerTask"]
@@ -64,7 +66,7 @@ class TunerTask:
 
     @classmethod
     def resume(
-        cls, spec: Mapping[str, Any], model: LoadedModel, folder: Path, _pointer: Mapping[str, Any]
+        cls, spec: Mapping[str, Any], model: LoadedModel, folder: Path, _pointer: CheckpointPointer
     ) -> TunerTask:
         """Go on from the checkpoint in ``folder``.
 
@@ -98,7 +100,7 @@ class TunerTask:
         return 2 * self.tuner.step_index + (0 if self.tuner.evaluation_due else 1)
 
     @property
-    def outcome(self) -> str | None:
+    def outcome(self) -> Outcome | None:
         return self.tuner.outcome if self.tuner.finished else None
 
     @property
@@ -122,32 +124,33 @@ class TunerTask:
     def save(self, folder: Path) -> None:
         save_checkpoint(folder, self.tuner.state())
 
-    def progress(self) -> dict[str, Any]:
+    def noted(self, progress: Progress) -> Progress:
         history = self.tuner.progress
         last, best = history.last, history.best
-        return {
-            "step": self.tuner.step_index,
-            "loss": self._loss if self._loss is not None else (last.train_loss if last else None),
-            "metric": last.metric if last else None,
-            "best": best.metric if best else None,
-            "evaluations": [[e.step, e.metric] for e in history.evaluations[-KEPT_EVALUATIONS:]],
-            "initial_prompt": self.tuner.initial.origin,
-        }
+        return replace(
+            progress,
+            step=self.tuner.step_index,
+            loss=self._loss if self._loss is not None else (last.train_loss if last else None),
+            metric=last.metric if last else None,
+            best=best.metric if best else None,
+            evaluations=tuple((e.step, e.metric) for e in history.evaluations[-KEPT_EVALUATIONS:]),
+            initial_prompt=self.tuner.initial.origin,
+        )
 
-    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+    def write_result(self, folder: Path, outcome: Outcome) -> Done:
         """A job that is stopped before its first evaluation has no result, only an outcome."""
         tuner = self.tuner
         best = tuner.progress.best
         if best is not None:
             write_result(folder / "result", tuner)
-        return {
-            "outcome": outcome,
-            "step": tuner.step_index,
-            "ita": tuner.ita,
-            "metric": best.metric if best else None,
-            "loss": best.loss if best else None,
-            "train_s": tuner.train_seconds,
-        }
+        return Done(
+            outcome,
+            step=tuner.step_index,
+            ita=tuner.ita,
+            metric=best.metric if best else None,
+            loss=best.loss if best else None,
+            train_s=tuner.train_seconds,
+        )
 
 
 def _look_up(
@@ -169,15 +172,18 @@ def _look_up(
         found = find_initial_prompt(
             spec, model, data, [Path(folder) for folder in bank_dirs], seconds, int(spec["seed"])
         )
-        prompt, source, report = found.prompt, found.source, dict(found.report)
+        prompt, source, report = found.prompt, found.source, LookupReport.expect(found.report)
     except Exception as error:
-        report = {"why": f"the lookup failed, tuning begins from the vocabulary: {type(error).__name__}: {error}"}
-    report = {"source": source, **report, "seconds": time.monotonic() - begin, "granted_s": seconds}
-    write_json(files.folder / "lookup.json", report)
+        why = f"the lookup failed, tuning begins from the vocabulary: {type(error).__name__}: {error}"
+        report = LookupReport(why=why)
+    took = time.monotonic() - begin
+    report = replace(report, source=report.source or source, seconds=took, granted_s=seconds)
+    write_message(files.folder / LookupReport.FILE, report)
     return prompt, source
 
 
 def _take_back(files: MemberFiles, why: str) -> None:
     """Say in lookup.json that tuning begins from the vocabulary after all."""
-    path = files.folder / "lookup.json"
-    write_json(path, {**(read_json(path) or {}), "source": "vocab", "chosen": None, "why": why})
+    path = files.folder / LookupReport.FILE
+    report = understood(read_message(LookupReport, path)) or LookupReport()
+    write_message(path, replace(report, source="vocab", chosen=None, why=why))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from prompttuner.files import append_line, write_json
+from prompttuner.files import append_line
+from prompttuner.protocol.agents import AgentSettings, AgentStatus, Order
+from prompttuner.protocol.files import write_message
 from prompttuner.slurm.agent.guard import IdleGuard, WalltimeGuard
 from prompttuner.slurm.agent.place import address_of, gpu_info, host_name, native_id
-from prompttuner.slurm.spool import AgentSettings, AgentStatus, Order, read_own_json
+from prompttuner.slurm.spool import read_own
 
 __all__ = ["Agent", "ZygoteLike"]
 
@@ -77,8 +79,9 @@ class Agent:
         self._ready = False
         self._born = clock()
         self._last_report = -1e9
+        self._said = ""
         self._last_idle_work = -1e9
-        self._last_body: dict[str, Any] = {}
+        self._last_said: AgentStatus | None = None
         self._end: tuple[str, str] | None = None
         self.status = AgentStatus(
             instance=instance,
@@ -120,10 +123,10 @@ class Agent:
     # -- orders -----------------------------------------------------------------------------------------------
 
     def _read_order(self) -> None:
-        value = read_own_json(self.folder / Order.FILE)
-        if value is None:
+        order = read_own(Order, self.folder / Order.FILE)
+        if not isinstance(order, Order):
+            self._say_once("" if order is None else f"order not understood: {order.why}")
             return
-        order = Order.from_json(value)
         if order.owner < self._order.owner or (order.owner, order.seq) == (self._order.owner, self._order.seq):
             return
         if order.owner == self._order.owner and order.seq < self._order.seq:
@@ -162,7 +165,7 @@ class Agent:
             return
         self._zygote_starts += 1
         self._ready, self._loading = False, None
-        self.status.model, self.status.models = None, []
+        self.status.model, self.status.models = None, ()
         self.status.state = "starting"
         self._zygote = self._make_zygote(self.folder, self.settings)
 
@@ -174,7 +177,7 @@ class Agent:
         elif kind == "loaded":
             self._loading = None
             self.status.model = event["model"]
-            self.status.models = sorted({*self.status.models, event["model"]})
+            self.status.models = tuple(sorted({*self.status.models, event["model"]}))
             self.status.load_s = float(event.get("seconds", 0.0))
             self.status.loads += 1
             self._journal("load", model=event["model"], seconds=self.status.load_s)
@@ -287,18 +290,22 @@ class Agent:
         self.status.idle_s = round(self._idle.idle_s, 1)
         left = self._walltime.left_s
         self.status.left_s = None if left is None else round(left, 1)
-        body = self.status.to_json()
-        body.pop("beat"), body.pop("idle_s"), body.pop("left_s")
+        said = replace(self.status, beat=0, idle_s=0.0, left_s=None)
         now = self._clock()
-        if not force and body == self._last_body and now - self._last_report < self.settings.heartbeat_s:
+        if not force and said == self._last_said and now - self._last_report < self.settings.heartbeat_s:
             return
         self.status.beat += 1
         try:
-            write_json(self.folder / AgentStatus.FILE, self.status.to_json())
+            write_message(self.folder / AgentStatus.FILE, self.status)
         except OSError as error:
             print(f"prompttuner agent: status not written: {error}", flush=True)
             return
-        self._last_body, self._last_report = body, now
+        self._last_said, self._last_report = said, now
+
+    def _say_once(self, what: str) -> None:
+        if what and what != self._said:
+            print(f"prompttuner agent: {what}", flush=True)
+        self._said = what
 
     def _journal(self, event: str, **data: Any) -> None:
         try:
@@ -319,6 +326,6 @@ def start_zygote(folder: Path, settings: AgentSettings) -> ZygoteLike:
         threads=settings.threads,
         checkpoint_s=settings.checkpoint_every_s,
         checkpoint_steps=settings.checkpoint_every_steps,
-        bank_dirs=tuple(settings.bank_dirs),
+        bank_dirs=settings.bank_dirs,
     )
     return Zygote.start(folder / "log.txt", elastic.to_env())

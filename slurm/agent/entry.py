@@ -8,18 +8,18 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from prompttuner.files import create_json, write_json
+from prompttuner.protocol.agents import PROTOCOL, AgentSettings, Farewell, Instance
+from prompttuner.protocol.files import create_message, write_message
+from prompttuner.protocol.wire import Unread
 from prompttuner.slurm.agent.agent import Agent
 from prompttuner.slurm.agent.place import host_name, native_id
-from prompttuner.slurm.spool import PROTOCOL, AgentSettings, read_own_json
+from prompttuner.slurm.spool import read_own
 
 __all__ = ["main"]
-
-EXIT_FILE = "exit.json"
-INSTANCE_FILE = "instance.json"
 
 
 def main(settings_path: str) -> str:
@@ -30,15 +30,16 @@ def main(settings_path: str) -> str:
     """
     path = Path(settings_path)
     folder = path.parent
-    value = read_own_json(path)
-    if value is None:
+    settings = read_own(AgentSettings, path)
+    if settings is None:
         return _refuse(f"no settings at {path}: the allocation was cleaned up before it started")
-    settings = AgentSettings.from_json(value)
+    if isinstance(settings, Unread):
+        return _refuse(settings.why)
     if settings.protocol != PROTOCOL:
         return _refuse(f"the spool speaks protocol {settings.protocol}, this prompttuner {PROTOCOL}: not started")
     instance = uuid.uuid4().hex
-    claim = {"instance": instance, "pid": os.getpid(), "host": host_name(), "native_id": native_id(), "at": time.time()}
-    if not create_json(folder / INSTANCE_FILE, claim):
+    claim = Instance(instance, os.getpid(), host_name(), native_id(), time.time())
+    if not create_message(folder / Instance.FILE, claim):
         return _refuse("another process already is the agent of this allocation: this copy leaves")
 
     agent = Agent(folder, settings, instance)
@@ -54,9 +55,7 @@ def main(settings_path: str) -> str:
             signal.signal(number, signal.SIG_IGN)
         agent.close()
         with contextlib.suppress(OSError):
-            write_json(
-                folder / EXIT_FILE, {"reason": reason, "detail": detail, "at": time.time(), "instance": instance}
-            )
+            write_message(folder / Farewell.FILE, Farewell(reason, detail, time.time(), instance))
     return reason
 
 
@@ -65,7 +64,7 @@ def _refuse(message: str) -> str:
     return "refused"
 
 
-def _replace_signal_handlers(agent: Agent, names: list[str]) -> list[signal.Signals]:
+def _replace_signal_handlers(agent: Agent, names: Sequence[str]) -> list[signal.Signals]:
     """Take submitit's handlers away (they would requeue): any of these signals means checkpoint, then end."""
 
     def handler(number: int, _frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
-from typing import Any
 
 from prompttuner.worker.elastic import network
 
@@ -35,7 +34,7 @@ def address_of(interface: str | None) -> str:
     return network.address_of(interface) if interface else network.default_address()
 
 
-def gpu_info() -> dict[str, Any]:
+def gpu_info() -> dict[str, str | int]:
     """Name and memory (MiB) of the first visible GPU, by nvidia-smi; empty without one."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "x") in {"", "-1"} or not shutil.which("nvidia-smi"):
         return {}

@@ -7,15 +7,17 @@ import os
 import stat
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prompttuner.errors import SpoolError
 from prompttuner.files import create_json, make_private_dir, read_json, write_json
+from prompttuner.protocol.agents import PROTOCOL
+from prompttuner.protocol.files import read_message
+from prompttuner.protocol.wire import Message, Unread
 
-__all__ = ["PROTOCOL", "Spool", "read_own_json"]
+__all__ = ["Spool", "read_own", "read_own_json"]
 
-PROTOCOL = 1
-"""Raised when an older agent could misunderstand a newer controller; such agents are drained, not confused."""
+M = TypeVar("M", bound=Message)
 _UNOPENED = frozenset({errno.ELOOP, errno.ENXIO, errno.EACCES})
 """What a link, a socket, or another user's private file says when it is opened."""
 
@@ -26,23 +28,35 @@ def read_own_json(path: Path | str) -> Any:
     Raises:
         SpoolError: the file belongs to another user, is a link, or may be written by others.
     """
-
-    def check(status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise SpoolError(f"{path} is not a plain file: refused. Remove it, or use an own spool folder")
-        if status.st_uid != os.getuid():
-            raise SpoolError(
-                f"{path} was written by another user (uid {status.st_uid}): refused. Spools are never shared"
-            )
-        if status.st_mode & 0o022:
-            raise SpoolError(f"{path} may be written by others: refused. Run: chmod go-w {path}")
-
     try:
-        return read_json(path, check)
+        return read_json(path, lambda status: _check_own(path, status))
     except OSError as error:
         if error.errno in _UNOPENED:
-            check(os.lstat(path))
+            _check_own(path, os.lstat(path))
         raise
+
+
+def read_own(kind: type[M], path: Path | str) -> M | Unread | None:
+    """Like :func:`prompttuner.protocol.files.read_message`, but refuses what another user wrote.
+
+    Raises:
+        SpoolError: as in :func:`read_own_json`.
+    """
+    try:
+        return read_message(kind, path, lambda status: _check_own(path, status))
+    except OSError as error:
+        if error.errno in _UNOPENED:
+            _check_own(path, os.lstat(path))
+        raise
+
+
+def _check_own(path: Path | str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SpoolError(f"{path} is not a plain file: refused. Remove it, or use an own spool folder")
+    if status.st_uid != os.getuid():
+        raise SpoolError(f"{path} was written by another user (uid {status.st_uid}): refused. Spools are never shared")
+    if status.st_mode & 0o022:
+        raise SpoolError(f"{path} may be written by others: refused. Run: chmod go-w {path}")
 
 
 class Spool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prompttuner.files import read_json, write_json
+from prompttuner.protocol.agents import AgentSettings, Order
 from prompttuner.slurm.agent.agent import LEAVE_GRACE_S, Agent
 from prompttuner.slurm.agent.entry import main
 from prompttuner.slurm.agent.guard import IdleGuard, WalltimeGuard
-from prompttuner.slurm.spool import AgentSettings, Order
 
 
 class FakeZygote:
@@ -64,9 +65,7 @@ class World:
         self.tell()
 
     def tell(self, **changes: Any) -> None:
-        for name, value in changes.items():
-            setattr(self.order, name, value)
-        self.order.seq += 1
+        self.order = replace(self.order, **changes, seq=self.order.seq + 1)
         write_json(self.folder / "order.json", self.order.to_json())
 
     def steps(self, count: int = 3, seconds: float = 0.2) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def test_orders_of_an_older_owner_or_a_stale_read_are_ignored(world: World) -> N
     world.steps()
     world.tell(owner=4, job="j1", generation=1)
     world.steps()
-    world.order.owner, world.order.seq = 5, 0
+    world.order = replace(world.order, owner=5, seq=0)
     write_json(world.folder / "order.json", world.order.to_json())
     world.steps()
     assert [c for c in world.zygote.calls if c[0] == "lease"] == []

@@ -18,10 +18,10 @@ from prompttuner.engine.initial import initial_prompt
 from prompttuner.engine.llm.encoding import encode
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.engine.tuner import TuningData
+from prompttuner.protocol.jobs import Membership
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
 from prompttuner.worker.member_files import MemberFiles
-from prompttuner.worker.membership import Membership
 from prompttuner.worker.tuner_task import TunerTask
 
 TARGET = "rotate_left+previous"

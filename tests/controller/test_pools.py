@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prompttuner.controller.plan.pools import Pool, pool_of
-from prompttuner.slurm.spool import AgentSettings
+from prompttuner.protocol.agents import AgentSettings
 
 PLAIN: dict[str, Any] = {"model": "/models/a", "model_name": "a", "dtype": "auto"}
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from prompttuner.files import make_private_dir, write_json
-from prompttuner.worker.membership import Membership, member_dir
+from prompttuner.protocol.jobs import Membership
+from prompttuner.worker.membership import member_dir
 from prompttuner.worker.resume import MAX_CRASHES, crashes_without_progress
 
 Died = dict[str, Any]

@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 
 from prompttuner.errors import SpoolError
 from prompttuner.files import create_json, make_private_dir, write_json
-from prompttuner.worker.membership import Membership, member_dir, propose, read_membership
+from prompttuner.protocol.jobs import Membership
+from prompttuner.worker.membership import member_dir, propose, read_membership
 
 
 def test_a_plan_survives_its_json(tmp_path: Path) -> None:
     plan = Membership(1, ("a", "b"), {"a": "10.0.0.1"}, 2.5).after(["b", "c"], by="x", addresses={"c": "h"}, stop="why")
-    assert Membership.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert Membership.read(json.loads(json.dumps(plan.to_json()))) == plan
     assert plan.generation == 2 and plan.previous == ((1, ("a", "b")),) and plan.addresses == {"c": "h"}
 
 
 @pytest.mark.parametrize("broken", [{}, {"generation": 1, "members": ["a", "a"]}, {"generation": "x", "members": []}])
 def test_what_is_no_plan_is_refused_by_name(broken: dict[str, object]) -> None:
     with pytest.raises(SpoolError, match=r"plan\.json"):
-        Membership.from_json(broken)
+        Membership.expect(broken)
 
 
 def test_of_many_authors_of_a_generation_one_wins_and_all_read_the_same(tmp_path: Path) -> None:

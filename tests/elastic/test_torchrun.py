@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prompttuner.worker.membership import Membership, propose
+from prompttuner.protocol.jobs import Membership
+from prompttuner.worker.membership import propose
 
 SCRIPT = """
 import json, os, sys, torch, torch.distributed as dist

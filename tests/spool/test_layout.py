@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from prompttuner.errors import SpoolError
 from prompttuner.files import create_json, read_json, write_json
-from prompttuner.slurm.spool import PROTOCOL, AgentStatus, Order, Spool, read_own_json
+from prompttuner.protocol.agents import PROTOCOL, AgentStatus, Order
+from prompttuner.slurm.spool import Spool, read_own_json
 
 
 def test_files_and_folders_are_private(tmp_path: Path) -> None:
@@ -103,10 +105,10 @@ def test_a_file_is_created_by_exactly_one(tmp_path: Path) -> None:
 
 
 def test_messages_ignore_unknown_keys_and_fill_in_missing_ones() -> None:
-    assert Order.from_json({"seq": 3, "of_the_future": 1}).seq == 3
-    status = AgentStatus(beat=4, state="warm", models=["m"])
-    assert AgentStatus.from_json(status.to_json()) == status
-    assert AgentStatus.from_json({}).state == "starting"
+    assert Order.expect({"seq": 3, "of_the_future": 1}).seq == 3
+    status = AgentStatus(beat=4, state="warm", models=("m",))
+    assert AgentStatus.read(json.loads(json.dumps(status.to_json()))) == status
+    assert AgentStatus.expect({}).state == "starting"
 
 
 def test_without_a_ticket_cron_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

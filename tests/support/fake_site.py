@@ -7,15 +7,17 @@ steps), time.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fake_slurm import FakeAllocation, FakeSlurm
 
-from prompttuner.files import create_json, make_private_dir, read_json, write_json
+from prompttuner.files import make_private_dir, read_json, write_json
+from prompttuner.protocol.agents import AgentSettings, Farewell, Instance
+from prompttuner.protocol.files import create_message, read_message, understood, write_message
+from prompttuner.protocol.jobs import CheckpointPointer, Done, Outcome, Progress
 from prompttuner.slurm.agent.agent import Agent
-from prompttuner.slurm.spool import AgentSettings
 from prompttuner.worker.membership import member_dir, read_membership
 
 __all__ = ["FakeSite"]
@@ -42,8 +44,9 @@ class FakeWorker:
         plan = read_membership(self.job_dir)
         best = 0
         for generation, members in (plan.previous if plan else ())[::-1]:
-            found = [read_json(member_dir(self.job_dir, generation, m) / "checkpoint.json") or {} for m in members]
-            best = max([best, *[int(value.get("step", 0)) for value in found]])
+            found = [member_dir(self.job_dir, generation, m) / CheckpointPointer.FILE for m in members]
+            pointers = [understood(read_message(CheckpointPointer, path)) for path in found]
+            best = max([best, *[pointer.step for pointer in pointers if pointer is not None]])
         self.step = float(max(self.step, best))
 
     def advance(self, seconds: float) -> None:
@@ -69,14 +72,15 @@ class FakeWorker:
         folder = make_private_dir(member_dir(self.job_dir, self.generation, self.agent))
         step = int(self.step)
         kept = step if done or self.ending else step - step % CHECKPOINT_STEPS
-        write_json(folder / "checkpoint.json", {"step": kept})
-        write_json(folder / "progress.json", {"step": step, "loss": 1.0, "first_step_at": 1.0, "beat": step})
+        write_message(folder / CheckpointPointer.FILE, CheckpointPointer(kept))
+        progress = Progress(beat=step, phase="running", step=step, loss=1.0, first_step_at=1.0)
+        write_message(folder / Progress.FILE, progress)
         if done:
             reached = step >= ita
             make_private_dir(folder / "result")
             write_json(folder / "result" / "result.json", {"prompt": spec["fake_prompt"], "step": step})
-            outcome = "reached" if reached else "exhausted"
-            write_json(folder / "done.json", {"outcome": outcome, "step": step, "ita": step if reached else None})
+            outcome: Outcome = "reached" if reached else "exhausted"
+            write_message(folder / Done.FILE, Done(outcome, step=step, ita=step if reached else None))
 
 
 class FakeZygote:
@@ -144,7 +148,7 @@ class FakeAgent:
             self.zygote = FakeZygote(site)
             return self.zygote
 
-        settings.interface = "lo"
+        settings = replace(settings, interface="lo")
         self._agent = Agent(allocation.request.folder, settings, allocation.native_id, again, lambda: site.time)
         self._agent._zygote = self.zygote
         self._agent._zygote_starts = 1
@@ -156,7 +160,7 @@ class FakeAgent:
             return False
         self._agent.close()
         reason, detail = self._agent._end
-        write_json(self._agent.folder / "exit.json", {"reason": reason, "detail": detail, "at": self._site.time})
+        write_message(self._agent.folder / Farewell.FILE, Farewell(reason, detail, self._site.time))
         return True
 
     def sigterm(self) -> None:
@@ -184,8 +188,9 @@ class FakeSite(FakeSlurm):
 
     def _start_agent(self, allocation: FakeAllocation) -> FakeAgent | None:
         folder = allocation.request.folder
-        value = read_json(folder / "settings.json")
-        if value is None or not create_json(folder / "instance.json", {"native_id": allocation.native_id, "pid": 1}):
+        settings = understood(read_message(AgentSettings, folder / AgentSettings.FILE))
+        claim = Instance(native_id=allocation.native_id, pid=1)
+        if settings is None or not create_message(folder / Instance.FILE, claim):
             return None  # a doubled sbatch: this copy leaves without a word
         self.admitted.append(allocation.request.uuid)
-        return FakeAgent(self, allocation, AgentSettings.from_json(value))
+        return FakeAgent(self, allocation, settings)

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 from lingering import linger, release
 
 from prompttuner.files import write_json
+from prompttuner.protocol.jobs import Membership
 from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.lease import LeaseEnd, run_lease
-from prompttuner.worker.membership import Membership, member_dir, propose, read_membership
+from prompttuner.worker.membership import member_dir, propose, read_membership
 
 FAST = ElasticSettings(loss_timeout_s=10, grace_s=3, join_timeout_s=90, poll_s=0.02)
 """Patient with members whom a busy machine keeps waiting."""
@@ -86,7 +88,7 @@ class Job:
                 members, by="controller", addresses=dict.fromkeys(members, "127.0.0.1"), stop=stop, lookup_s=lookup_s
             )
             if now is None:
-                plan = Membership.from_json({**plan.to_json(), "previous": []})
+                plan = replace(plan, previous=())
             if propose(self.dir, plan):
                 break
         self.reap()

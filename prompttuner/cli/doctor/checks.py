@@ -85,13 +85,16 @@ def spool_delay(settings: Settings) -> Iterator[Finding]:
     from prompttuner.db import Store
     from prompttuner.db.queries import allocations
     from prompttuner.errors import DatabaseError
+    from prompttuner.protocol.agents import GivenOrder
+    from prompttuner.protocol.files import understood
 
     try:
         with Store.open(settings.database_url, read_only=True) as store:
             rows = store.query(lambda session: allocations.find(session, limit=ORDERS_LOOKED_AT))
     except DatabaseError:
         return  # the database's own check says what is wrong
-    seen = [float(row.order["seen_s"]) for row in rows if row.order and "seen_s" in row.order]
+    orders = [understood(GivenOrder.read(row.order or {})) for row in rows]
+    seen = [order.seen_s for order in orders if order is not None and order.seen_s is not None]
     if seen:
         most = f"median of {len(seen)}, at most {max(seen):.1f} s"
         text = f"agents saw changes of the spool after {median(seen):.1f} s ({most})"

@@ -14,7 +14,8 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag
 from prompttuner.cli.state.reading import find_job, one_job, open_store
-from prompttuner.files import read_json
+from prompttuner.protocol.files import read_message, understood
+from prompttuner.protocol.jobs import LeaseError, Progress
 from prompttuner.spec.when import iso
 from prompttuner.states import JOB_ENDED
 
@@ -86,14 +87,14 @@ def _events(job_id: str, tail: Tail) -> tuple[list[dict[str, Any]], bool]:
 def _evaluations(folder: Path, tail: Tail) -> Iterator[dict[str, Any]]:
     """Evaluations that are newer than the last one printed (a later generation repeats those before it)."""
     for path in sorted(folder.glob("g*/*/progress.json")):
-        progress = read_json(path)
-        if not isinstance(progress, dict):
+        progress = understood(read_message(Progress, path))
+        if progress is None:
             continue
-        for step, metric in progress.get("evaluations") or []:
+        for step, metric in progress.evaluations or ():
             if step > tail.step:
                 tail.step = step
                 data = {"iteration": step, "metric": metric}
-                yield {"at": progress.get("at"), "by": _member(path), "what": "evaluated", "why": "", "data": data}
+                yield {"at": progress.at, "by": _member(path), "what": "evaluated", "why": "", "data": data}
 
 
 def _agents(spool_dir: Path, job_id: str, tail: Tail) -> Iterator[dict[str, Any]]:
@@ -129,11 +130,11 @@ def _errors(folder: Path, tail: Tail) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("g*/*/error.json")):
         if path in tail.errors:
             continue
-        value = read_json(path)
-        if isinstance(value, dict):
+        error = understood(read_message(LeaseError, path))
+        if error is not None:
             tail.errors.add(path)
-            at, why = value.pop("at", None) or path.stat().st_mtime, value.pop("message", "")
-            yield {"at": at, "by": _member(path), "what": "error", "why": why, "data": value}
+            at, data = error.at or path.stat().st_mtime, {"kind": error.kind, "trace": error.trace}
+            yield {"at": at, "by": _member(path), "what": "error", "why": error.message, "data": data}
 
 
 def _print_agent_logs(job_id: str) -> None:

@@ -70,18 +70,19 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
 
     from prompttuner.cli.state.bank_entries import outcomes_by_entry
     from prompttuner.db.tables.models import Event
+    from prompttuner.db.tables.recorded import lookup_of
 
     now = time.time()
     with one_job(job) as (session, row):
         view = job_view(row, now, context.settings().spool_dir)
-        lookup = row.lookup
+        known, lookup = row.lookup, lookup_of(row)
         prediction = {"iterations_left": row.iters_mid, "iterations_left_p90": row.iters_hi}
         newest = select(Event).where(Event.job_id == row.id).order_by(Event.seq.desc()).limit(LATEST_EVENTS)
         events = [event_view(event) for event in reversed(list(session.scalars(newest)))]
-        candidates = [str(about.get("name", "")) for about in (lookup or {}).get("candidates") or []]
+        candidates = [about.name for about in lookup.candidates or ()]
         outcomes = outcomes_by_entry(session, row.model, candidates)
     if json:
-        print_json({**view, "prediction": prediction, "lookup": lookup, "events": events})
+        print_json({**view, "prediction": prediction, "lookup": known, "events": events})
         return
     typer.echo(f"{view['id']} is {view['state']}; deadline: {deadline_text(view, now)}.")
     if view["error"]:
@@ -92,7 +93,7 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
         typer.echo(
             f"Expected: {mid:.0f} more iterations" + ("" if high is None else f" ({high:.0f} at the 90th percentile)")
         )
-    if lookup:
+    if known:
         from prompttuner.bank.lookup.explain import CANDIDATE_COLUMNS, candidate_rows, lookup_lines
 
         for line in lookup_lines(lookup):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.plan.pools import Pool
+from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.policy.contract.plan import Assign, Demote, Plan, Reject, Release, Request, Restore, Stop, SwitchModel
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 
@@ -109,7 +110,7 @@ def _assign(
             return False
     if lookup_s > 0 and not job.lookup_done:
         job.lookup = {**(job.lookup or {}), "budget_s": lookup_s}
-    elif job.first_step_at is None and not job.lookup_done and not (job.lookup or {}).get("budget_s"):
+    elif job.first_step_at is None and not job.lookup_done and not lookup_of(job).budget_s:
         job.lookup = {"budget_s": 0.0}
     tx.new_members(job, list(agents), reason)
     return True

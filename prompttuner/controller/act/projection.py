@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompttuner.files import make_private_dir, read_json, write_json
-from prompttuner.slurm.spool import Order, Spool
+from prompttuner.db.tables.recorded import lookup_of, order_of
+from prompttuner.files import make_private_dir, write_json
+from prompttuner.protocol.agents import Order
+from prompttuner.protocol.files import read_message, understood, write_message
+from prompttuner.protocol.jobs import Membership
+from prompttuner.slurm.spool import Spool
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
-from prompttuner.worker.membership import Membership, propose, read_membership
+from prompttuner.worker.membership import propose, read_membership
 
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Allocation, Job
@@ -19,8 +23,6 @@ __all__ = ["changed", "obeys_another", "order_for", "prepare_job", "write_order"
 
 OBEY_S = 30.0
 """An agent that has not taken an order after so long gets it again."""
-_BESIDE = frozenset({"seq", "owner", "at", "seen_s"})
-"""Keys of a remembered order that say nothing of what it orders."""
 _STOP_WORDS = {JobState.CANCELLED: "cancelled", JobState.STOPPED: "deadline missed", JobState.HELD: "held"}
 
 
@@ -34,7 +36,7 @@ def write_plan(spool: Spool, job: Job, addresses: Mapping[str, str]) -> int | No
     """
     folder = make_private_dir(spool.job(job.id))
     present = read_membership(folder)
-    budget = float((job.lookup or {}).get("budget_s") or 0.0) if not job.lookup_done else 0.0
+    budget = 0.0 if job.lookup_done else lookup_of(job).budget_s or 0.0
     stop = _STOP_WORDS.get(JobState(job.state)) or (str(job.state) if job.state in JOB_ENDED else None)
     if present is not None and present.generation >= job.generation:
         same = present.generation == job.generation and list(present.members) == list(job.members)
@@ -45,9 +47,9 @@ def write_plan(spool: Spool, job: Job, addresses: Mapping[str, str]) -> int | No
     return job.generation if propose(folder, plan) else None
 
 
-def order_for(allocation: Allocation, job: Job | None, owner: int) -> dict[str, Any]:
-    """What this allocation's agent shall do, but for ``seq``."""
-    order = Order(
+def order_for(allocation: Allocation, job: Job | None, owner: int) -> Order:
+    """What this allocation's agent shall do, but for ``seq`` and ``at``."""
+    return Order(
         owner=owner,
         admit=allocation.state != AllocationState.ABANDONED,
         model=allocation.model,
@@ -56,12 +58,9 @@ def order_for(allocation: Allocation, job: Job | None, owner: int) -> dict[str, 
         drain=bool(allocation.drain),
         stop=bool(allocation.drain) and job is None,
     )
-    value = order.to_json()
-    del value["seq"]
-    return value
 
 
-def write_order(spool: Spool, allocation: Allocation, wanted: dict[str, Any], now: float) -> dict[str, Any]:
+def write_order(spool: Spool, allocation: Allocation, wanted: Order, now: float) -> Order:
     """Write order.json; returns the order with its ``seq``, to be remembered in the row afterwards.
 
     If we die between file and row, the next owner writes it again under a higher owner generation: harmless. If the
@@ -69,17 +68,28 @@ def write_order(spool: Spool, allocation: Allocation, wanted: dict[str, Any], no
     under a number that they have seen.
     """
     file = make_private_dir(spool.agent(allocation.uuid)) / Order.FILE
-    present = read_json(file)
-    numbers = [value.get("seq", 0) for value in (allocation.order, present) if isinstance(value, dict)]
-    order = {"seq": max((n for n in numbers if isinstance(n, int)), default=0) + 1, "at": now, **wanted}
-    write_json(file, order)
+    before = (order_of(allocation), understood(read_message(Order, file)))
+    order = replace(wanted, seq=max((one.seq for one in before if one is not None), default=0) + 1, at=now)
+    write_message(file, order)
     return order
 
 
-def changed(allocation: Allocation, wanted: dict[str, Any]) -> bool:
+def changed(allocation: Allocation, wanted: Order) -> bool:
     """Whether the order last written says something else (a new owner alone is no reason to write all again)."""
-    present = {k: v for k, v in (allocation.order or {}).items() if k not in _BESIDE}
-    return present != {k: v for k, v in wanted.items() if k != "owner"}
+    present = order_of(allocation)
+    return present is None or _content(present) != _content(wanted)
+
+
+def _content(order: Order) -> Order:
+    """What an order orders, without the keys that say when and by whom."""
+    return Order(
+        admit=order.admit,
+        model=order.model,
+        job=order.job,
+        generation=order.generation,
+        drain=order.drain,
+        stop=order.stop,
+    )
 
 
 def obeys_another(allocation: Allocation, heard: tuple[int, int] | None, now: float) -> bool:
@@ -87,10 +97,10 @@ def obeys_another(allocation: Allocation, heard: tuple[int, int] | None, now: fl
 
     A controller that had been asleep since before its successor wrote may have replaced that order's file on waking.
     """
-    order = allocation.order or {}
-    if heard is None or heard[0] < 0 or "owner" not in order:
+    order = order_of(allocation)
+    if heard is None or heard[0] < 0 or order is None or not order.at:
         return False  # it has seen none yet, or comes from a version that does not tell
-    return heard != (order["owner"], order["seq"]) and now - float(order.get("at", now)) > OBEY_S
+    return heard != (order.owner, order.seq) and now - order.at > OBEY_S
 
 
 def prepare_job(spool: Spool, job_id: str, spec: Mapping[str, Any]) -> Path:

@@ -10,11 +10,12 @@ from prompttuner.controller.act.transaction import Tx
 from prompttuner.db.tables.models import Allocation
 from prompttuner.db.upkeep import retention
 from prompttuner.errors import SpecError
-from prompttuner.files import make_private_dir, write_json
+from prompttuner.files import make_private_dir
 from prompttuner.policy.contract.snapshot import SiteLimits
+from prompttuner.protocol.agents import AgentSettings
+from prompttuner.protocol.files import write_message
 from prompttuner.slurm.backend import AllocationRequest, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.slurm_backend import SlurmBackend
-from prompttuner.slurm.spool import AgentSettings
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _prepare(ctx: Context, allocation: Allocation) -> AllocationRequest:
         pool=allocation.pool,
         model=allocation.model,
         dtype=str(place.get("dtype") or "auto"),
-        trust_remote_code=list(place.get("trust_remote_code") or ()),
+        trust_remote_code=tuple(place.get("trust_remote_code") or ()),
         gpus=allocation.gpus,
         threads=s.threads,
         idle_limit_s=s.idle_limit_s,
@@ -146,12 +147,12 @@ def _prepare(ctx: Context, allocation: Allocation) -> AllocationRequest:
         checkpoint_every_s=s.checkpoint_every_s,
         checkpoint_every_steps=s.checkpoint_every_steps,
         interface="lo" if s.backend == "local" else s.slurm.interface,
-        bank_dirs=[str(path) for path in s.all_bank_dirs],
+        bank_dirs=tuple(str(path) for path in s.all_bank_dirs),
         jobs_dir=str(ctx.spool.jobs),
         stay_warm=s.pool == "warm",
         walltime_s=limit,
     )
-    write_json(folder / AgentSettings.FILE, settings.to_json())
+    write_message(folder / AgentSettings.FILE, settings)
     write_order(ctx.spool, allocation, order_for(allocation, None, ctx.ownership.generation), ctx.now())
     return AllocationRequest(
         uuid=allocation.uuid,

@@ -18,6 +18,7 @@ from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import leases
 from prompttuner.db.queries.bulk import chunks
 from prompttuner.db.tables.models import Allocation, Job, Lease
+from prompttuner.db.tables.recorded import status_of
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 
 __all__ = ["WENT_ON", "Tx"]
@@ -121,7 +122,7 @@ class Tx:
         allocation.job_id = None
         allocation.idle_since = self.now
         if allocation.state == AllocationState.BUSY:
-            leaving = allocation.drain or (allocation.status or {}).get("state") in {"draining", "ended"}
+            leaving = allocation.drain or _is_leaving(allocation)
             next_state = AllocationState.DRAINING if leaving else AllocationState.WARM
             self.allocation_state(allocation, next_state, "its lease has ended")
 
@@ -183,6 +184,11 @@ class Tx:
     def learn(self, allocation: Allocation, kind: str, seconds: float) -> None:
         """Remember how long a start took, for the pool's profile."""
         self.measured.append((allocation.pool, allocation.model, kind, float(seconds)))
+
+
+def _is_leaving(allocation: Allocation) -> bool:
+    status = status_of(allocation)
+    return status is not None and status.state in {"draining", "ended"}
 
 
 def _take(row: Job | Allocation, written: Mapping[str, Any]) -> None:

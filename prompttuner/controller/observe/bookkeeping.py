@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
+from prompttuner.db.tables.recorded import order_of, status_of
+from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
-from prompttuner.slurm.spool import PROTOCOL, AgentStatus
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
 
 if TYPE_CHECKING:
@@ -44,17 +46,16 @@ def apply_agents(
 
 def signalled(told: AgentFacts) -> bool:
     """Whether the agent was ended by a signal: preemption, walltime or scancel, only Slurm knows which."""
-    return told.farewell is not None and told.farewell.get("reason") == "signal"
+    return told.farewell is not None and told.farewell.reason == "signal"
 
 
 def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: float, view: Seen | None) -> None:
     if told.instance is not None and allocation.started_at is None:
-        allocation.native_id = allocation.native_id or told.instance.get("native_id")
+        allocation.native_id = allocation.native_id or told.instance.native_id
     if signalled(told) and (view is None or view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}):
         return  # Slurm's word follows, perhaps in a later tick: it says why
     if told.farewell is not None:
-        reason = str(told.farewell.get("reason", "ended"))
-        detail = str(told.farewell.get("detail", ""))
+        reason, detail = told.farewell.reason, told.farewell.detail
         tx.end_allocation(allocation, reason, f"the agent ended: {reason}" + (f" ({detail})" if detail else ""))
         return
     status = told.status
@@ -71,19 +72,20 @@ def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: flo
         allocation.drain = True
     if status.left_s is not None and allocation.ends_at is None:
         allocation.ends_at = tx.now + status.left_s
-    previous: dict[str, Any] = allocation.status or {}
-    if previous.get("beat") != status.beat or previous.get("instance") != status.instance:
+    previous = status_of(allocation)
+    if previous is None or previous.beat != status.beat or previous.instance != status.instance:
         allocation.status = {**status.to_json(), "seen_at": tx.now}
         if allocation.suspect_since is not None:
             allocation.suspect_since = None
             tx.event("agent_back", allocation=allocation, cause="its heartbeat is seen again")
-    elif tx.now - float(previous.get("seen_at", tx.now)) > suspect_s and allocation.suspect_since is None:
+    elif tx.now - (previous.seen_at or tx.now) > suspect_s and allocation.suspect_since is None:
         allocation.suspect_since = tx.now
         tx.event("agent_suspect", allocation=allocation, cause=f"no heartbeat for {suspect_s:.0f} s")
-    order: dict[str, Any] = allocation.order or {}
-    polled = float(order.get("at", 0.0)) >= (allocation.warm_at or float("inf"))  # else Slurm's queue is in it
-    if polled and "seen_s" not in order and status.order_seq == order.get("seq"):
-        allocation.order = {**order, "seen_s": round(tx.now - float(order["at"]), 2)}
+    order = order_of(allocation)
+    if order is None or order.at < (allocation.warm_at or float("inf")):
+        pass  # Slurm's queue is in the time that it took
+    elif order.seen_s is None and status.order_seq == order.seq:
+        allocation.order = replace(order, seen_s=round(tx.now - order.at, 2)).to_json()
     _follow(tx, allocation, status)
 
 
@@ -177,37 +179,37 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
 def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     progress = told.progress
     if told.lookup is not None and not job.lookup_done:
-        job.lookup = {**(job.lookup or {}), **told.lookup}
+        job.lookup = {**(job.lookup or {}), **told.lookup.to_json()}
         job.lookup_done = True
-        tx.event("lookup", job=job, cause=str(told.lookup.get("why") or told.lookup.get("source") or "looked up"))
-        if told.lookup.get("source"):
-            job.initial_prompt = str(told.lookup["source"])
-    if not progress:
+        tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
+        if told.lookup.source:
+            job.initial_prompt = told.lookup.source
+    if progress is None:
         return
-    if progress.get("first_step_at") and job.first_step_at is None:
-        job.first_step_at = float(progress["first_step_at"])
+    if progress.first_step_at and job.first_step_at is None:
+        job.first_step_at = progress.first_step_at
         job.lookup_done = True
-    rate = progress.get("iters_per_s")
+    rate = progress.iters_per_s
     if rate is not None and rate != job.iters_per_s and told.plan is not None:
         tx.speeds.append((job.pool, job.model, len(told.plan.members), float(rate)))
     for name in ("step", "loss", "metric", "best", "iters_per_s"):
-        value = progress.get(name)
+        value = getattr(progress, name)
         if value is not None and value != getattr(job, name):
             setattr(job, name, value)
-    if progress.get("initial_prompt"):
-        job.initial_prompt = str(progress["initial_prompt"])
-    evaluations = progress.get("evaluations")
-    if evaluations is not None and evaluations != job.evaluations:
-        job.evaluations = evaluations
+    if progress.initial_prompt:
+        job.initial_prompt = progress.initial_prompt
+    if progress.evaluations is not None:
+        evaluations = [list(one) for one in progress.evaluations]
+        if evaluations != job.evaluations:
+            job.evaluations = evaluations
 
 
 def _fails(tx: Tx, job: Job, member: str, told: JobFacts) -> bool:
     """An error that would come again ends the job; a crash is tried again with a bound."""
     error = told.errors[member]
-    kind, message = str(error.get("kind", "crash")), str(error.get("message", ""))
-    if kind == "crash":
-        return _crashed(tx, job, message or "a worker died")
-    tx.end_job(job, JobState.FAILED, f"{kind}: {message}", error=f"{kind}: {message}")
+    if error.kind == "crash":
+        return _crashed(tx, job, error.message or "a worker died")
+    tx.end_job(job, JobState.FAILED, f"{error.kind}: {error.message}", error=f"{error.kind}: {error.message}")
     return True
 
 
@@ -232,7 +234,8 @@ def _drop_lost_members(tx: Tx, job: Job, live: Mapping[str, Allocation]) -> None
         else:
             staying.append(member)
             if _lease_outcome(allocation, job) == "crashed":
-                _crashed(tx, job, str((allocation.status or {}).get("error") or "killed"))
+                status = status_of(allocation)
+                _crashed(tx, job, (status.error if status is not None else "") or "killed")
                 return
     if gone:
         tx.new_members(job, staying, "members lost: " + ", ".join(gone))
@@ -240,15 +243,16 @@ def _drop_lost_members(tx: Tx, job: Job, live: Mapping[str, Allocation]) -> None
 
 def _lease_outcome(allocation: Allocation, job: Job) -> str:
     """How the agent says its lease for the job's present generation has ended; empty while it has not."""
-    status: dict[str, Any] = allocation.status or {}
-    if status.get("job") != job.id or status.get("generation") != job.generation or status.get("state") == "busy":
+    status = status_of(allocation)
+    if status is None or status.job != job.id or status.generation != job.generation or status.state == "busy":
         return ""
-    return str(status.get("lease") or "")
+    return status.lease
 
 
 def _left(tx: Tx, allocation: Allocation, job: Job) -> bool:
     outcome = _lease_outcome(allocation, job)
     if outcome in {"left", "terminated"}:
         return True
-    waited = tx.now - float((allocation.status or {}).get("seen_at", tx.now))
+    status = status_of(allocation)
+    waited = 0.0 if status is None or status.seen_at is None else tx.now - status.seen_at
     return outcome in {"done", "failed"} and waited > DONE_GRACE_S

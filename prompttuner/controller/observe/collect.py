@@ -20,9 +20,6 @@ __all__ = ["look"]
 SIGNALLED_GAP_S = 1.0
 """Least time between two questions to Slurm while it has not yet said why an agent was signalled."""
 
-_NONSENSE = (LookupError, TypeError, ValueError, AttributeError)
-"""What reading a damaged file, or one of another version, may raise."""
-
 
 def look(ctx: Context, jobs: Sequence[Job], allocations: Sequence[Allocation], thorough: bool) -> Facts:
     """Read the spool and ask the resource manager; what cannot be read is told and left out, never fatal.
@@ -44,11 +41,12 @@ def _agents(ctx: Context, allocations: Sequence[Allocation]) -> dict[str, AgentF
     facts = {}
     for allocation in allocations:
         try:
-            facts[allocation.uuid] = read_agent(ctx.spool, allocation)
+            facts[allocation.uuid] = told = read_agent(ctx.spool, allocation)
         except (SpoolError, OSError) as error:  # one unreadable folder must not stop the others
             ctx.warn(str(error))
-        except _NONSENSE as error:
-            ctx.warn(f"{ctx.spool.agent(allocation.uuid)} makes no sense: {type(error).__name__}: {error}")
+            continue
+        for why in told.unread:
+            ctx.warn(why)
     return facts
 
 
@@ -56,11 +54,12 @@ def _jobs(ctx: Context, jobs: Sequence[Job], thorough: bool) -> dict[str, JobFac
     facts = {}
     for job in jobs:
         try:
-            facts[job.id] = read_job(ctx.spool, job, thorough)
+            facts[job.id] = told = read_job(ctx.spool, job, thorough)
         except (SpoolError, OSError) as error:
             ctx.warn(str(error))
-        except _NONSENSE as error:
-            ctx.warn(f"{ctx.spool.job(job.id)} makes no sense: {type(error).__name__}: {error}")
+            continue
+        for why in told.unread:
+            ctx.warn(why)
     return facts
 
 

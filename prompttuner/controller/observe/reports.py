@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from prompttuner.files import read_json
-from prompttuner.slurm.spool import AgentStatus, Spool, read_own_json
-from prompttuner.worker.membership import Membership, member_file, read_membership
+from prompttuner.protocol.agents import AgentStatus, Farewell, Instance
+from prompttuner.protocol.files import read_message
+from prompttuner.protocol.jobs import Done, LeaseError, Membership, Progress
+from prompttuner.protocol.lookup import LookupReport
+from prompttuner.protocol.wire import Message, Unread
+from prompttuner.slurm.spool import Spool, read_own
+from prompttuner.worker.membership import member_file, read_membership
 
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Allocation, Job
     from prompttuner.slurm.backend import Seen
 
 __all__ = ["AgentFacts", "Facts", "JobFacts", "read_agent", "read_job"]
+
+M = TypeVar("M", bound=Message)
 
 WORKING_PHASES = frozenset({"starting", "lookup", "running"})
 """Phases of progress.json in which a member goes on by itself."""
@@ -23,10 +29,12 @@ WORKING_PHASES = frozenset({"starting", "lookup", "running"})
 class AgentFacts:
     """An agent's own words. All None until its process has started."""
 
-    instance: dict[str, Any] | None
+    instance: Instance | None
     status: AgentStatus | None
-    farewell: dict[str, Any] | None
+    farewell: Farewell | None
     """Its exit file: positive proof that it has ended."""
+    unread: tuple[str, ...] = ()
+    """Why files of it could not be understood: they count as not written."""
 
 
 @dataclass(slots=True)
@@ -34,12 +42,14 @@ class JobFacts:
     """A running job's own words, of its newest generation only."""
 
     plan: Membership | None
-    progress: dict[str, Any] | None = None
-    lookup: dict[str, Any] | None = None
-    done: tuple[str, dict[str, Any]] | None = None
-    """(member, done.json)."""
-    errors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    progress: Progress | None = None
+    lookup: LookupReport | None = None
+    done: tuple[str, Done] | None = None
+    """With the member that says so."""
+    errors: dict[str, LeaseError] = field(default_factory=dict)
     """By member."""
+    unread: tuple[str, ...] = ()
+    """Why files of it could not be understood: they count as not written."""
 
 
 @dataclass(slots=True)
@@ -73,11 +83,16 @@ def read_agent(spool: Spool, allocation: Allocation) -> AgentFacts:
         SpoolError: a file was written by another user.
     """
     folder = str(spool.agent(allocation.uuid))
-    status = read_own_json(f"{folder}/{AgentStatus.FILE}")
-    instance = None if status is not None and allocation.admitted else read_own_json(f"{folder}/instance.json")
-    ended = status is not None and status.get("state") == "ended"
-    farewell = read_own_json(f"{folder}/exit.json") if ended or (status is None and instance is not None) else None
-    return AgentFacts(instance, None if status is None else AgentStatus.from_json(status), farewell)
+    unread: list[str] = []
+
+    def told(kind: type[M]) -> M | None:
+        return _kept(read_own(kind, f"{folder}/{kind.FILE}"), unread)
+
+    status = told(AgentStatus)
+    instance = None if status is not None and allocation.admitted else told(Instance)
+    ended = status is not None and status.state == "ended"
+    farewell = told(Farewell) if ended or (status is None and instance is not None) else None
+    return AgentFacts(instance, status, farewell, tuple(unread))
 
 
 def read_job(spool: Spool, job: Job, thorough: bool = True) -> JobFacts:
@@ -91,21 +106,28 @@ def read_job(spool: Spool, job: Job, thorough: bool = True) -> JobFacts:
     facts = JobFacts(plan)
     if plan is None or not plan.members:
         return facts
-    facts.progress = _said(folder, plan, plan.members[0], "progress.json") or None
+    unread: list[str] = []
+
+    def said(kind: type[M], member: str) -> M | None:
+        return _kept(read_message(kind, member_file(folder, plan.generation, member, kind.FILE)), unread)
+
+    facts.progress = said(Progress, plan.members[0])
     if not job.lookup_done:
-        facts.lookup = _said(folder, plan, plan.members[0], "lookup.json")
-    if not thorough and facts.progress is not None and facts.progress.get("phase") in WORKING_PHASES:
-        return facts
-    for member in plan.members:
-        done = _said(folder, plan, member, "done.json")
-        if done is not None:
-            facts.done = (member, done)
-        error = _said(folder, plan, member, "error.json")
-        if error is not None:
-            facts.errors[member] = error
+        facts.lookup = said(LookupReport, plan.members[0])
+    if thorough or facts.progress is None or facts.progress.phase not in WORKING_PHASES:
+        for member in plan.members:
+            done, error = said(Done, member), said(LeaseError, member)
+            if done is not None:
+                facts.done = (member, done)
+            if error is not None:
+                facts.errors[member] = error
+    facts.unread = tuple(unread)
     return facts
 
 
-def _said(folder: str, plan: Membership, member: str, name: str) -> dict[str, Any] | None:
-    value = read_json(member_file(folder, plan.generation, member, name))
-    return value if isinstance(value, dict) else None
+def _kept(message: M | Unread | None, unread: list[str]) -> M | None:
+    """The message; why it cannot be understood goes to ``unread``."""
+    if isinstance(message, Unread):
+        unread.append(message.why)
+        return None
+    return message

@@ -11,6 +11,7 @@ import numpy as np
 from prompttuner.controller.plan.experience import Arrived
 from prompttuner.controller.plan.iterations import Remaining
 from prompttuner.controller.plan.pools import Pool
+from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.policy.contract.snapshot import (
     AgentPhase,
     Agents,
@@ -157,8 +158,7 @@ def _job_phase(job: Job) -> JobPhase:
         return JobPhase.WAITING
     if job.first_step_at is not None:
         return JobPhase.RUNNING
-    lookup: dict[str, Any] = job.lookup or {}
-    return JobPhase.LOOKUP if lookup.get("budget_s") and not job.lookup_done else JobPhase.STARTING
+    return JobPhase.LOOKUP if not job.lookup_done and lookup_of(job).budget_s else JobPhase.STARTING
 
 
 def _joined(allocations: Sequence[Allocation]) -> dict[str, float]:

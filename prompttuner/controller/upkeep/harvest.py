@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from prompttuner.bank import Bank, add_result
 from prompttuner.errors import PromptTunerError
 from prompttuner.files import read_json
+from prompttuner.protocol.lookup import LookupReport
 
 __all__ = ["BankView", "enter_result"]
 
@@ -43,7 +43,7 @@ def _has_entries(folder: Path, model: str) -> bool:
         return False
 
 
-def enter_result(bank_dir: Path, job_dir: Path, job: str, lookup: dict[str, Any] | None) -> str:
+def enter_result(bank_dir: Path, job_dir: Path, job: str, lookup: LookupReport) -> str:
     """Put a finished job's promoted result into the own bank; done twice it changes nothing.
 
     Returns:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prompttuner.errors import StateError
+from prompttuner.protocol.jobs import ENDED_PHASES, Membership, Progress
 from prompttuner.worker.elastic.settings import ElasticSettings
-from prompttuner.worker.membership import ENDED_PHASES, Membership, propose, read_membership, read_progress
+from prompttuner.worker.membership import propose, read_membership, read_progress
 
 __all__ = [
     "GenerationBroken",
@@ -55,7 +56,12 @@ def pauses(patient_after_s: float = 2.0) -> Iterator[None]:
 
 
 def _phase(job_dir: Path, generation: int, agent: str) -> str:
-    return str(read_progress(job_dir, generation, agent).get("phase", ""))
+    progress = read_progress(job_dir, generation, agent)
+    return "" if progress is None else progress.phase
+
+
+def _beat(progress: Progress | None) -> int | None:
+    return None if progress is None else progress.beat
 
 
 def not_ready(job_dir: Path, plan: Membership, running: tuple[str, ...]) -> list[str]:
@@ -86,7 +92,7 @@ class _Quiet:
 def _last_signs(job_dir: Path, plan: Membership, agents: list[str]) -> tuple[object, ...]:
     """Heartbeats of agents in this generation and in the one before: a member may still be on its way from there."""
     generations = [plan.generation, *(generation for generation, _ in plan.previous[-1:])]
-    return tuple(read_progress(job_dir, g, agent).get("beat") for g in generations for agent in agents)
+    return tuple(_beat(read_progress(job_dir, g, agent)) for g in generations for agent in agents)
 
 
 def gather(job_dir: Path, plan: Membership, agent: str, settings: ElasticSettings, tick: Callable[[], None]) -> None:
@@ -135,9 +141,9 @@ def await_predecessors(job_dir: Path, plan: Membership, settings: ElasticSetting
             tick()
             _check_newer(job_dir, plan)
             progress = [read_progress(job_dir, generation, member) for member in members]
-            if all(p.get("phase", "") in ENDED_PHASES or not p for p in progress):
+            if all(p is None or p.phase in ENDED_PHASES for p in progress):
                 return
-            if quiet.seconds(tuple(p.get("beat") for p in progress)) > settings.loss_timeout_s:
+            if quiet.seconds(tuple(_beat(p) for p in progress)) > settings.loss_timeout_s:
                 return
 
 
@@ -171,8 +177,8 @@ def after_loss(
         if newest is not None and newest.generation > plan.generation:
             return newest
         progress = {m: read_progress(job_dir, plan.generation, m) for m in plan.members}
-        alive = [m for m in plan.members if m == agent or progress[m].get("phase") == "broken"]
-        silent = {m: silence[m].seconds(progress[m].get("beat")) for m in plan.members if m not in alive}
+        alive = [m for m, said in progress.items() if m == agent or (said is not None and said.phase == "broken")]
+        silent = {m: silence[m].seconds(_beat(progress[m])) for m in plan.members if m not in alive}
         waited = time.monotonic() - begin
         settled = all(s > settings.grace_s or waited > settings.loss_timeout_s for s in silent.values())
         settled_since = (settled_since or waited) if settled else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from prompttuner.errors import ConfigError
-from prompttuner.files import read_json, write_json
+from prompttuner.protocol.files import read_message, understood, write_message
+from prompttuner.protocol.jobs import Membership, Parked, StorePlace
 from prompttuner.worker.elastic.gathering import (
     GenerationBroken,
     JobDone,
@@ -34,16 +35,13 @@ from prompttuner.worker.elastic.group import PeerLost
 from prompttuner.worker.elastic.network import listen_on
 from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.member_files import MemberFiles
-from prompttuner.worker.membership import Membership, member_dir, read_membership
+from prompttuner.worker.membership import member_dir, read_membership
 
 __all__ = ["BACKEND", "Joined", "PlanRendezvous", "create_rendezvous"]
 
 BACKEND = "prompttuner"
 MAX_FRUITLESS = 3
 """After so many generations in a row that broke without a step, the survivors plan one member only."""
-PARKED = "parked.json"
-"""Written by a worker under torchelastic that stopped at a step boundary and waits to be replaced."""
-
 
 GENERATION_ENV = "PROMPTTUNER_GENERATION"
 PREFIX_ENV = "PROMPTTUNER_STORE_PREFIX"
@@ -145,7 +143,7 @@ class PlanRendezvous(RendezvousHandler):
     def _effective(self, plan: Membership) -> Membership:
         if self.limit is None or len(plan.members) <= self.limit:
             return plan
-        return Membership.from_json({**plan.to_json(), "members": plan.members[: self.limit]})
+        return replace(plan, members=plan.members[: self.limit])
 
     def _files_of(self, plan: Membership) -> MemberFiles:
         if self.files is None or self.files.generation != plan.generation:
@@ -157,25 +155,26 @@ class PlanRendezvous(RendezvousHandler):
     def _come(self, plan: Membership, rank: int, files: MemberFiles) -> Joined:
         plan = self._effective(plan)
         self._server = None
-        published = member_dir(self.job_dir, plan.generation, plan.members[0]) / "store.json"
+        published = member_dir(self.job_dir, plan.generation, plan.members[0]) / StorePlace.FILE
         if rank == 0:
             self.before_ready(plan, files)
             with listen_on(self.address) as listener:
                 port = listener.getsockname()[1]
                 self._server = self._open(self.address, port, listener.detach())
-            write_json(published, {"host": self.address, "port": port, "token": secrets.token_hex(8)}, durable=False)
+            write_message(published, StorePlace(self.address, port, secrets.token_hex(8)), durable=False)
         files.progress("ready", members=len(plan.members))
         if rank == 0:
             await_predecessors(self.job_dir, plan, self.settings, self.tick)
         gather(self.job_dir, plan, self.agent, self.settings, self.tick)
         for _ in pauses():  # everybody is ready, rank 0 included, so this is only the file system being late
-            where = read_json(published)
-            if where:
+            where = understood(read_message(StorePlace, published))
+            if where is not None:
                 break
             self.tick()
-        server = self._server or self._open(where["host"], where["port"], None)
-        store = PrefixStore(where["token"], server)
-        self.joined = Joined(plan, rank, store, where["host"], where["port"], where["token"])
+        assert where is not None
+        server = self._server or self._open(where.host, where.port, None)
+        store = PrefixStore(where.token, server)
+        self.joined = Joined(plan, rank, store, where.host, where.port, where.token)
         return self.joined
 
     def _open(self, host: str, port: int, listening: int | None) -> TCPStore:
@@ -228,9 +227,9 @@ class PlanRendezvous(RendezvousHandler):
         if self.joined is not None:
             plan = self.joined.plan
             parked = self._parked()
-            if parked is None or "lost" in parked:
+            if parked is None or parked.lost is not None:
                 # The worker failed, or lost the others: this agent lives, and says so to the other survivors.
-                return self.replan(plan, str((parked or {}).get("lost", "the worker died")))
+                return self.replan(plan, "the worker died" if parked is None else str(parked.lost))
         for _ in pauses():
             self.tick()
             newest = read_membership(self.job_dir)
@@ -238,16 +237,17 @@ class PlanRendezvous(RendezvousHandler):
                 return newest
         raise AssertionError("unreachable")
 
-    def park(self, **why: str) -> None:
+    def park(self, lost: str | None) -> None:
         """In the worker: say that it has stopped and waits to be replaced (``lost``: because it lost the others)."""
         assert self.joined is not None
-        write_json(member_dir(self.job_dir, self.joined.plan.generation, self.agent) / PARKED, why, durable=False)
+        folder = member_dir(self.job_dir, self.joined.plan.generation, self.agent)
+        write_message(folder / Parked.FILE, Parked(True, lost), durable=False)
 
-    def _parked(self) -> dict[str, object] | None:
+    def _parked(self) -> Parked | None:
         if self.joined is None:
             return None
-        found = read_json(member_dir(self.job_dir, self.joined.plan.generation, self.agent) / PARKED)
-        return found if isinstance(found, dict) else None
+        folder = member_dir(self.job_dir, self.joined.plan.generation, self.agent)
+        return understood(read_message(Parked, folder / Parked.FILE))
 
     def num_nodes_waiting(self) -> int:
         """Positive only once the worker has parked: torchelastic then replaces it, without counting a restart."""

@@ -17,11 +17,12 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
+from prompttuner.protocol.jobs import Membership
 from prompttuner.worker.elastic.group import PeerLost
 from prompttuner.worker.elastic.rendezvous import PREFIX_ENV, Joined, PlanRendezvous
 from prompttuner.worker.failure import tell_failure
 from prompttuner.worker.member import LeaseEnd, Maker, Member
-from prompttuner.worker.membership import Membership, read_membership
+from prompttuner.worker.membership import read_membership
 from prompttuner.worker.signals import LeaveRequested, Signals
 
 __all__ = ["MAX_RESTARTS", "run_under_torchelastic"]
@@ -112,9 +113,9 @@ def _worker(outer: PlanRendezvous, maker: Maker, backend: str) -> LeaseEnd:
             following = member.generation(joined)
             if isinstance(following, LeaseEnd):
                 return LeaseEnd(following.outcome, following.error, plan.generation)
-            parked = {}
-        except PeerLost as lost:
-            parked = {"lost": str(lost)}
+            lost = None
+        except PeerLost as error:
+            lost = str(error)
         except Exception as error:
             traceback.print_exc()
             return tell_failure(rendezvous, plan.generation, error)
@@ -122,6 +123,6 @@ def _worker(outer: PlanRendezvous, maker: Maker, backend: str) -> LeaseEnd:
             if rendezvous.files is not None:
                 rendezvous.files.close()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # before it is parked: torchelastic ends it at once then
-    rendezvous.park(**parked)
+    rendezvous.park(lost)
     while True:
         signal.pause()

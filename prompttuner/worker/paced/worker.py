@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch
 from prompttuner.engine.collective import Collective
 from prompttuner.errors import SpecError
 from prompttuner.files import make_private_dir, write_json
+from prompttuner.protocol.files import write_message
+from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
 from prompttuner.worker.member_files import MemberFiles
-from prompttuner.worker.membership import Membership
 from prompttuner.worker.task import Stepped
 
 __all__ = ["PacedTask", "is_paced"]
@@ -59,7 +61,7 @@ class PacedTask:
         return self.step
 
     @property
-    def outcome(self) -> str | None:
+    def outcome(self) -> Outcome | None:
         if self.step >= self._needed:
             return "reached"
         return "exhausted" if self.step >= self._limit else None
@@ -88,11 +90,11 @@ class PacedTask:
         self._train_s += length
         return Stepped(sums.tolist(), time.monotonic() - begin)
 
-    def _meta(self) -> dict[str, Any]:
-        return {"step": self.step, "looked_up": self._looked_up, "train_s": self._train_s}
+    def _state(self) -> CheckpointPointer:
+        return CheckpointPointer(self.step, looked_up=self._looked_up, train_s=self._train_s, paced=True)
 
     def pack(self) -> bytes:
-        return json.dumps(self._meta()).encode()
+        return json.dumps(self._state().to_json()).encode()
 
     @classmethod
     def begin(
@@ -106,35 +108,39 @@ class PacedTask:
         return cls(spec, looked_up=lookup_s > 0)
 
     @classmethod
-    def resume(cls, spec: Mapping[str, Any], _model: object, _folder: Path, pointer: Mapping[str, Any]) -> PacedTask:
+    def resume(cls, spec: Mapping[str, Any], _model: object, _folder: Path, pointer: CheckpointPointer) -> PacedTask:
         """Go on from a checkpoint."""
-        task = cls(spec, step=int(pointer["step"]), looked_up=bool(pointer["looked_up"]))
-        task._train_s = float(pointer["train_s"])
+        task = cls(spec, step=pointer.step, looked_up=bool(pointer.looked_up))
+        task._train_s = pointer.train_s or 0.0
         return task
 
     @classmethod
     def restore(cls, spec: Mapping[str, Any], model: object, data: bytes) -> PacedTask:
         """Go on from what ``pack`` made."""
-        return cls.resume(spec, model, Path(), json.loads(data))
+        return cls.resume(spec, model, Path(), CheckpointPointer.expect(json.loads(data)))
 
     def save(self, folder: Path) -> None:
         """The whole state is one small JSON file."""
-        write_json(folder / "checkpoint.json", {**self._meta(), "paced": True})
+        write_message(folder / CheckpointPointer.FILE, self._state())
 
-    def progress(self) -> dict[str, Any]:
-        loss = max(0.0, 1.0 - self.step / self._needed) if self._needed else 0.0
-        return {"step": self.step, "loss": loss, "metric": loss, "best": loss, "paced": True}
+    @property
+    def _loss(self) -> float:
+        return max(0.0, 1.0 - self.step / self._needed) if self._needed else 0.0
 
-    def write_result(self, folder: Path, outcome: str) -> dict[str, Any]:
+    def noted(self, progress: Progress) -> Progress:
+        return replace(progress, step=self.step, loss=self._loss, metric=self._loss, best=self._loss, paced=True)
+
+    def write_result(self, folder: Path, outcome: Outcome) -> Done:
         result = make_private_dir(folder / "result")
-        report = {
-            "outcome": outcome,
-            "step": self.step,
-            "ita": self.step if outcome == "reached" else None,
-            "metric": self.progress()["metric"],
-            "loss": self.progress()["loss"],
-            "train_s": self._train_s,
-            "paced": True,
-        }
-        write_json(result / "result.json", {**report, "note": "a paced worker slept these steps; nothing was tuned"})
+        report = Done(
+            outcome,
+            step=self.step,
+            ita=self.step if outcome == "reached" else None,
+            metric=self._loss,
+            loss=self._loss,
+            train_s=self._train_s,
+            paced=True,
+        )
+        note = "a paced worker slept these steps; nothing was tuned"
+        write_json(result / "result.json", {**report.to_json(), "note": note})
         return report

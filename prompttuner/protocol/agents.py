@@ -1,34 +1,20 @@
-"""What controller and agent tell each other: plain data, one JSON file each, unknown keys ignored."""
+"""What controller and agent tell each other, one file each in the agent's folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from prompttuner.slurm.spool.layout import PROTOCOL
+from prompttuner.protocol.wire import Message
 
-__all__ = ["AgentSettings", "AgentStatus", "Message", "Order"]
+__all__ = ["PROTOCOL", "AgentSettings", "AgentStatus", "Farewell", "GivenOrder", "Instance", "KnownStatus", "Order"]
 
-
-@dataclass(slots=True)
-class Message:
-    """Base of the messages: to and from plain JSON values."""
-
-    FILE: ClassVar[str] = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Build from parsed JSON; unknown keys are ignored, missing ones take their default."""
-        given = dict(value or {})
-        names: Iterable[str] = cls.__slots__  # of its fields
-        return cls(**{name: given[name] for name in names if name in given})
+PROTOCOL = 1
+"""Raised when an older agent could misunderstand a newer controller; such agents are drained, not confused."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class AgentSettings(Message):
     """What an agent is; written by the controller before the allocation is asked for, never changed."""
 
@@ -38,7 +24,7 @@ class AgentSettings(Message):
     pool: str = ""
     model: str = ""
     dtype: str = "auto"
-    trust_remote_code: list[str] = field(default_factory=list)
+    trust_remote_code: tuple[str, ...] = ()
     gpus: int = 1
     threads: int = 1
     idle_limit_s: float = 600.0
@@ -48,9 +34,9 @@ class AgentSettings(Message):
     checkpoint_every_s: float = 30.0
     checkpoint_every_steps: int = 50
     interface: str | None = None
-    bank_dirs: list[str] = field(default_factory=list)
+    bank_dirs: tuple[str, ...] = ()
     jobs_dir: str = ""
-    signals: list[str] = field(default_factory=lambda: ["TERM", "USR1", "USR2"])
+    signals: tuple[str, ...] = ("TERM", "USR1", "USR2")
     stay_warm: bool = True
     """False where the site forbids placeholders: the agent ends with its job."""
     walltime_end_margin_s: float = 60.0
@@ -63,48 +49,69 @@ class AgentSettings(Message):
         return model in self.trust_remote_code or (model == self.model and bool(self.trust_remote_code))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Order(Message):
     """What the agent shall do; rewritten by the controller, polled by the agent."""
 
     FILE: ClassVar[str] = "order.json"
 
     seq: int = 0
+    """Grows with each order of one owner."""
     owner: int = 0
     """Fencing generation of the controller that wrote it: an agent ignores orders of a lower one."""
     admit: bool = True
+    """False: exit at once."""
     model: str | None = None
     """LLM to hold; None: the one of the settings."""
     job: str | None = None
     generation: int = 0
     drain: bool = False
+    """Take no new job."""
     stop: bool = False
+    """End now."""
+    at: float = 0.0
+    """When it was written (Unix seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenOrder(Order):
+    """An order as its allocation's row remembers it."""
+
+    seen_s: float | None = None
+    """Seconds until the agent took it, once that is known."""
 
 
 @dataclass(slots=True)
 class AgentStatus(Message):
-    """What the agent does; rewritten by the agent at each change and each heartbeat."""
+    """What the agent does; rewritten by the agent at each change and each heartbeat. Its only writer changes it."""
 
     FILE: ClassVar[str] = "status.json"
 
     beat: int = 0
+    """Grows with each heartbeat."""
     instance: str = ""
+    """Which process is the agent."""
     state: str = "starting"
+    """``starting|loading|warm|busy|switching|draining|ended``."""
     order_seq: int = -1
     order_owner: int = -1
     """Number and owner of the order that it obeys; -1 before it has seen one."""
     model: str | None = None
-    models: list[str] = field(default_factory=list)
+    models: tuple[str, ...] = ()
+    """Resident ones."""
     job: str | None = None
     generation: int = 0
     lease: str = ""
+    """``starting|lookup|running|left|done|failed|terminated|crashed``."""
     error: str = ""
     idle_s: float = 0.0
     pid: int = 0
     host: str = ""
     address: str = ""
     native_id: str | None = None
-    gpu: dict[str, Any] = field(default_factory=dict)
+    """The resource manager's id."""
+    gpu: Mapping[str, str | int] = field(default_factory=dict)
+    """``name``, ``memory_mib``, ``count``; empty without one."""
     load_s: float = 0.0
     start_s: float = 0.0
     left_s: float | None = None
@@ -112,3 +119,36 @@ class AgentStatus(Message):
     leases: int = 0
     loads: int = 0
     protocol: int = PROTOCOL
+
+
+@dataclass(slots=True)
+class KnownStatus(AgentStatus):
+    """A status as its allocation's row remembers it."""
+
+    seen_at: float | None = None
+    """When its heartbeat was seen by the controller (Unix seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance(Message):
+    """Which process is the agent; created by the first process of an allocation, exclusively."""
+
+    FILE: ClassVar[str] = "instance.json"
+
+    instance: str = ""
+    pid: int = 0
+    host: str = ""
+    native_id: str | None = None
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell(Message):
+    """The agent's last word: proof that it has ended, and why."""
+
+    FILE: ClassVar[str] = "exit.json"
+
+    reason: str = "ended"
+    detail: str = ""
+    at: float = 0.0
+    instance: str = ""

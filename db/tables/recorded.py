@@ -1,0 +1,29 @@
+"""What rows remember as JSON, read as the classes that it was: statuses, orders, lookups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prompttuner.protocol.agents import GivenOrder, KnownStatus
+from prompttuner.protocol.files import understood
+from prompttuner.protocol.lookup import LookupReport
+
+if TYPE_CHECKING:
+    from prompttuner.db.tables.models import Allocation, Job
+
+__all__ = ["lookup_of", "order_of", "status_of"]
+
+
+def status_of(allocation: Allocation) -> KnownStatus | None:
+    """The agent's last status; None before its first."""
+    return understood(KnownStatus.read(allocation.status)) if allocation.status else None
+
+
+def order_of(allocation: Allocation) -> GivenOrder | None:
+    """The order last written; None before the first."""
+    return understood(GivenOrder.read(allocation.order)) if allocation.order else None
+
+
+def lookup_of(job: Job) -> LookupReport:
+    """What is known of the job's lookup; an empty report where there is nothing."""
+    return understood(LookupReport.read(job.lookup or {})) or LookupReport()
