@@ -22,7 +22,7 @@ from prompttuner.engine.initial import Lookup, initial_prompt
 from prompttuner.engine.llm.loading import check_usable
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.engine.result import write_result
-from prompttuner.engine.tuner import StepOutcome, Tuner, read_data
+from prompttuner.engine.tuner import StepOutcome, Tuner, check_survival, read_data
 from prompttuner.errors import PromptTunerError
 
 __all__ = ["main", "run_solo"]
@@ -60,7 +60,9 @@ def run_solo(
             spec["model"], spec.get("dtype", "auto"), spec.get("trust_remote_code", ()), device=device, name=name
         )
     check_usable(loaded, spec)
-    tuner = Tuner(loaded, spec, read_data(spec), initial_prompt(spec, loaded, lookup))
+    data = read_data(spec)
+    check_survival(data, loaded, spec)
+    tuner = Tuner(loaded, spec, data, initial_prompt(spec, loaded, lookup))
     if (state := load_checkpoint(folder)) is not None:
         tuner.load_state(state)
     clock = CheckpointClock(

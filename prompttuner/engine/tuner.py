@@ -17,6 +17,7 @@ from prompttuner.engine.llm.encoding import Encoded, encode
 from prompttuner.engine.llm.generation import AnswerReader
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.prefix import PrefixModel
+from prompttuner.engine.llm.survival import check_targets
 from prompttuner.engine.metrics import GENERATED
 from prompttuner.engine.sampling import SampleOrder
 from prompttuner.engine.state import STATE_VERSION, TunerState, check_fits, fingerprint
@@ -24,7 +25,7 @@ from prompttuner.errors import PromptTunerError, SpecError
 from prompttuner.protocol.jobs import Outcome
 from prompttuner.spec.data import Sample, read_samples
 
-__all__ = ["StepOutcome", "Tuner", "TuningData", "read_data"]
+__all__ = ["StepOutcome", "Tuner", "TuningData", "check_survival", "read_data"]
 
 MAX_GRADIENT_NORM = 1.0
 """The usual bound, that of the Hugging Face Trainer too: one odd batch must not fill AdamW's second moment."""
@@ -64,6 +65,17 @@ def read_data(spec: Mapping[str, Any]) -> TuningData:
         DataError: missing or broken, with the line.
     """
     return TuningData(read_samples(spec["train"]), read_samples(spec["eval"], spec.get("eval_samples")))
+
+
+def check_survival(data: TuningData, loaded: LoadedModel, spec: Mapping[str, Any]) -> None:
+    """Check that the model's vocabulary can say the targets.
+
+    Raises:
+        DataError: targets hold unknown tokens, and ``allow_unknown_tokens`` is not set.
+    """
+    allowed = bool(spec.get("allow_unknown_tokens"))
+    for samples, key in ((data.train, "train"), (data.evaluation, "eval")):
+        check_targets(samples, loaded.tokenizer, str(spec.get(key, key)), allowed)
 
 
 class Tuner:

@@ -10,22 +10,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from model_folders import fresh_model
 from peft import PeftModel
 
 from prompttuner.engine.llm.batching import collate
 from prompttuner.engine.llm.model import load_model
 from prompttuner.engine.llm.prefix import PrefixModel
 from prompttuner.engine.solo import run_solo
-from support.model_folders import fresh_model
 
 FAMILIES: dict[str, Any] = {
     "MambaForCausalLM": lambda: transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8),
     "Mamba2ForCausalLM": lambda: transformers.Mamba2Config(
         hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=4, head_dim=16, n_groups=1
     ),
-    "FalconMambaForCausalLM": lambda: transformers.FalconMambaConfig(
-        hidden_size=32, num_hidden_layers=2, state_size=8
-    ),
+    "FalconMambaForCausalLM": lambda: transformers.FalconMambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8),
     "RwkvForCausalLM": lambda: transformers.RwkvConfig(hidden_size=32, num_hidden_layers=2, attention_hidden_size=32),
     "xLSTMForCausalLM": lambda: transformers.xLSTMConfig(hidden_size=32, num_blocks=2, num_heads=4),
 }

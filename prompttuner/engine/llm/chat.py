@@ -21,7 +21,7 @@ class ChatFrame:
     closing: str
     """After the answer: the end of the turn."""
 
-    def strip(self, answer: str) -> str:
+    def unframed(self, answer: str) -> str:
         """An answer without what the template adds."""
         text = answer.strip()
         for start in (self.before.strip(), "".join(self.before.split())):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,10 +32,7 @@ def own_generation_config(source: str, config: Any) -> Any:
     """
     from transformers import GenerationConfig
 
-    try:
-        stored, _ = GenerationConfig.get_config_dict(source)
-    except (OSError, ValueError):
-        stored = {}
+    stored = _stored(source)
     text = config.get_text_config()
     own = {key: stored.get(key, getattr(text, key, None)) for key in KEPT}
     return GenerationConfig(**{key: value for key, value in own.items() if value is not None})
@@ -69,7 +68,19 @@ class AnswerReader:
         row = torch.as_tensor(ids, dtype=torch.int64)
         stop = next((index for index, token in enumerate(row.tolist()) if token in self.ends), len(row))
         text: str = self.tokenizer.batch_decode([row[:stop]], skip_special_tokens=True)[0]
-        return text if self.frame is None else self.frame.strip(text)
+        return text if self.frame is None else self.frame.unframed(text)
+
+
+def _stored(source: str) -> dict[str, Any]:
+    """The raw generation_config.json, which transformers itself might refuse; empty without one."""
+    from transformers.utils import cached_file
+
+    try:
+        name = cached_file(source, "generation_config.json")
+        value = None if name is None else json.loads(Path(name).read_bytes())
+    except (OSError, ValueError):
+        value = None
+    return value if isinstance(value, dict) else {}
 
 
 def _ids(value: int | Iterable[int] | None) -> list[int]:

@@ -43,7 +43,7 @@ class LoadedModel:
     refusal: str = ""
     """Why no job may use it after all, where that was found out after the load."""
     pads_left: bool = True
-    """Whether padding before a sample is masked; recurrent families see it, and generate in groups of one length."""
+    """Whether padding before a sample is masked; some recurrent families see it, and their answers come without it."""
 
     @property
     def hidden(self) -> int:

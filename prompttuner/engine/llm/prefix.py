@@ -13,6 +13,7 @@ from torch.nn import functional
 from prompttuner.engine.llm.batching import Collated, collate, micro_batches
 from prompttuner.engine.llm.encoding import Encoded
 from prompttuner.engine.llm.generation import AnswerReader
+from prompttuner.engine.llm.greedy import greedy
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.errors import ModelError
 
@@ -151,25 +152,20 @@ class PrefixModel:
         reader = reader or AnswerReader.of(self.loaded)
         lengths = [len(sample.prompt) + prompt.shape[0] + max_new_tokens for sample in samples]
         for group in micro_batches(lengths, self._max_tokens, 8 * self._overhead):
-            for alike in self._alike(group, samples):
-                rows = self._generate(prompt, [samples[i] for i in alike], max_new_tokens, reader.ends)
-                for index, row in zip(alike, rows, strict=True):
-                    texts[index] = reader.text(row)
+            rows = self._generate(prompt, [samples[i] for i in group], max_new_tokens, reader.ends)
+            for index, row in zip(group, rows, strict=True):
+                texts[index] = reader.text(row)
         return texts
-
-    def _alike(self, group: list[int], samples: Sequence[Encoded]) -> list[list[int]]:
-        """A group as it is, or in groups of one length where the model sees padding."""
-        if self.loaded.pads_left:
-            return [group]
-        by_length: dict[int, list[int]] = {}
-        for index in group:
-            by_length.setdefault(len(samples[index].prompt), []).append(index)
-        return list(by_length.values())
 
     def _generate(
         self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int, ends: frozenset[int]
     ) -> torch.Tensor:
         """New tokens, int64 [samples, up to max_new_tokens]; what follows an end token is padding."""
+        if not self.loaded.pads_left:
+            given = [self._embed(torch.tensor(sample.prompt, device=self.loaded.device).long()) for sample in samples]
+            soft = prompt.to(self._embed.weight.dtype)
+            rows = [torch.cat([soft, row]) for row in given]
+            return greedy(self._model, rows, max_new_tokens, ends, self._pad)
         # Padded on the left, before the soft prompt: mask and positions then are what an unpadded sample would have.
         width = max(len(sample.prompt) for sample in samples)
         length, device = prompt.shape[0], self.loaded.device

@@ -33,7 +33,7 @@ def probe(loaded: LoadedModel) -> None:
         raise ModelError(f"model {loaded.name!r} has no language-model head or no word embeddings")
     ids = _tokens(loaded, embed.weight.shape[0]).to(embed.weight.device)
     given = embed(ids)
-    soft = given.mean(dim=1, keepdim=True) * 0.5  # stands for no token
+    soft = (given[:1].mean(dim=1, keepdim=True) * 0.5).expand(2, -1, -1)  # the same for both; stands for no token
     seen = _logits(loaded, torch.cat([soft, given], dim=1))
     limit = TOLERANCE.get(seen.dtype, HALF_TOLERANCE) * float(seen.abs().max())
     if float((seen[0, :-1] - seen[1, :-1]).abs().max()) > limit:
