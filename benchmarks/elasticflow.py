@@ -12,7 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from prompttuner.sim.elasticflow_original import simulate_elasticflow
+sys.path.insert(0, str(Path(__file__).parent))
+
+from elasticflow_original import simulate_elasticflow
+
 from prompttuner.trace.importers.elasticflow import import_elasticflow, read_throughputs, speedups_of
 
 PRINTED = {

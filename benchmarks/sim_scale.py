@@ -20,6 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from elasticflow_original import simulate_elasticflow
+
 from prompttuner.policy import get
 from prompttuner.policy.contract.snapshot import (
     AgentPhase,
@@ -33,7 +37,6 @@ from prompttuner.policy.contract.snapshot import (
 )
 from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
-from prompttuner.sim.elasticflow_original import simulate_elasticflow
 from prompttuner.trace.generate import Workload, generate
 from prompttuner.trace.importers.elasticflow import import_elasticflow, read_throughputs, speedups_of
 from prompttuner.trace.slo import SloMultiple

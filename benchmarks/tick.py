@@ -24,11 +24,9 @@ from typing import Any
 from sqlalchemy import event
 
 from prompttuner.config import Settings
-from prompttuner.controller.act.gate import Gate
-from prompttuner.controller.context import Context
 from prompttuner.controller.plan.pools import pool_of
-from prompttuner.controller.tick import tick
-from prompttuner.controller.upkeep.harvest import BankView
+from prompttuner.controller.resources import Clock, Resources, State, Warnings
+from prompttuner.controller.tick import Controller
 from prompttuner.db import Store
 from prompttuner.db.queries.bulk import insert_rows, table_of
 from prompttuner.db.tables.models import Allocation, Job, Lease
@@ -69,7 +67,7 @@ class FakeBackend:
         return {uuid: Seen(Native.RUNNING, native, "RUNNING") for uuid, native in known}
 
 
-def build(home: Path, known: int) -> Context:
+def build(home: Path, known: int) -> Controller:
     """A state with ``known`` jobs, a tenth of them running."""
     settings = Settings(home=home, policy="edf", local={"slots": max(2, known // 10)}, squeue_min_s=0.0)
     settings.make_home()
@@ -96,11 +94,10 @@ def build(home: Path, known: int) -> Context:
         write_json(member_dir(folder, 1, f"a{i:09}") / "progress.json", {"step": 5, "phase": "running"})
         status = AgentStatus(beat=1, instance="i", state="busy", model="/m", job=f"j{i:09}", generation=1)
         write_json(make_private_dir(spool.agent(f"a{i:09}")) / "status.json", status.to_json())
-    gate = Gate(spool.root / "gate.json", settings)
-    bank = BankView(settings.all_bank_dirs)
     # A clock that stands still: what is done now and then only (beats, notes) is not what an idle tick costs.
-    clocks = {"now": lambda: now, "steady": lambda: 0.0}
-    return Context(settings, spool, store, ownership, FakeBackend(), get("edf"), gate, bank, **clocks)
+    clock = Clock(lambda: now, lambda: 0.0)
+    resources = Resources(settings, spool, State(store, ownership), clock, Warnings(clock.steady))
+    return Controller(resources, FakeBackend(), get("edf"))
 
 
 def _job(i: int, runs: bool, now: float) -> dict[str, Any]:
@@ -145,41 +142,41 @@ def _allocation(i: int, now: float) -> dict[str, Any]:
     }
 
 
-def beat(ctx: Context, turn: int) -> None:
+def beat(controller: Controller, turn: int) -> None:
     """A fifth of the agents send a heartbeat."""
-    for folder in sorted(ctx.spool.agents.iterdir())[turn % 5 :: 5]:
+    for folder in sorted(controller.resources.spool.agents.iterdir())[turn % 5 :: 5]:
         file = folder / AgentStatus.FILE
         write_json(file, read_json(file) | {"beat": turn + 2}, durable=False)
 
 
-def look_at_all(ctx: Context, _turn: int) -> None:
-    ctx.all_looked_at = float("-inf")
+def look_at_all(controller: Controller, _turn: int) -> None:
+    controller.observer.look_at_all()
 
 
-KINDS: dict[str, Callable[[Context, int], None]] = {"idle": lambda _c, _t: None, "beats": beat, "all": look_at_all}
+KINDS: dict[str, Callable[[Controller, int], None]] = {"idle": lambda _c, _t: None, "beats": beat, "all": look_at_all}
 
 
 def measure(known: int, ticks: int) -> dict[str, Any]:
     """Median seconds of each kind of tick, with the statements and questions to the manager of the last one."""
     row: dict[str, Any] = {"known_jobs": known, "running": known // 10}
     with tempfile.TemporaryDirectory() as folder:
-        ctx = build(Path(folder) / "home", known)
+        controller = build(Path(folder) / "home", known)
         for _ in range(2):
-            tick(ctx)
+            controller.tick()
         statements = 0
 
         def count(*_: Any) -> None:
             nonlocal statements
             statements += 1
 
-        event.listen(ctx.store.engine, "before_cursor_execute", count)
+        event.listen(controller.state.store.engine, "before_cursor_execute", count)
         for kind, prepare in KINDS.items():
-            seconds, used, asked = [], [], ctx.backend.calls  # type: ignore[attr-defined]
+            seconds, used, asked = [], [], controller.backend.calls  # type: ignore[attr-defined]
             for turn in range(ticks):
-                prepare(ctx, turn)
+                prepare(controller, turn)
                 statements = 0
                 begin, cpu = time.perf_counter(), time.process_time()
-                tick(ctx)
+                controller.tick()
                 seconds.append(time.perf_counter() - begin)
                 used.append(time.process_time() - cpu)
             row[kind] = {
@@ -187,9 +184,9 @@ def measure(known: int, ticks: int) -> dict[str, Any]:
                 "tick_cpu_s": round(statistics.median(used), 4),
                 "least_s": round(min(seconds), 4),
                 "statements": statements,
-                "manager_calls": (ctx.backend.calls - asked) / ticks,  # type: ignore[attr-defined]
+                "manager_calls": (controller.backend.calls - asked) / ticks,  # type: ignore[attr-defined]
             }
-        ctx.store.close()
+        controller.state.store.close()
     row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
     return row
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from prompttuner import JobSpec, submit
 from prompttuner.config import Settings, load_settings
-from prompttuner.controller.context import Context
+from prompttuner.controller.resources import State
 from prompttuner.controller.run import run_until_done
-from prompttuner.controller.tick import TickReport
+from prompttuner.controller.tick_report import TickReport
 from prompttuner.db import Store
 from prompttuner.db.queries import events, jobs
 from prompttuner.db.tables.models import Job
@@ -89,15 +89,15 @@ class Progress:
         self._said = 0.0
         self._start = time.monotonic()
 
-    def __call__(self, ctx: Context, _report: TickReport) -> None:
-        for event in ctx.store.query(lambda session: events.read_after(session, self._seq)):
+    def __call__(self, state: State, _report: TickReport) -> None:
+        for event in state.query(lambda session: events.read_after(session, self._seq)):
             self._seq = event.seq
             if event.kind.startswith("job.") or event.kind in {"members", "lookup"}:
                 plan = self._names.get(event.job_id or "")
                 self._say(f"{plan.name if plan else '':10} {event.kind:14} {event.cause}")
         if time.monotonic() - self._said > 5:
             self._said = time.monotonic()
-            running = [row for row in ctx.store.query(jobs.load_active) if row.state == JobState.RUNNING]
+            running = [row for row in state.query(jobs.load_active) if row.state == JobState.RUNNING]
             for row in running:
                 metric = "" if row.metric is None else f"loss {row.metric:.3f}, "
                 self._say(f"{row.name:10} step {row.step:4}     {metric}{Counted(len(row.members), 'worker')}")

@@ -65,12 +65,16 @@ _JOB: dict[JobState, frozenset[JobState]] = {
 }
 
 _A = AllocationState
-_LIVE = frozenset({_A.STARTING, _A.WARM, _A.BUSY, _A.SWITCHING, _A.DRAINING, _A.ENDED})
 _ALLOCATION: dict[AllocationState, frozenset[AllocationState]] = {
-    _A.INTENT: frozenset({_A.PENDING, _A.ABANDONED, _A.ENDED}) | _LIVE,
-    _A.PENDING: _LIVE,
-    **{state: _LIVE - {state} for state in _LIVE - {_A.ENDED, _A.STARTING}},
-    _A.STARTING: _LIVE - {_A.STARTING},
+    # The answer of sbatch may be lost: the agent, or its end, may be the first that is heard of an intent.
+    _A.INTENT: frozenset({_A.PENDING, _A.STARTING, _A.ENDED, _A.ABANDONED}),
+    _A.PENDING: frozenset({_A.STARTING, _A.ENDED}),
+    # A lease may be granted before the LLM is loaded: then the agent is busy at once.
+    _A.STARTING: frozenset({_A.WARM, _A.BUSY, _A.ENDED}),
+    _A.WARM: frozenset({_A.BUSY, _A.SWITCHING, _A.DRAINING, _A.ENDED}),
+    _A.BUSY: frozenset({_A.WARM, _A.DRAINING, _A.ENDED}),
+    _A.SWITCHING: frozenset({_A.WARM, _A.BUSY, _A.DRAINING, _A.ENDED}),
+    _A.DRAINING: frozenset({_A.ENDED}),
 }
 
 

@@ -119,12 +119,6 @@ class Observer:
             seen[uuid] = own or Seen(Native.UNKNOWN, number, NOT_FOUND)
         return seen
 
-    def problems(self) -> list[str]:
-        """What does not answer at the moment, in words."""
-        now = self._clock()
-        found = [(source.name, source.breaker.describe(now)) for source in (self._squeue, self._sacct)]
-        return [f"{name}: {text}" for name, text in found if text]
-
     def _ask_squeue(self) -> list[Row]:
         return parse_squeue(
             self._client.run(

@@ -80,10 +80,6 @@ class SlurmBackend:
         """What Slurm says now, by uuid; never raises for a Slurm that is away."""
         return self._observer.observe(known)
 
-    def problems(self) -> list[str]:
-        """Sources that do not answer at the moment, in words."""
-        return self._observer.problems()
-
     def walltime_s(self, partition: str | None = None) -> float:
         """Walltime of an allocation: the user's setting, the partition's limit, its default, or 4 hours."""
         from prompttuner.slurm.site import partition_walltime

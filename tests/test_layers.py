@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,31 +18,30 @@ TENSOR_PACKAGES = {"engine", "worker", "bank", "smallmodel"}
 
 BASE = {"errors", "files", "states", "protocol", "spec", "config", "smallmodel", "words"}
 ALLOWED: dict[str, set[str]] = {
-    "protocol": {"errors", "files"},
-    "spec": {"errors", "files", "protocol"},
-    "config": {"errors", "files", "protocol", "spec"},
-    "states": {"errors"},
-    "files": {"errors"},
     "errors": set(),
     "words": set(),
-    "policy": {"errors", "profiles", "words"},
+    "files": {"errors"},
+    "states": {"errors"},
+    "protocol": {"errors", "files"},
+    "spec": {"errors", "files", "protocol", "smallmodel"},
+    "config": {"errors", "files", "protocol", "spec"},
+    "smallmodel": {"errors", "files"},
+    "policy": {"errors", "words"},
     "profiles": {"errors", "files", "policy"},
     "trace": {"errors", "files", "policy", "profiles", "words"},
     "sim": {"errors", "files", "policy", "profiles", "trace", "words"},
-    "smallmodel": {"errors", "files", "spec"},
     "engine": BASE,
     "bank": {*BASE, "engine"},
     "worker": {*BASE, "bank", "engine"},
     "tuning": {"worker"},  # former names, kept for one release
     "db": BASE,
-    "slurm": {*BASE, "worker", "sbatch_templates"},
     "sbatch_templates": BASE,
+    "slurm": {*BASE, "worker", "sbatch_templates"},
+    "report": {*BASE, "db", "sim", "trace"},
+    "controller": {*BASE, "bank", "db", "policy", "profiles", "slurm", "trace", "worker"},
 }
-"""What the lower layers may import of prompttuner. Those not named here (controller, report) may
-import any layer but cli."""
-
-ALLOWED_LATE: dict[str, set[str]] = {"trace": {"report"}}
-"""Further ones inside functions: statistics may be plotted."""
+"""What each layer may import of prompttuner, at the top of a file or within functions. The command line and the Python
+API are above all of them."""
 
 
 @cache
@@ -75,10 +75,9 @@ def sources() -> Iterator[tuple[str, Path]]:
             yield entry.stem, entry
 
 
-def layers_of(path: Path, late: bool | None = None) -> set[str]:
-    """Layers that a file imports: at its top (``late`` False), inside functions (True), or anywhere."""
-    found = [(name, top) for name, top in imports(path) if name.startswith("prompttuner.")]
-    return {name.split(".")[1] for name, top in found if late is None or late != top}
+def layers_of(path: Path) -> set[str]:
+    """Layers that a file imports, anywhere in it."""
+    return {name.split(".")[1] for name, _ in imports(path) if name.startswith("prompttuner.")}
 
 
 @pytest.mark.parametrize("layer", sorted(ALLOWED))
@@ -86,14 +85,13 @@ def test_a_layer_imports_only_those_below_it(layer: str) -> None:
     files = [path for name, path in sources() if name == layer]
     assert files, f"there is no layer {layer}"
     allowed = ALLOWED[layer] | {layer, "__version__"}
-    wrong = {
-        f"{path.relative_to(ROOT)} imports {other}"
-        for path in files
-        for late in (False, True)
-        for other in layers_of(path, late)
-        if other not in allowed | (ALLOWED_LATE.get(layer, set()) if late else set())
-    }
+    wrong = {f"{path.relative_to(ROOT)} imports {other}" for path in files for other in layers_of(path) - allowed}
     assert wrong == set()
+
+
+def test_the_layers_have_an_order() -> None:
+    order = tuple(TopologicalSorter(ALLOWED).static_order())  # raises CycleError, with the circle, if there is none
+    assert {layer for layer, _ in sources()} - {"__init__", "api", "cli"} <= set(order)
 
 
 def test_nothing_but_the_command_line_imports_the_command_line() -> None:
@@ -137,3 +135,39 @@ def test_linked_packages_are_relative_links() -> None:
         link = PACKAGE / name
         assert link.is_symlink()
         assert str(link.readlink()) == f"../{name}"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by name."""
+    found: dict[str, Path] = {}
+
+    def walk(folder: Path, prefix: str) -> None:
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir() and (entry / "__init__.py").exists():
+                walk(entry.resolve(), f"{prefix}.{entry.name}")
+            elif entry.suffix == ".py":
+                found[prefix if entry.stem == "__init__" else f"{prefix}.{entry.stem}"] = entry
+
+    walk(PACKAGE, "prompttuner")
+    return found
+
+
+def imported(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """Modules that a file imports anywhere: at its top, inside functions, and for annotations alone."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            deeper = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            names.update(name if name in known else node.module for name in deeper.values())
+    return names & known.keys()
+
+
+def test_no_imports_go_in_a_circle_not_even_those_for_annotations() -> None:
+    known = modules()
+    left = {name: imported(path, known) - {name} for name, path in known.items()}
+    assert sum(map(len, left.values())) > 500
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert sorted(left) == [], "these import each other, or one that does"

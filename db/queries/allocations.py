@@ -15,7 +15,18 @@ from prompttuner.db.tables.models import Allocation
 from prompttuner.errors import NotFound
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, check_allocation
 
-__all__ = ["LIVE_STATES", "add", "change", "count_by_state", "find", "get", "load_live", "update"]
+__all__ = [
+    "LIVE_STATES",
+    "add",
+    "change",
+    "count_by_state",
+    "find",
+    "get",
+    "live_ids",
+    "load_live",
+    "one_of_each_pool",
+    "update",
+]
 
 LIVE_STATES = tuple(state.value for state in AllocationState if state not in ALLOCATION_ENDED)
 
@@ -54,6 +65,11 @@ def load_live(session: Session) -> Sequence[Row[Any]]:
     return session.execute(query).all()
 
 
+def live_ids(session: Session) -> set[str]:
+    """Allocations that have not ended."""
+    return set(session.scalars(select(_TABLE.c.uuid).where(_TABLE.c.state.in_(LIVE_STATES))))
+
+
 def find(
     session: Session,
     *,
@@ -71,6 +87,13 @@ def find(
     if pool is not None:
         query = query.where(_TABLE.c.pool == pool)
     return session.execute(query.limit(limit)).all()
+
+
+def one_of_each_pool(session: Session, pools: Iterable[str]) -> list[tuple[str, str, dict[str, Any] | None]]:
+    """(pool, model, place) of one allocation of each of these pools that ever had any."""
+    one_each = select(func.max(_TABLE.c.uuid)).where(_TABLE.c.pool.in_(list(pools))).group_by(_TABLE.c.pool)
+    query = select(_TABLE.c.pool, _TABLE.c.model, _TABLE.c.place).where(_TABLE.c.uuid.in_(one_each))
+    return [(row[0], row[1], row[2]) for row in session.execute(query)]
 
 
 def get(session: Session, uuid: str) -> Allocation:

@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, Row, func, or_, select
 from sqlalchemy.orm import Session
 
 from prompttuner.db.queries.bulk import insert_rows, table_of
-from prompttuner.db.tables.models import Event
+from prompttuner.db.tables.models import Event, Job
+from prompttuner.states import JOB_ENDED, JobState
 
-__all__ = ["NewEvent", "append", "last_seq", "latest", "read_after"]
+__all__ = ["NewEvent", "append", "last_seq", "latest", "of_current_jobs", "read_after"]
 
 EventRow = Row[Any]
 """seq, at, kind, job_id, allocation, cause, data."""
@@ -80,6 +81,21 @@ def latest(
 def last_seq(session: Session) -> int:
     """The number of the newest event; 0 without any."""
     return session.scalar(select(func.max(_TABLE.c.seq))) or 0
+
+
+def of_current_jobs(
+    session: Session, kinds: Sequence[str], since: float
+) -> list[tuple[str | None, str, float, dict[str, Any] | None]]:
+    """(job_id, kind, at, data) of events of these kinds, oldest first.
+
+    Those after ``since`` and, whatever their age, those of jobs that had not ended before.
+    """
+    active = [state.value for state in JobState if state not in JOB_ENDED]
+    present = select(Job.id).where(or_(Job.state.in_(active), Job.finished_at > since))
+    columns = (_TABLE.c.job_id, _TABLE.c.kind, _TABLE.c.at, _TABLE.c.data)
+    recent = or_(_TABLE.c.at > since, _TABLE.c.job_id.in_(present))
+    query = select(*columns).where(_TABLE.c.kind.in_(list(kinds)), recent)
+    return [(row[0], row[1], row[2], row[3]) for row in session.execute(query.order_by(_TABLE.c.seq))]
 
 
 def _filters(job: str | None, allocation: str | None, kinds: Sequence[str]) -> list[Any]:

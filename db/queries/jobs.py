@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from prompttuner.db.queries import events
 from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
@@ -18,14 +18,22 @@ from prompttuner.states import JOB_ENDED, JobState, check_job
 __all__ = [
     "ACTIVE_STATES",
     "HISTORY_LIMIT",
+    "active_ids",
     "active_specs",
     "add",
+    "arrivals",
     "change",
     "count_by_state",
+    "ended_before",
+    "ends",
     "find",
     "get",
+    "ids",
+    "latest_reached",
     "load_active",
+    "missed_since",
     "newest",
+    "purged_ids",
     "resolve",
     "update",
     "with_workers",
@@ -76,6 +84,46 @@ def active_specs(session: Session) -> dict[str, dict[str, Any]]:
     return {row[0]: row[1] for row in session.execute(query)}
 
 
+def active_ids(session: Session) -> set[str]:
+    """Jobs that have not ended."""
+    return set(session.scalars(select(_TABLE.c.id).where(_TABLE.c.state.in_(ACTIVE_STATES))))
+
+
+def ids(session: Session) -> set[str]:
+    """All jobs that have a row."""
+    return set(session.scalars(select(_TABLE.c.id)))
+
+
+def purged_ids(session: Session) -> list[str]:
+    """Jobs whose folders are to be removed."""
+    return list(session.scalars(select(Job.id).where(Job.purged)))
+
+
+def ended_before(session: Session, before: float) -> list[str]:
+    """Jobs that have ended before a time, the oldest end first."""
+    query = select(_TABLE.c.id).where(_TABLE.c.state.not_in(ACTIVE_STATES), _TABLE.c.finished_at < before)
+    return list(session.scalars(query.order_by(_TABLE.c.finished_at)))
+
+
+def ends(session: Session) -> dict[str, float]:
+    """When each ended job ended, by id."""
+    query = select(_TABLE.c.id, _TABLE.c.finished_at).where(_TABLE.c.finished_at.is_not(None))
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def missed_since(session: Session, since: float) -> list[Job]:
+    """Jobs that ended after ``since`` without having met their deadline (and were not cancelled).
+
+    Whole rows but spec, history and evaluations. Only jobs that have ended have an end, so the index of ends is all
+    that is read.
+    """
+    missed = (Job.state != JobState.DONE) | (Job.finished_at > Job.deadline_at)
+    query = select(Job).where(
+        Job.finished_at > since, Job.deadline_at.is_not(None), Job.state != JobState.CANCELLED, missed
+    )
+    return list(session.scalars(query.options(defer(Job.spec), defer(Job.history), defer(Job.evaluations))))
+
+
 def find(
     session: Session,
     *,
@@ -112,6 +160,26 @@ def newest(session: Session, limit: int, states: Iterable[str], ended_since: flo
     parts = [select(Job.id).where(condition).order_by(*order).limit(limit).subquery() for condition in wanted]
     ids = union_all(*(select(part.c.id) for part in parts))
     return session.scalars(select(Job).where(Job.id.in_(ids)).order_by(*order).limit(limit)).all()
+
+
+def arrivals(session: Session, pools: Iterable[str], since: float, limit: int) -> list[Row[Any]]:
+    """(pool, submitted_at, deadline_at, gpu_seconds, state) of the latest submissions to pools, the oldest first."""
+    columns = (_TABLE.c.pool, _TABLE.c.submitted_at, _TABLE.c.deadline_at, _TABLE.c.gpu_seconds, _TABLE.c.state)
+    query = select(*columns).where(_TABLE.c.pool.in_(list(pools)), _TABLE.c.submitted_at > since)
+    return list(reversed(session.execute(query.order_by(_TABLE.c.submitted_at.desc()).limit(limit)).all()))
+
+
+def latest_reached(session: Session, pools: Sequence[str], each: int) -> Sequence[Row[Any]]:
+    """(pool, spec, iterations) of each pool's ``each`` latest jobs that reached their target, in one statement.
+
+    Each part follows the index of its pool from its end, and stops: years of old jobs cost nothing.
+    """
+    if not pools:
+        return []
+    columns = select(_TABLE.c.pool, _TABLE.c.spec, _TABLE.c.ita).where(_TABLE.c.ita.is_not(None))
+    newest_first = _TABLE.c.submitted_at.desc()
+    parts = [columns.where(_TABLE.c.pool == key).order_by(newest_first).limit(each).subquery() for key in pools]
+    return session.execute(union_all(*(select(part) for part in parts))).all()
 
 
 def get(session: Session, job_id: str) -> Job:

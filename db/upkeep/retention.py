@@ -111,13 +111,17 @@ def _prune_allocations(session: Session, before: float) -> int:
     gone = 0
     for part in chunks(ids):
         doomed = Allocation.uuid.in_(part)
-        _remember_gpu_seconds(session, float(session.scalar(held_gpu_seconds(before).where(doomed)) or 0.0))
+        _remember_gpu_seconds(session, float(session.scalar(_held(before).where(doomed)) or 0.0))
         gone += _rows(session, delete(Allocation).where(doomed))
     return gone
 
 
-def held_gpu_seconds(now: float) -> Select[tuple[float]]:
-    """The sum over allocations of the GPU-seconds that they were held until their end, or ``now``."""
+def held_gpu_seconds(session: Session, now: float) -> float:
+    """The sum over all allocations of the GPU-seconds that they were held until their end, or ``now``."""
+    return float(session.scalar(_held(now)) or 0.0)
+
+
+def _held(now: float) -> Select[tuple[float]]:
     held = func.coalesce(Allocation.ended_at, now) - Allocation.started_at
     return select(func.sum(case((held > 0, held * Allocation.gpus), else_=0.0))).where(
         Allocation.started_at.is_not(None)

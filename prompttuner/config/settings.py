@@ -210,10 +210,6 @@ class Settings(BaseSettings):
     def logs_dir(self) -> Path:
         return self.home / "logs"
 
-    @property
-    def profiles_dir(self) -> Path:
-        return self.home / "profiles"
-
     def make_home(self) -> Path:
         """Create home (0700) if it is missing, and the folder of logs, where cron's line appends to a file.
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
+from prompttuner.controller.act.limits import check_within_cap
 from prompttuner.controller.act.projection import prepare_job
-from prompttuner.controller.act.submission import check_within_cap
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.plan.plannable import check_plannable, point_in_time, priority_of
 from prompttuner.controller.plan.pools import pool_of
-from prompttuner.db.queries import events
+from prompttuner.controller.resources import Resources
+from prompttuner.db.queries import events, live
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import requests as request_rows
 from prompttuner.db.queries.events import NewEvent
@@ -24,15 +23,13 @@ from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.errors import NotFound, SpecError, SpoolError, StateError
 from prompttuner.files import write_json
 from prompttuner.slurm.spool import Spool, read_own_json
-from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
+from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.words import Counted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from prompttuner.controller.context import Context
-
-__all__ = ["apply_inbox", "pending_requests"]
+__all__ = ["Inbox", "pending_requests"]
 
 Handler = Callable[[Tx, Mapping[str, Any]], str]
 
@@ -53,26 +50,35 @@ def pending_requests(spool: Spool) -> list[Path]:
     return [Path(path) for _, path in sorted(found)]
 
 
-def apply_inbox(ctx: Context) -> int:
-    """Apply all waiting requests; returns how many. One that is wrong is answered with its error, not dropped."""
-    count, unread = 0, set[Path]()
-    for path in pending_requests(ctx.spool):
-        try:
-            request = _read(path)
-        except SpoolError as error:
-            _set_aside(ctx, path, str(error))
-            continue
-        except OSError as error:  # a network file system that cannot show it now will do so later
-            ctx.warn(f"request {path} cannot be read now: {error.strerror or error}")
-            unread.add(path)
-            continue
-        ok, message = _apply_once(ctx, request)
-        write_json(ctx.spool.reply(request["id"]), {"ok": ok, "message": message, "at": ctx.now()})
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        count += 1
-    ctx.unread = frozenset(unread)
-    return count
+class Inbox:
+    """Applies requests. It remembers only what could not be read a moment ago."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._res = resources
+        self.unread: frozenset[Path] = frozenset()
+        """Requests that could not be read in the last tick: no reason to tick again at once."""
+
+    def apply(self) -> int:
+        """Apply all waiting requests; returns how many. One that is wrong is answered with its error, not dropped."""
+        res = self._res
+        count, unread = 0, set[Path]()
+        for path in pending_requests(res.spool):
+            try:
+                request = _read(path)
+            except SpoolError as error:
+                _set_aside(res, path, str(error))
+                continue
+            except OSError as error:  # a network file system that cannot show it now will do so later
+                res.warn(f"request {path} cannot be read now: {error.strerror or error}")
+                unread.add(path)
+                continue
+            ok, message = _apply_once(res, request)
+            write_json(res.spool.reply(request["id"]), {"ok": ok, "message": message, "at": res.now()})
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            count += 1
+        self.unread = frozenset(unread)
+        return count
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,39 +97,39 @@ def _read(path: Path) -> dict[str, Any]:
     return request
 
 
-def _set_aside(ctx: Context, path: Path, why: str) -> None:
+def _set_aside(res: Resources, path: Path, why: str) -> None:
     """A file that no tick can take is kept for people, under a name that no tick looks at again."""
-    ctx.warn(f"{path.name} in the inbox is set aside as {path.name}.broken: {why}")
+    res.warn(f"{path.name} in the inbox is set aside as {path.name}.broken: {why}")
     with contextlib.suppress(OSError):
         path.rename(path.with_name(path.name + ".broken"))
 
 
-def _apply_once(ctx: Context, request: Mapping[str, Any]) -> tuple[bool, str]:
+def _apply_once(res: Resources, request: Mapping[str, Any]) -> tuple[bool, str]:
     name = str(request["id"])
-    known = ctx.store.query(lambda session: request_rows.applied(session, [name])).get(name)
+    known = res.state.query(lambda session: request_rows.applied(session, [name])).get(name)
     if known is not None:
         return bool(known.ok), str(known.message)
     try:
         if request.get("kind") == "submit":
-            _prepare_submit(ctx, request)
+            _prepare_submit(res, request)
         elif request.get("kind") == "scale":
-            check_within_cap(ctx.settings, int(request.get("members") or 1))
+            check_within_cap(res.settings, int(request.get("members") or 1))
 
         def work(session: Session) -> str:
-            tx = Tx(session, ctx.now())
+            tx = Tx(session, res.now())
             message = _HANDLERS[str(request["kind"])](tx, request)
             _record(session, request, True, message, tx.now)
             return message
 
         if request.get("kind") not in _HANDLERS:
             raise SpecError(f"unknown request kind {request.get('kind')!r}")
-        return True, ctx.store.transact(ctx.ownership, work)
+        return True, res.state.write(work)
     except (SpecError, NotFound, StateError) as error:
         text = str(error)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         # Refused: left in the inbox, it would stop every tick to come.
         text = f"the {request.get('kind')} request cannot be understood: {type(error).__name__}: {error}"
-    ctx.store.transact(ctx.ownership, lambda session: _record(session, request, False, text, ctx.now()))
+    res.state.write(lambda session: _record(session, request, False, text, res.now()))
     return False, text
 
 
@@ -144,14 +150,14 @@ def _time(value: Any, default: float) -> float:
     return float(value) if isinstance(value, int | float) and value else default
 
 
-def _prepare_submit(ctx: Context, request: Mapping[str, Any]) -> None:
+def _prepare_submit(res: Resources, request: Mapping[str, Any]) -> None:
     job_id, spec = str(request.get("job", "")), request.get("spec")
     if PLAIN_ID.fullmatch(job_id) is None or not isinstance(spec, dict):
         raise SpecError("a submit request needs a job id and a resolved spec")
     check_plannable(spec)
-    check_within_cap(ctx.settings, int(spec.get("min_gpus") or 1))
-    if ctx.store.query(lambda session: session.get(Job, job_id)) is None:  # else its spec is frozen
-        prepare_job(ctx.spool, job_id, spec)
+    check_within_cap(res.settings, int(spec.get("min_gpus") or 1))
+    if res.state.query(lambda session: session.get(Job, job_id)) is None:  # else its spec is frozen
+        prepare_job(res.spool, job_id, spec)
 
 
 def _submit(tx: Tx, request: Mapping[str, Any]) -> str:
@@ -287,14 +293,13 @@ def _release_agent(tx: Tx, request: Mapping[str, Any]) -> str:
 
 
 def _named_allocations(tx: Tx, request: Mapping[str, Any]) -> list[Allocation]:
-    query = select(Allocation).where(Allocation.state.not_in([str(s) for s in ALLOCATION_ENDED]))
-    live = list(tx.session.scalars(query))
+    there = live.allocations_not_ended(tx.session)
     name = str(request.get("allocation", ""))
     if name == "all":
-        return live
+        return there
     if request.get("idle"):
-        return [a for a in live if a.job_id is None]
-    found = [a for a in live if name and (a.uuid.startswith(name) or a.native_id == name)]
+        return [a for a in there if a.job_id is None]
+    found = [a for a in there if name and (a.uuid.startswith(name) or a.native_id == name)]
     if len(found) != 1:
         many = "no live allocation" if not found else "several allocations"
         raise NotFound(f"{many} {name!r}; `prompttuner pool` lists them")
@@ -304,7 +309,7 @@ def _named_allocations(tx: Tx, request: Mapping[str, Any]) -> list[Allocation]:
 def _purge(tx: Tx, request: Mapping[str, Any]) -> str:
     """One job, or many at once (``jobs``), of which those that are gone already are no mistake."""
     names = [str(name) for name in request.get("jobs") or ()]
-    found = list(tx.session.scalars(select(Job).where(Job.id.in_(names)))) if names else [_job(tx, request)]
+    found = live.jobs_named(tx.session, names) if names else [_job(tx, request)]
     for job in found:
         if job.state not in JOB_ENDED:
             raise StateError(f"job {job.id} has not ended ({job.state}); cancel it first")

@@ -10,10 +10,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from prompttuner.config import Settings
-from prompttuner.controller.context import Context, open_context
 from prompttuner.controller.inbox import pending_requests
+from prompttuner.controller.opening import open_controller
 from prompttuner.controller.requests import leave
-from prompttuner.controller.tick import TickReport, tick
+from prompttuner.controller.resources import Resources, State
+from prompttuner.controller.tick import Controller
+from prompttuner.controller.tick_report import TickReport
 from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError, Terminated
 from prompttuner.files import read_json, write_json
 from prompttuner.slurm.spool import Spool
@@ -31,7 +33,8 @@ GIVE_BACK_S = 15.0
 AGAIN_EXPIRIES = 2.0
 """How long a controller that lost the state waits to own it again, in ``owner_expiry_s``."""
 
-OnTick = Callable[[Context, TickReport], None]
+OnTick = Callable[[State, TickReport], None]
+"""Called after each tick."""
 
 
 def tick_once(settings: Settings, wait_s: float = 0.0) -> TickReport:
@@ -40,9 +43,9 @@ def tick_once(settings: Settings, wait_s: float = 0.0) -> TickReport:
     Raises:
         NotOwner: another controller is at work (it will apply what is in the inbox); the message names it.
     """
-    with controlling(settings, wait_s) as ctx:
-        ctx.next_plan_s = settings.cron_tick_s  # whoever ticks next is cron, if anybody
-        return tick(ctx)
+    with controlling(settings, wait_s) as controller:
+        controller.planner.next_plan_s = settings.cron_tick_s  # whoever ticks next is cron, if anybody
+        return controller.tick()
 
 
 def run_until_done(settings: Settings, on_tick: OnTick | None = None, wait_s: float = ACQUIRE_WAIT_S) -> None:
@@ -71,20 +74,21 @@ def run(
         NotOwner: another controller is at work, and stays; the message names it.
         Terminated: SIGTERM came before all was done (``until_done`` alone; a daemon's end by it is no failure).
     """
-    with controlling(settings, wait_s) as ctx:
-        metrics = ctx.metrics
+    with controlling(settings, wait_s) as controller:
+        metrics = controller.metrics
         if metrics is not None and settings.metrics_port is not None:
             metrics.serve(settings.metrics_port)
-        ended = _serve(ctx, on_tick, until_done)
+        ended = _serve(controller, on_tick, until_done)
     while not ended:
-        with controlling(settings, AGAIN_EXPIRIES * settings.owner_expiry_s, create=False) as ctx:
-            ctx.metrics = metrics
-            ended = _serve(ctx, on_tick, until_done)
+        with controlling(settings, AGAIN_EXPIRIES * settings.owner_expiry_s, create=False) as controller:
+            controller.metrics = metrics
+            ended = _serve(controller, on_tick, until_done)
 
 
-def _serve(ctx: Context, on_tick: OnTick | None, until_done: bool) -> bool:
+def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> bool:
     """Tick until the end; False if the state was lost to another controller before."""
     stop: list[str] = []
+    res = controller.resources
 
     def handler(number: int, _frame: FrameType | None) -> None:
         stop.append(signal.Signals(number).name)
@@ -93,29 +97,29 @@ def _serve(ctx: Context, on_tick: OnTick | None, until_done: bool) -> bool:
         while not stop:
             began = time.monotonic()
             try:
-                report = tick(ctx)
+                report = controller.tick()
                 if on_tick is not None:
-                    on_tick(ctx, report)
-                if until_done and not _unfinished(ctx):
-                    _give_back(ctx, stop)
+                    on_tick(res.state, report)
+                if until_done and not _unfinished(res):
+                    _give_back(controller, stop)
                     return True
             except BrokenPipeError:  # whoever read our output has gone
                 raise
             except NotOwner as error:
-                ctx.warn(f"another controller took over meanwhile, waiting until it lets go ({error})")
+                res.warn(f"another controller took over meanwhile, waiting until it lets go ({error})")
                 return False
             except (DatabaseError, SpoolError, BackendError, OSError) as error:
-                ctx.warn(f"{error}: the next tick tries again")
-            _sleep(ctx, stop, began + ctx.settings.tick_s)
+                res.warn(f"{error}: the next tick tries again")
+            _sleep(controller, stop, began + res.settings.tick_s)
     if stop == ["SIGINT"]:
         raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
     if until_done:
-        raise Terminated(f"ended by SIGTERM, {_left(ctx)}; running jobs go on, `prompttuner run` takes them up again")
+        raise Terminated(f"ended by SIGTERM, {_left(res)}; running jobs go on, `prompttuner run` takes them up again")
     return True
 
 
 @contextlib.contextmanager
-def controlling(settings: Settings, wait_s: float = 0.0, *, create: bool = True) -> Iterator[Context]:
+def controlling(settings: Settings, wait_s: float = 0.0, *, create: bool = True) -> Iterator[Controller]:
     """Own the state for a while: database, spool, backend, policy, and the ownership that fences all writes.
 
     ``create``: make home, spool and database where they are missing.
@@ -129,17 +133,17 @@ def controlling(settings: Settings, wait_s: float = 0.0, *, create: bool = True)
     try:
         ownership = store.acquire(ttl_s=settings.owner_expiry_s, wait_s=wait_s)
         try:
-            ctx = open_context(settings, store, ownership)
-            _bind(ctx)
-            _announce(ctx)
-            yield ctx
+            controller = open_controller(settings, store, ownership)
+            _bind(controller.resources)
+            _announce(controller.resources)
+            yield controller
         finally:
             _let_go(store, ownership)
     finally:
         store.close()
 
 
-def _bind(ctx: Context) -> None:
+def _bind(res: Resources) -> None:
     """See that this spool is the one that the database goes with.
 
     Two homes at one database, on two clusters say, would each take the other's jobs and agents for lost.
@@ -151,21 +155,21 @@ def _bind(ctx: Context) -> None:
 
     from prompttuner.db.queries import binding
 
-    identity = ctx.spool.identity()
-    bound = ctx.store.query(binding.bound_to)
+    identity = res.spool.identity()
+    bound = res.state.query(binding.bound_to)
     if bound is not None and bound[0] == identity:
         return
-    if bound is not None and ctx.store.query(binding.is_in_use):
+    if bound is not None and res.state.query(binding.is_in_use):
         raise SpoolError(
-            f"the database {ctx.store.place} goes with the spool {bound[1]}, and this one is {ctx.spool.root}: "
+            f"the database {res.state.store.place} goes with the spool {bound[1]}, and this one is {res.spool.root}: "
             "two homes, or clusters, cannot share a database; set another `database` here. If that spool is gone "
             "for good, `prompttuner db adopt` gives the database to this one"
         )
-    place = f"{ctx.spool.root} (seen on {socket.gethostname()})"
-    ctx.store.transact(ctx.ownership, lambda session: binding.bind(session, identity, place))
+    place = f"{res.spool.root} (seen on {socket.gethostname()})"
+    res.state.write(lambda session: binding.bind(session, identity, place))
 
 
-def _announce(ctx: Context) -> None:
+def _announce(res: Resources) -> None:
     """Leave in the spool who serves it now, and from which database; warn if it was another one before.
 
     Two databases on one spool (one of them copied and forgotten, say, in cron's settings) would undo each other's work.
@@ -173,15 +177,15 @@ def _announce(ctx: Context) -> None:
     import os
     import socket
 
-    here, before = str(ctx.store.place), read_json(ctx.spool.owner)
+    here, before = str(res.state.store.place), read_json(res.spool.owner)
     other = before.get("database", here) if isinstance(before, dict) else here
     if other != here:
-        ctx.warn(
-            f"the spool {ctx.spool.root} was served from the database {other} before, and now from {here}: see that no "
+        res.warn(
+            f"the spool {res.spool.root} was served from the database {other} before, and now from {here}: see that no "
             "other controller (cron, systemd, another host) still uses the former"
         )
-    owner = {"owner": ctx.ownership.generation, "host": socket.gethostname(), "pid": os.getpid(), "database": here}
-    write_json(ctx.spool.owner, owner)
+    owner = {"owner": res.state.generation, "host": socket.gethostname(), "pid": os.getpid(), "database": here}
+    write_json(res.spool.owner, owner)
 
 
 def _let_go(store: Store, ownership: Ownership) -> None:
@@ -189,39 +193,39 @@ def _let_go(store: Store, ownership: Ownership) -> None:
         store.release(ownership)
 
 
-def _unfinished(ctx: Context) -> bool:
+def _unfinished(res: Resources) -> bool:
     from prompttuner.db.queries import jobs
 
-    states = ctx.store.query(jobs.count_by_state)
-    return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(ctx.spool))
+    states = res.state.query(jobs.count_by_state)
+    return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(res.spool))
 
 
-def _left(ctx: Context) -> str:
+def _left(res: Resources) -> str:
     """In words, how many jobs have not ended; a database that is away must not hide the signal."""
     from prompttuner.db.queries import jobs
 
     try:
-        states = ctx.store.query(jobs.count_by_state)
+        states = res.state.query(jobs.count_by_state)
     except DatabaseError:
         return "before all jobs had ended"
     return f"with {Counted(states.get('queued', 0) + states.get('running', 0), 'job')} queued or running"
 
 
-def _give_back(ctx: Context, stop: list[str]) -> None:
+def _give_back(controller: Controller, stop: list[str]) -> None:
     """Nobody is left to use the warm agents: end them, and wait a little to see them go."""
-    leave(ctx.settings, {"kind": "release_agent", "idle": True})
-    ctx.settings = ctx.settings.model_copy(update={"prewarm": False})
+    leave(controller.resources.settings, {"kind": "release_agent", "idle": True})
+    controller.planner.prewarm = False
     end = time.monotonic() + GIVE_BACK_S
-    while not stop and tick(ctx).allocations and time.monotonic() < end:
+    while not stop and controller.tick().allocations and time.monotonic() < end:
         time.sleep(INBOX_LOOK_S)
 
 
-def _sleep(ctx: Context, stop: list[str], until: float) -> None:
+def _sleep(controller: Controller, stop: list[str], until: float) -> None:
     """Sleep until the next tick is due, a request comes in, or a signal asks for the end."""
     while not stop and (left := until - time.monotonic()) > 0:
         time.sleep(min(INBOX_LOOK_S, left))
         with contextlib.suppress(OSError):  # a spool that cannot be read now: the tick says so
-            if not ctx.unread.issuperset(pending_requests(ctx.spool)):
+            if not controller.inbox.unread.issuperset(pending_requests(controller.resources.spool)):
                 return
 
 

@@ -16,7 +16,7 @@ LINE = '{"input": "a b", "target": "b a"}\n'
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> QuietBackend:
     quiet = QuietBackend()
-    monkeypatch.setattr("prompttuner.controller.context.make_backend", lambda *_: quiet)
+    monkeypatch.setattr("prompttuner.controller.opening.make_backend", lambda *_: quiet)
     return quiet
 
 

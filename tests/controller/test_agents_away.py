@@ -49,7 +49,7 @@ def test_a_spool_that_cannot_be_read_for_a_while_loses_nothing(lab: Lab, monkeyp
     monkeypatch.setattr(facts, "read_own_json", broken)
     lab.run(20)
     assert lab.job(job).state == JobState.RUNNING
-    assert any("Permission denied" in text for text in lab.ctx.warnings)
+    assert any("Permission denied" in text for text in lab.warnings)
     monkeypatch.setattr(facts, "read_own_json", real)
     lab.run(60)
     assert lab.job(job).state == JobState.DONE
@@ -64,7 +64,7 @@ def test_late_heartbeats_make_an_agent_suspect_and_then_trusted_again(lab: Lab) 
     lab.run(80)
     agent.silent = False
     lab.run(200)
-    kinds = [row.kind for row in lab.ctx.store.query(events.latest)]
+    kinds = [row.kind for row in lab.store.query(events.latest)]
     assert "agent_suspect" in kinds and "agent_back" in kinds
     assert lab.job(job).state == JobState.DONE
     assert len(lab.site.submitted) == 1, "a silent agent was replaced without proof"
@@ -78,10 +78,10 @@ def test_the_end_of_a_walltime_does_not_depend_on_the_hosts_clock(
     lab.settings = lab.settings.model_copy(
         update={"local": lab.settings.local.model_copy(update={"walltime_s": 1000.0})}
     )
-    lab.ctx.settings = lab.settings
+    lab.crash()
     lab.submit(ita=300, max_gpus=1)
     lab.run(15)
-    (row,) = lab.ctx.store.query(allocations.find)
+    (row,) = lab.store.query(allocations.find)
     assert row.ends_at is not None and 900 < row.ends_at - lab.site.time < 1000
 
 
@@ -114,7 +114,7 @@ def test_files_that_make_no_sense_stop_neither_ticks_nor_other_jobs(lab: Lab) ->
     lab.tick()
     assert lab.job(hurt).state == JobState.RUNNING
     assert lab.job(sound).state == JobState.DONE
-    assert any("makes no sense" in text for text in lab.ctx.warnings)
+    assert any("makes no sense" in text for text in lab.warnings)
 
 
 def test_a_clock_that_was_put_back_does_not_stop_forgetting(lab: Lab) -> None:

@@ -43,7 +43,7 @@ def later(shelf: Shelf) -> None:
 
 
 def rows(lab: Lab) -> dict[str, Row[Any]]:
-    with lab.ctx.store.read() as session:
+    with lab.store.read() as session:
         return {row.entry: row for bank in bank_index.banks(session) for row in bank_index.load(session, bank)}
 
 
@@ -55,9 +55,9 @@ def statements(lab: Lab) -> int:
         nonlocal count
         count += 1
 
-    event.listen(lab.ctx.store.engine, "before_cursor_execute", note)
+    event.listen(lab.store.engine, "before_cursor_execute", note)
     lab.tick()
-    event.remove(lab.ctx.store.engine, "before_cursor_execute", note)
+    event.remove(lab.store.engine, "before_cursor_execute", note)
     return count
 
 
@@ -77,7 +77,7 @@ def test_the_same_text_for_two_llms_is_two_rows(lab: Lab, shelf: Shelf) -> None:
     add(shelf, "sort")
     shelf.bank.shelf("org/other").add(Entry("text", "org/other", text="sort"))
     lab.tick()
-    with lab.ctx.store.read() as session:
+    with lab.store.read() as session:
         found = bank_index.load(session, str(shelf.bank.root.resolve()))
     assert [(row.shelf, row.model) for row in found] == [("org--other", "org/other"), ("org--tiny", "org/tiny")]
 
@@ -87,10 +87,10 @@ def test_what_an_own_job_did_with_a_shared_entry_is_known(lab: Lab, shelf: Shelf
     shared = Bank.create(tmp_path / "shared", Sharing.GROUP_READ).shelf("org/tiny")
     entry = shared.add(Entry("text", "org/tiny", text="sort"))
     shelf.ensure()
-    indexer = BankIndexer([shelf.bank.root, shared.bank.root])
-    assert indexer.follow(lab.ctx) == 1
+    indexer = BankIndexer(lab.controller.resources, [shelf.bank.root, shared.bank.root])
+    assert indexer.follow() == 1
     shelf.add_outcome({"entry": entry, "job": "j1", "reached": True, "ita": 3})
-    assert indexer.follow(lab.ctx) == 1
+    assert indexer.follow() == 1
     assert rows(lab)[entry].outcomes == [["j1", True, 3]] and rows(lab)[entry].bank == str(shared.bank.root)
 
 
@@ -122,7 +122,7 @@ def test_lost_rows_are_made_again_and_wrong_ones_forgotten(lab: Lab, shelf: Shel
         bank_index.remove(session, name, "org--tiny", [entry])
         bank_index.save(session, [{"bank": name, **stale}, {"bank": "/elsewhere", **stale}], 1.0)
 
-    lab.ctx.store.transact(lab.ctx.ownership, spoil)
+    lab.store.transact(lab.ownership, spoil)
     assert rows(lab).keys() == {"0" * 40}
     lab.crash()  # a new controller compares once
     lab.tick()
@@ -176,9 +176,9 @@ def test_a_folder_that_changed_just_now_is_looked_at_again(
 
 def test_it_looks_rarely(lab: Lab, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(indexing, "EVERY_S", 3600.0)
-    indexer = BankIndexer([shelf.bank.root, tmp_path / "nowhere"])
-    assert indexer.follow(lab.ctx) == 0
+    indexer = BankIndexer(lab.controller.resources, [shelf.bank.root, tmp_path / "nowhere"])
+    assert indexer.follow() == 0
     add(shelf, "sort")
-    assert indexer.follow(lab.ctx) == 0
+    assert indexer.follow() == 0
     indexer.look_soon()
-    assert indexer.follow(lab.ctx) == 1
+    assert indexer.follow() == 1

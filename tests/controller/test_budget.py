@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from lab import Lab, scratch_root
 
-from prompttuner.controller.act.submission import hours_left
 from prompttuner.db.queries import allocations
 from prompttuner.states import JobState
 
@@ -26,10 +25,11 @@ def test_a_budget_stops_growth_before_it_is_exceeded(policy: str, tmp_path: Path
         states = [lab.job(job).state for job in jobs]
         assert set(states) == {JobState.DONE, JobState.QUEUED}, states
         assert lab.site.busy_gpus == 0, "nothing idles on a spent budget"
-        assert 0 <= hours_left(lab.ctx, BUDGET_H) < BUDGET_H / 2
+        assert 0 <= lab.controller.limits.hours_left(BUDGET_H) < BUDGET_H / 2
         waiting = next(job for job in jobs if lab.job(job).state == JobState.QUEUED)
         assert "max_gpu_hours" in lab.job(waiting).note
-        lab.ctx.settings = lab.ctx.settings.model_copy(update={"max_gpu_hours": 10.0})
+        lab.settings = lab.settings.model_copy(update={"max_gpu_hours": 10.0})
+        lab.crash()
         lab.run(240, every=2.0)
         assert {lab.job(job).state for job in jobs} == {JobState.DONE}
 
@@ -43,9 +43,9 @@ def test_a_budget_does_not_fill_up_again_as_old_rows_are_forgotten(tmp_path: Pat
             lab.submit(ita=50)
         lab.run(120)
         assert lab.site.running() == []
-        left = hours_left(lab.ctx, 10.0)
+        left = lab.controller.limits.hours_left(10.0)
         assert 0 < left < 10.0
         lab.site.time += 40 * 86400
         lab.tick()
-        assert lab.ctx.store.query(allocations.find) == []
-        assert hours_left(lab.ctx, 10.0) == pytest.approx(left, abs=1e-9)
+        assert lab.store.query(allocations.find) == []
+        assert lab.controller.limits.hours_left(10.0) == pytest.approx(left, abs=1e-9)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from lab import Lab, scratch_root
 
-from prompttuner.controller import tick as ticking
 from prompttuner.controller.act import projection as project
-from prompttuner.controller.act import submission as submitting
+from prompttuner.controller.act import submission
 from prompttuner.db import OwnerInfo, Store
 from prompttuner.db.queries import allocations
 from prompttuner.errors import DatabaseError, NotOwner
@@ -43,9 +42,9 @@ def test_a_controller_that_slept_through_a_take_over_does_nothing_more(
         kind = "release_agent" if asleep == "before cancelling" else "hold"
         write_json(lab.spool.request("stop"), {"id": "stop", "kind": kind, "allocation": "all", "job": first})
     step, name = {
-        "before submitting": (submitting, "submit_intents"),
-        "before cancelling": (ticking, "_cancel"),
-        "before orders": (ticking, "_project"),
+        "before submitting": (submission.Submitter, "submit"),
+        "before cancelling": (submission.Submitter, "cancel"),
+        "before orders": (project.Projector, "project"),
     }[asleep]
     real, cancelled = getattr(step, name), list[Any]()
     before: list[Any] = []
@@ -91,15 +90,15 @@ def test_agents_take_orders_again_after_the_database_failed_between_order_and_ro
     lab.run(20)
     assert lab.job(warm).state == JobState.DONE
     first = lab.submit(ita=900, max_iterations=1000, max_gpus=1)
-    real = lab.ctx.store.transact
+    real = lab.store.transact
 
     def away(ownership: Any, work: Any) -> Any:
-        if "_project" in work.__qualname__:
+        if "Projector" in work.__qualname__:
             raise DatabaseError("the server is restarting")
         return real(ownership, work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lab.ctx.store, "transact", away)
+        patch.setattr(lab.store, "transact", away)
         with pytest.raises(DatabaseError):
             lab.tick()
         lab.site.step(1.0)
@@ -108,13 +107,13 @@ def test_agents_take_orders_again_after_the_database_failed_between_order_and_ro
     second = lab.submit(ita=30, max_gpus=1)
     lab.run(60)
     assert lab.job(second).state == JobState.DONE
-    assert len(lab.ctx.store.query(allocations.find)) == 1
+    assert len(lab.store.query(allocations.find)) == 1
 
 
 def test_an_order_gets_a_number_that_was_never_used(lab: Lab) -> None:
     lab.submit(ita=900, max_iterations=1000, max_gpus=1)
     lab.run(20)
-    (row,) = lab.ctx.store.query(allocations.load_live)
-    wanted = {"job": None, "owner": lab.ctx.ownership.generation}
+    (row,) = lab.store.query(allocations.load_live)
+    wanted = {"job": None, "owner": lab.ownership.generation}
     numbers = [project.write_order(lab.spool, row, wanted, lab.site.time)["seq"] for _ in range(3)]  # the row stays
     assert numbers == sorted(set(numbers)) and numbers[0] == row.order["seq"] + 1

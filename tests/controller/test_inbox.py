@@ -121,13 +121,13 @@ def test_a_request_that_a_network_file_system_cannot_show_now_is_applied_later(
         patch.setattr(inbox, "read_own_json", lambda _path: None)
         patch.setattr(Path, "read_bytes", gone)
         lab.run(3)
-        assert pending_requests(lab.spool) == [path] and lab.ctx.unread == {path}
+        assert pending_requests(lab.spool) == [path] and lab.controller.inbox.unread == {path}
     shown = iter([None])  # it is there again in the middle of the look
     monkeypatch.setattr(inbox, "read_own_json", lambda path: next(shown, read_own_json(path)))
     lab.run(30)
     lab.run(30)
     assert lab.job(job).state == JobState.DONE
-    assert list(lab.spool.inbox.iterdir()) == [] and not lab.ctx.unread
+    assert list(lab.spool.inbox.iterdir()) == [] and not lab.controller.inbox.unread
 
 
 def test_a_second_submission_under_the_same_id_leaves_the_frozen_spec_alone(lab: Lab) -> None:

@@ -39,7 +39,7 @@ def check_now(lab: Lab) -> None:
     assert max(Counter(lab.site.submitted).values(), default=0) <= 1, "a uuid was submitted twice"
     assert max(Counter(lab.site.admitted).values(), default=0) <= 1, "a uuid was admitted twice"
     assert lab.site.busy_gpus <= lab.site.gpus
-    with lab.ctx.store.read() as session:
+    with lab.store.read() as session:
         rows = list(session.scalars(select(Job)))
         members = Counter(member for job in rows for member in job.members)
         assert max(members.values(), default=0) <= 1, "an agent works for two jobs"
@@ -63,7 +63,7 @@ def check_end(lab: Lab, known: dict[str, int | None]) -> None:
     for _ in range(HEAL_S // 4):
         lab.site.step(4.0)
         lab.tick()
-        if not lab.ctx.store.query(jobs.load_active) and not lab.site.running():
+        if not lab.store.query(jobs.load_active) and not lab.site.running():
             break
     check_now(lab)
     for job_id, ita in known.items():
@@ -76,7 +76,7 @@ def check_end(lab: Lab, known: dict[str, int | None]) -> None:
             assert (job.state, job.ita) == (JobState.DONE, ita), f"{job_id}: {job.state}, {job.note}"
     lab.run(lab.settings.idle_limit_s + 60, every=15.0)
     assert [a for a in lab.site.allocations.values() if a.state != Native.ENDED] == [], "an allocation is left behind"
-    assert lab.ctx.store.query(allocations.load_live) == []
+    assert lab.store.query(allocations.load_live) == []
 
 
 class Site(RuleBasedStateMachine):

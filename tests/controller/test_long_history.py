@@ -27,11 +27,11 @@ def statements(lab: Lab) -> Iterator[set[tuple[str, Any]]]:
         if statement.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE")):
             asked.add((statement, tuple(parameters[0] if isinstance(parameters, list) else parameters)))
 
-    event.listen(lab.ctx.store.engine, "before_cursor_execute", note)
+    event.listen(lab.store.engine, "before_cursor_execute", note)
     try:
         yield asked
     finally:
-        event.remove(lab.ctx.store.engine, "before_cursor_execute", note)
+        event.remove(lab.store.engine, "before_cursor_execute", note)
 
 
 def read_through(lab: Lab, asked: set[tuple[str, Any]]) -> list[str]:
@@ -62,8 +62,8 @@ def test_lists_of_jobs_read_through_no_table_that_grows(lab: Lab) -> None:
     names = [lab.submit(ita=10) for _ in range(3)]
     lab.run(60)
     with statements(lab) as asked:
-        done = lab.ctx.store.query(lambda session: jobs.newest(session, 2, list(JobState)))
-        recent = lab.ctx.store.query(lambda session: jobs.newest(session, 2, [JobState.QUEUED], lab.site.time - 3600))
-        old = lab.ctx.store.query(lambda session: jobs.newest(session, 2, [JobState.QUEUED], lab.site.time))
+        done = lab.store.query(lambda session: jobs.newest(session, 2, list(JobState)))
+        recent = lab.store.query(lambda session: jobs.newest(session, 2, [JobState.QUEUED], lab.site.time - 3600))
+        old = lab.store.query(lambda session: jobs.newest(session, 2, [JobState.QUEUED], lab.site.time))
     assert [job.id for job in done] == [job.id for job in recent] == names[:0:-1] and old == []
     assert len(asked) == 3 and read_through(lab, asked) == []

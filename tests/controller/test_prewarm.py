@@ -55,7 +55,7 @@ def open_lab(folder: str, **settings: Any) -> Lab:
         pool = {"pool": known.pool, "model": known.model, "samples": 1, "origin": "test"}
         save_startups(session, [{**pool, "kind": kind, "seconds": s} for kind, s in startups.items()], now)
 
-    lab.ctx.store.transact(lab.ctx.ownership, past)
+    lab.store.transact(lab.ownership, past)
     lab.crash()  # the next controller knows only what is in the database
     return lab
 
@@ -67,7 +67,7 @@ def hourly(tmp_path: Path) -> Iterator[Lab]:
 
 
 def held(lab: Lab) -> list[Allocation]:
-    rows = lab.ctx.store.query(lambda session: list(session.query(Allocation)))
+    rows = lab.store.query(lambda session: list(session.query(Allocation)))
     return [row for row in rows if row.state not in ALLOCATION_ENDED]
 
 
@@ -86,7 +86,7 @@ def test_an_agent_is_warm_when_its_job_comes_and_says_why(hourly: Lab) -> None:
     go_to(hourly, due)
     (asked,) = held(hourly)
     assert asked.reserved_for is None
-    causes = [row.cause for row in hourly.ctx.store.query(events.latest) if row.allocation == asked.uuid]
+    causes = [row.cause for row in hourly.store.query(events.latest) if row.allocation == asked.uuid]
     assert any("bursts came every 3600 s" in cause for cause in causes), causes
     hourly.run(20)
     (warm,) = held(hourly)
@@ -112,14 +112,15 @@ def test_it_is_given_back_once_if_nobody_comes(hourly: Lab) -> None:
 
 def test_a_run_that_ends_asks_for_none(hourly: Lab) -> None:
     hourly.site.time = hourly.tick().wake_at
-    _give_back(hourly.ctx, [])
+    _give_back(hourly.controller, [])
     assert held(hourly) == []
 
 
 @pytest.mark.parametrize("setting", [{"prewarm": False}, {"pool": "none"}, {"policy": "edf"}])
 def test_never_where_it_is_not_wanted(setting: dict[str, Any], tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=scratch_root(tmp_path)) as folder, open_lab(folder) as lab:
-        lab.ctx.settings = lab.ctx.settings.model_copy(update=setting)
+        lab.settings = lab.settings.model_copy(update=setting)
+        lab.crash()
         if "policy" in setting:
             lab.policy = setting["policy"]
             lab.crash()
@@ -131,7 +132,7 @@ def test_never_where_it_is_not_wanted(setting: dict[str, Any], tmp_path: Path) -
 def test_a_tick_without_jobs_asks_nothing_until_it_is_due(hourly: Lab) -> None:
     due = hourly.tick().wake_at
     statements: list[str] = []
-    event.listen(hourly.ctx.store.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    event.listen(hourly.store.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
 
     def asked() -> bool:
         """Whether a tick looked at what the policy needs."""

@@ -7,22 +7,25 @@ import logging
 import os
 import signal
 import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prompttuner.cli.frame.root import run as cli
 from prompttuner.config import Settings
+from prompttuner.controller import resources
 from prompttuner.controller import run as running
-from prompttuner.controller.context import Context
 from prompttuner.controller.requests import leave
-from prompttuner.controller.tick import TickReport, tick
+from prompttuner.controller.tick import Controller
+from prompttuner.controller.tick_report import TickReport
 from prompttuner.db import OwnerInfo, Store
 from prompttuner.db.queries import binding, jobs
 from prompttuner.db.queries.changes import Change
 from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError, Terminated
 from prompttuner.slurm.spool import Spool
+
+tick = Controller.tick
 
 
 @pytest.fixture
@@ -45,20 +48,20 @@ def test_a_tick_that_fails_is_told_and_the_next_one_tries_again(
 ) -> None:
     failing = [fault, fault]
 
-    def sometimes(ctx: Context) -> TickReport:
+    def sometimes(controller: Controller) -> TickReport:
         if failing:
             raise failing.pop()
-        return tick(ctx)
+        return tick(controller)
 
-    monkeypatch.setattr(running, "tick", sometimes)
+    monkeypatch.setattr(Controller, "tick", sometimes)
     with caplog.at_level(logging.WARNING):
         running.run_until_done(settings)
     assert not failing
     assert [record.getMessage() for record in caplog.records] == [f"{fault}: the next tick tries again"]
 
 
-def _ended_in_its_first_tick(ctx: Context) -> TickReport:
-    leave(ctx.settings, {"kind": "purge", "job": "none"})  # something is left to do
+def _ended_in_its_first_tick(controller: Controller) -> TickReport:
+    leave(controller.resources.settings, {"kind": "purge", "job": "none"})  # something is left to do
     os.kill(os.getpid(), signal.SIGTERM)
     return TickReport()
 
@@ -66,7 +69,7 @@ def _ended_in_its_first_tick(ctx: Context) -> TickReport:
 def test_sigterm_before_all_is_done_is_told_by_code_and_words(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "tick", _ended_in_its_first_tick)
+    monkeypatch.setattr(Controller, "tick", _ended_in_its_first_tick)
     with pytest.raises(Terminated, match="ended by SIGTERM, with 0 jobs queued or running") as told:
         running.run_until_done(settings)
     assert told.value.exit_code == 143
@@ -89,23 +92,24 @@ class TakeOver:
     def __init__(self, stays: bool) -> None:
         self.stays, self.ticks = stays, 0
 
-    def __call__(self, ctx: Context) -> TickReport:
+    def __call__(self, controller: Controller) -> TickReport:
+        res = controller.resources
         self.ticks += 1
         if self.ticks == 1:
-            leave(ctx.settings, {"kind": "purge", "job": "none"})  # so that the tick has something to write
-            ctx.store.release(ctx.ownership)
-            with Store.open(ctx.settings.database_url, notes_dir=ctx.settings.home) as store:
+            leave(res.settings, {"kind": "purge", "job": "none"})  # so that the tick has something to write
+            res.state.store.release(res.state.ownership)
+            with Store.open(res.settings.database_url, notes_dir=res.settings.home) as store:
                 other = store.acquire(OwnerInfo.of_this_process("the other"), ttl_s=600.0)
                 if not self.stays:
                     store.release(other)
-        return tick(ctx)
+        return tick(controller)
 
 
 def test_a_command_that_took_over_for_one_tick_does_not_end_the_controller(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ticking = TakeOver(stays=False)
-    monkeypatch.setattr(running, "tick", ticking)
+    monkeypatch.setattr(Controller, "tick", lambda controller: ticking(controller))
     with caplog.at_level(logging.WARNING):
         running.run_until_done(settings)
     assert ticking.ticks > 1
@@ -115,7 +119,7 @@ def test_a_command_that_took_over_for_one_tick_does_not_end_the_controller(
 
 def test_who_is_no_longer_the_owner_ends_and_says_who_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     ticking = TakeOver(stays=True)
-    monkeypatch.setattr(running, "tick", ticking)
+    monkeypatch.setattr(Controller, "tick", lambda controller: ticking(controller))
     with pytest.raises(NotOwner, match="the other"):
         running.run(settings.model_copy(update={"owner_expiry_s": 0.5}))
     assert ticking.ticks == 1
@@ -124,11 +128,12 @@ def test_who_is_no_longer_the_owner_ends_and_says_who_is(settings: Settings, mon
 def test_a_controller_whose_state_was_moved_away_makes_no_new_one(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def moved(ctx: Context) -> TickReport:
-        ctx.settings.home.rename(ctx.settings.home.with_name("moved"))
+    def moved(controller: Controller) -> TickReport:
+        home = controller.resources.settings.home
+        home.rename(home.with_name("moved"))
         raise NotOwner("the file was replaced")
 
-    monkeypatch.setattr(running, "tick", moved)
+    monkeypatch.setattr(Controller, "tick", moved)
     with pytest.raises(DatabaseError):
         running.run(settings)
     assert not settings.home.exists()
@@ -163,9 +168,9 @@ def test_an_inbox_that_cannot_be_listed_for_a_moment_does_not_end_the_pause(
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return [tmp_path / "request.json"]
 
-    with running.controlling(settings) as ctx:
+    with running.controlling(settings) as controller:
         monkeypatch.setattr(running, "pending_requests", listed)
-        running._sleep(ctx, [], time.monotonic() + 600)
+        running._sleep(controller, [], time.monotonic() + 600)
     assert len(looks) == 3
 
 
@@ -178,18 +183,18 @@ def test_a_controller_whose_reader_has_gone_ends(settings: Settings) -> None:
 
 
 def test_the_same_trouble_is_told_again_after_an_hour(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    with running.controlling(settings) as ctx, caplog.at_level(logging.WARNING):
-        now = ctx.steady()
-        for minutes in (0, 59, 61, 119, 122):
-            ctx.steady = partial(float, now + 60.0 * minutes)
-            ctx.warn("Slurm is away")
+    minutes = iter((0, 59, 61, 119, 122))
+    with running.controlling(settings) as controller, caplog.at_level(logging.WARNING):
+        warnings = resources.Warnings(lambda: 60.0 * next(minutes))
+        res = replace(controller.resources, warnings=warnings)
+        for _ in range(5):
+            res.warn("Slurm is away")
     assert len(caplog.records) == 3
 
 
 def test_two_homes_cannot_share_a_database_that_is_in_use(settings: Settings, tmp_path: Path) -> None:
-    with running.controlling(settings) as ctx:
-        ctx.store.transact(
-            ctx.ownership,
+    with running.controlling(settings) as controller:
+        controller.state.write(
             lambda session: jobs.add(
                 session, [{"id": "j1", "spec": {}, "pool": "p", "model": "m", "state": "held"}], time.time(), "test"
             ),
@@ -199,11 +204,11 @@ def test_two_homes_cannot_share_a_database_that_is_in_use(settings: Settings, tm
         pass
     assert str(settings.spool_dir) in str(caught.value) and str(other.spool_dir) in str(caught.value)
     moved = settings.spool_dir.rename(tmp_path / "moved")  # the same spool elsewhere
-    with running.controlling(settings.model_copy(update={"spool": moved})) as ctx:
+    with running.controlling(settings.model_copy(update={"spool": moved})) as controller:
         over = [Change("j1", "cancelled", "test")]
-        ctx.store.transact(ctx.ownership, lambda session: jobs.change(session, over, time.time()))
-    with running.controlling(other) as ctx:
-        bound = ctx.store.query(binding.bound_to)
+        controller.state.write(lambda session: jobs.change(session, over, time.time()))
+    with running.controlling(other) as controller:
+        bound = controller.state.query(binding.bound_to)
     assert bound is not None and str(other.spool_dir) in bound[1]
 
 

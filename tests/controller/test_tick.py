@@ -37,7 +37,7 @@ def test_agents_end_at_the_idle_limit(lab: Lab) -> None:
     lab.submit(ita=10)
     lab.run(150)
     assert lab.site.busy_gpus == 0
-    assert lab.ctx.store.query(allocations.load_live) == []
+    assert lab.store.query(allocations.load_live) == []
 
 
 def test_a_job_that_cannot_reach_its_target_is_exhausted_and_keeps_its_best(lab: Lab) -> None:
@@ -113,7 +113,7 @@ def test_a_lost_submission_is_abandoned_and_its_uuid_never_used_again(lab: Lab) 
     job_id = lab.submit(ita=30)
     lab.run(200)
     assert lab.job(job_id).state == JobState.DONE
-    states = {row.uuid: row.state for row in lab.ctx.store.query(allocations.find)}
+    states = {row.uuid: row.state for row in lab.store.query(allocations.find)}
     abandoned = [uuid for uuid, state in states.items() if state == "abandoned"]
     assert len(abandoned) == 1 and abandoned[0] not in lab.site.admitted
 
@@ -133,9 +133,9 @@ def test_a_burst_of_submissions_that_fail_ends_with_the_pause_and_not_with_the_l
         report = lab.tick()
         assert (len([a for a in report.actions if a.startswith("Request")]), report.submitted) == (10, 0)
         assert getattr(lab.site, trouble) == 95
-        reasons = [row.end_reason for row in lab.ctx.store.query(allocations.find)]
+        reasons = [row.end_reason for row in lab.store.query(allocations.find)]
         assert reasons.count("refused") == (10 if trouble == "refuse" else 5)
-        assert any("paused for" in row.cause for row in lab.ctx.store.query(events.latest))
+        assert any("paused for" in row.cause for row in lab.store.query(events.latest))
 
 
 def test_slurm_away_declares_nothing_dead(lab: Lab) -> None:
@@ -159,7 +159,7 @@ def test_a_squeue_that_prints_nothing_or_nonsense_declares_nothing_dead(lab: Lab
     assert lab.job(job_id).state == JobState.DONE
     lab.run(15)
     assert len(lab.site.submitted) == 1
-    assert [row.state for row in lab.ctx.store.query(allocations.find)] == ["warm"], "its agent is still counted on"
+    assert [row.state for row in lab.store.query(allocations.find)] == ["warm"], "its agent is still counted on"
 
 
 def test_a_lost_node_is_suspect_until_slurm_proves_it(lab: Lab) -> None:
@@ -168,7 +168,7 @@ def test_a_lost_node_is_suspect_until_slurm_proves_it(lab: Lab) -> None:
     notice = lab.site.lose_node(lab.site.running()[0])
     lab.run(90)
     assert lab.job(job_id).state == JobState.RUNNING
-    assert any(e.kind == "agent_suspect" for e in lab.ctx.store.query(events.latest))
+    assert any(e.kind == "agent_suspect" for e in lab.store.query(events.latest))
     notice()
     lab.run(200)
     assert lab.job(job_id).state == JobState.DONE
@@ -237,7 +237,7 @@ def test_a_users_own_scancel_is_respected_and_said(tmp_path: Path, by_hand: bool
         lab.run(60)
         job = lab.job(job_id)
         assert (job.state, len(job.members), job.max_gpus) == (JobState.RUNNING, 1, 1)
-        said = [row for row in lab.ctx.store.query(events.latest) if row.kind == "allocation.scancelled"]
+        said = [row for row in lab.store.query(events.latest) if row.kind == "allocation.scancelled"]
         assert len(said) == 1 and "not replaced" in said[0].cause
         lab.run(600, every=5.0)
         assert lab.job(job_id).state == JobState.DONE

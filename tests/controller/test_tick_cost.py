@@ -42,7 +42,7 @@ def burst(folder: Path, size: int) -> dict[str, int]:
     with Lab(folder, "prompttuner", local={"slots": size}, max_submissions_per_minute=600) as lab:
         lab.site.gpus = size
         seen: list[str] = []
-        event.listen(lab.ctx.store.engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        event.listen(lab.store.engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
 
         def tick(kind: str) -> list[str]:
             seen.clear()

@@ -32,7 +32,7 @@ HOOK = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin
 
 def with_settings(lab: Lab, **changes: Any) -> None:
     lab.settings = lab.settings.model_copy(update=changes)
-    lab.ctx.settings = lab.settings
+    lab.crash()
 
 
 def test_a_missed_deadline_is_told_once_by_command_and_webhook(
@@ -62,7 +62,7 @@ def test_a_missed_deadline_is_told_once_by_command_and_webhook(
     job_id = lab.submit(ita=150, deadline_s=8.0)
     lab.run(30)
     lab.crash()
-    lab.ctx.settings = lab.settings
+    lab.crash()
     lab.run(30)
     server.shutdown()
     told = [json.loads(line) for line in out.read_text().splitlines()]
@@ -77,12 +77,12 @@ def test_a_hook_that_fails_is_a_warning_and_the_job_goes_on(lab: Lab) -> None:
     job_id = lab.submit(ita=60, deadline_s=5.0)
     lab.run(60)
     assert lab.job(job_id).state == JobState.DONE
-    assert any("nobody could be told" in text for text in lab.ctx.warnings)
+    assert any("nobody could be told" in text for text in lab.warnings)
 
 
 def told(lab: Lab) -> list[tuple[str, str]]:
     """(job, kind) of all that was told of deadlines, oldest first."""
-    rows = lab.ctx.store.query(events.latest)
+    rows = lab.store.query(events.latest)
     return [(row.job_id, row.kind.partition(".")[2]) for row in reversed(rows) if row.kind.startswith("deadline.")]
 
 
@@ -113,7 +113,7 @@ def test_jobs_that_end_without_a_result_in_time_are_told_unless_cancelled(lab: L
 def test_what_a_killed_controller_did_not_tell_the_next_one_tells(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = lab.submit(ita=900, max_iterations=20)
     with monkeypatch.context() as patch:
-        patch.setattr("prompttuner.controller.tick.tell_of_deadlines", lambda *_: 0)
+        patch.setattr(notify.Deadlines, "tell", lambda *_: 0)
         lab.run(60)
     assert lab.job(job_id).state == JobState.EXHAUSTED and told(lab) == []
     lab.crash()
@@ -147,7 +147,7 @@ def test_a_hook_that_fails_or_answers_nonsense_keeps_no_other_from_being_run(
         lab.run(60)
     assert lab.job(job_id).state == JobState.EXHAUSTED
     assert f"prompttuner: deadline.missed {job_id}" in (tmp_path / "mails").read_text()
-    assert sum("nobody could be told" in text for text in lab.ctx.warnings) == 2
+    assert sum("nobody could be told" in text for text in lab.warnings) == 2
 
 
 def wait_until(holds: Callable[[], bool]) -> bool:
@@ -197,7 +197,7 @@ def test_a_controller_killed_before_it_noted_that_it_told_leaves_that_to_the_nex
     lab.crash()
     lab.tick()
     assert told_by_hook(tmp_path) == [job_id] * (1 if killed_in == "run_hook" else 2)
-    rows = [row.kind for row in lab.ctx.store.query(events.latest) if row.job_id == job_id]
+    rows = [row.kind for row in lab.store.query(events.latest) if row.job_id == job_id]
     assert rows.count("deadline.missed") == rows.count("hook.told") == 1
 
 
@@ -210,7 +210,7 @@ def test_a_hook_that_fails_is_run_again_a_minute_later_until_it_succeeds_or_five
     lab.run(40)
     assert told_by_hook(tmp_path) == [first]
     lab.crash()  # tries are counted in the database: cron's ticks are a process each
-    lab.ctx.settings = lab.settings
+    lab.crash()
     lab.run(40)
     assert told_by_hook(tmp_path) == [first] * 2
     (tmp_path / "mended").touch()
@@ -239,7 +239,7 @@ def test_a_hook_that_hangs_is_ended_with_its_children_and_holds_up_one_tick_only
     lab.run(30)
     status = Path(f"/proc/{note.read_text().strip()}/cmdline")
     assert wait_until(lambda: not status.exists() or not status.read_bytes())
-    failed = [row for row in lab.ctx.store.query(events.latest) if row.kind == "hook.failed"]
+    failed = [row for row in lab.store.query(events.latest) if row.kind == "hook.failed"]
     assert len(failed) == 1 and "did not end within" in failed[0].cause
 
 
@@ -252,9 +252,9 @@ def test_what_is_noted_of_a_failed_hook_does_not_repeat_its_command(
     with_settings(lab, command_hook=shlex.join(["sh", "-c", body, "token-of-ada"]))
     lab.submit(ita=900, max_iterations=1000, deadline_s=5.0, max_gpus=1)
     lab.run(10)
-    (failed,) = [row for row in lab.ctx.store.query(events.latest) if row.kind == "hook.failed"]
+    (failed,) = [row for row in lab.store.query(events.latest) if row.kind == "hook.failed"]
     assert "command_hook: it " in failed.cause and "token-of-ada" not in failed.cause
-    assert not any("token-of-ada" in text for text in lab.ctx.warnings)
+    assert not any("token-of-ada" in text for text in lab.warnings)
 
 
 def test_a_webhook_that_is_sent_elsewhere_or_answers_too_slowly_counts_as_not_told(
@@ -301,7 +301,7 @@ def test_what_went_wrong_with_a_hook_tells_no_secret_of_it() -> None:
 def test_figures_are_written_to_a_file_that_the_exporter_can_read(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "prompttuner.prom"
     with_settings(lab, metrics_file=path)
-    lab.ctx.metrics = Metrics()
+    lab.controller.metrics = Metrics()
     lab.submit(ita=500, max_iterations=500)
     lab.run(10)
     text = path.read_text()
@@ -315,7 +315,7 @@ def test_figures_are_served_on_loopback_only(lab: Lab) -> None:
     server = metrics.serve(0)
     host, port = server.server_address[:2]
     assert host == "127.0.0.1"
-    lab.ctx.metrics = metrics
+    lab.controller.metrics = metrics
     lab.tick()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
         assert b"prompttuner_tick_seconds" in answer.read()
@@ -329,7 +329,7 @@ def test_purge_removes_folder_and_row_of_an_ended_job_only(lab: Lab) -> None:
     assert lab.ask("purge", job=done)["ok"]
     lab.tick()
     assert not lab.spool.job(done).exists() and lab.spool.job(running).exists()
-    left = lab.ctx.store.query(jobs.find)
+    left = lab.store.query(jobs.find)
     assert [row.id for row in left] == [running]
 
 
@@ -341,8 +341,8 @@ def test_many_jobs_are_purged_with_one_request_and_only_if_all_have_ended(lab: L
     assert all(lab.spool.job(name).exists() for name in done)
     assert lab.ask("purge", jobs=[*done, "jgone"])["ok"]
     assert not any(lab.spool.job(name).exists() for name in done)
-    assert [row.id for row in lab.ctx.store.query(jobs.find)] == [running]
-    kinds = [row.kind for row in lab.ctx.store.query(events.latest)]
+    assert [row.id for row in lab.store.query(jobs.find)] == [running]
+    kinds = [row.kind for row in lab.store.query(events.latest)]
     assert kinds.count("purge") == kinds.count("job.purged") == 3
 
 
@@ -358,8 +358,8 @@ def test_old_folders_rows_and_replies_are_forgotten(lab: Lab) -> None:
     lab.site.time += 40 * 86400
     lab.tick()
     assert not lab.spool.job(job_id).exists() and not reply.exists() and not any(p.exists() for p in agents)
-    assert lab.ctx.store.query(jobs.find) == []
-    assert any(row.kind == "store.pruned" for row in lab.ctx.store.query(events.latest))
+    assert lab.store.query(jobs.find) == []
+    assert any(row.kind == "store.pruned" for row in lab.store.query(events.latest))
 
 
 def test_too_much_waste_is_removed_checkpoints_first(lab: Lab) -> None:
@@ -409,7 +409,7 @@ def test_folders_removed_by_hand_or_closed_to_us_disturb_no_cleaning(lab: Lab, m
     with_settings(lab, keep_days=0.01)
     lab.site.time += 7200
     lab.tick()
-    assert lab.ctx.store.query(jobs.find) == []
+    assert lab.store.query(jobs.find) == []
 
 
 def test_logs_and_scraps_are_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,12 +434,12 @@ def test_a_purge_that_was_cut_short_goes_on_without_another_request(lab: Lab, mo
     done = lab.submit(ita=10)
     lab.run(30)
     with monkeypatch.context() as patch:
-        patch.setattr("prompttuner.controller.tick.purge_asked", lambda *_: 0)
+        patch.setattr(housekeeping.Retention, "purge_asked", lambda *_: 0)
         assert lab.ask("purge", job=done)["ok"]
     lab.crash()
     lab.tick()
     assert not lab.spool.job(done).exists()
-    assert lab.ctx.store.query(jobs.find) == []
+    assert lab.store.query(jobs.find) == []
 
 
 def test_a_purge_follows_no_link_and_tries_again_what_cannot_be_removed(
@@ -463,10 +463,10 @@ def test_a_purge_follows_no_link_and_tries_again_what_cannot_be_removed(
     monkeypatch.setattr(housekeeping.shutil, "rmtree", rmtree)
     for job in (done, linked):
         assert lab.ask("purge", job=job)["ok"]
-    assert [row.id for row in lab.ctx.store.query(jobs.find)] == [done]
-    assert any("cannot be removed" in text for text in lab.ctx.warnings)
+    assert [row.id for row in lab.store.query(jobs.find)] == [done]
+    assert any("cannot be removed" in text for text in lab.warnings)
     stuck.clear()
     lab.run(80, every=20.0)
-    assert lab.ctx.store.query(jobs.find) == []
+    assert lab.store.query(jobs.find) == []
     assert not lab.spool.job(done).exists() and not lab.spool.job(linked).is_symlink()
     assert (others / "precious").exists()

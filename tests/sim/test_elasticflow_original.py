@@ -1,14 +1,21 @@
 """Our ElasticFlow in its own time model against the figures that its released simulator prints."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from prompttuner.sim.elasticflow_original import simulate_elasticflow
 from prompttuner.trace.importers.elasticflow import import_elasticflow, read_throughputs, speedups_of
 from prompttuner.trace.job import TraceJob
 
+PATH = Path(__file__).parents[2] / "benchmarks" / "elasticflow_original.py"
+SPEC = importlib.util.spec_from_file_location("elasticflow_original", PATH)
+ORIGINAL = importlib.util.module_from_spec(SPEC)
+sys.modules["elasticflow_original"] = ORIGINAL  # dataclasses look their module up
+SPEC.loader.exec_module(ORIGINAL)
+simulate_elasticflow = ORIGINAL.simulate_elasticflow
 TRACES = Path(os.environ.get("PROMPTTUNER_TRACES", "")) / "elasticflow"
 needs_traces = pytest.mark.skipif(
     not os.environ.get("PROMPTTUNER_TRACES") or not (TRACES / "195job.csv").exists(),

@@ -14,12 +14,11 @@ from unittest import mock
 from fake_site import FakeSite
 
 from prompttuner.config import Settings
-from prompttuner.controller.act.gate import Gate
-from prompttuner.controller.context import Context
 from prompttuner.controller.requests import leave
-from prompttuner.controller.tick import TickReport, tick
-from prompttuner.controller.upkeep.harvest import BankView
-from prompttuner.db import OwnerInfo, Store
+from prompttuner.controller.resources import Clock, Resources, State, Warnings
+from prompttuner.controller.tick import Controller
+from prompttuner.controller.tick_report import TickReport
+from prompttuner.db import OwnerInfo, Ownership, Store
 from prompttuner.db.queries import jobs
 from prompttuner.db.tables.models import Job
 from prompttuner.files import read_json, write_bytes
@@ -73,30 +72,39 @@ class Lab:
         self._names = itertools.count(1)
         self._luck = mock.patch.object(uuid, "uuid4", self._next_uuid)
         self._luck.start()  # the same rules then always lead to the same run
-        self.ctx = self.start_controller()
+        self.controller = self.start_controller()
 
-    def start_controller(self) -> Context:
+    def start_controller(self) -> Controller:
         store = Store.open(self.settings.database_url, create=True, notes_dir=self.settings.home)
         share_compiled_statements(store)
         here = OwnerInfo.of_this_process("test")
         info = OwnerInfo(here.host, DEAD_PID, "test", here.machine, "1")
-        return Context(
-            self.settings,
-            self.spool,
-            store,
-            store.acquire(info, ttl_s=30.0),
-            self.site,
-            get_policy(self.policy),
-            Gate(self.spool.root / "gate.json", self.settings),
-            BankView(self.settings.all_bank_dirs),
-            now=lambda: self.site.time,
-            steady=lambda: self.site.time,
-        )
+        clock = Clock(lambda: self.site.time, lambda: self.site.time)
+        state = State(store, store.acquire(info, ttl_s=30.0))
+        resources = Resources(self.settings, self.spool, state, clock, Warnings(clock.steady))
+        return Controller(resources, self.site, get_policy(self.policy))
+
+    @property
+    def state(self) -> State:
+        """The rows, and the right to write them."""
+        return self.controller.state
+
+    @property
+    def store(self) -> Store:
+        return self.state.store
+
+    @property
+    def ownership(self) -> Ownership:
+        return self.state.ownership
+
+    @property
+    def warnings(self) -> Warnings:
+        return self.controller.resources.warnings
 
     def crash(self) -> None:
-        """The controller is gone; a new one takes over."""
-        self.ctx.store.close()
-        self.ctx = self.start_controller()
+        """The controller is gone; a new one takes over, with the settings as they are now."""
+        self.store.close()
+        self.controller = self.start_controller()
 
     def __enter__(self) -> Lab:
         return self
@@ -105,7 +113,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        self.ctx.store.close()
+        self.store.close()
         self._luck.stop()
 
     def _next_uuid(self) -> uuid.UUID:
@@ -144,7 +152,7 @@ class Lab:
         return reply
 
     def tick(self) -> TickReport:
-        return tick(self.ctx)
+        return self.controller.tick()
 
     def run(self, seconds: float, every: float = 1.0) -> None:
         """Let the site and the controller go on together."""
@@ -153,4 +161,4 @@ class Lab:
             self.tick()
 
     def job(self, job_id: str) -> Job:
-        return self.ctx.store.query(lambda session: jobs.get(session, job_id))
+        return self.store.query(lambda session: jobs.get(session, job_id))

@@ -51,25 +51,26 @@ def command(watch: TickWatch) -> list[str]:
 
 def _main() -> None:
     from prompttuner.cli import main
-    from prompttuner.controller import run
+    from prompttuner.controller.tick import Controller
+    from prompttuner.controller.tick_report import TickReport
 
     path = Path(sys.argv.pop(1))
     begun = TickWatch(path).begun()
     path.write_bytes(_COUNTS.pack(begun, begun))
     with path.open("r+b") as file:
         counts = mmap.mmap(file.fileno(), _COUNTS.size)
-    tick = run.tick
+    tick = Controller.tick
 
-    def watched(ctx: run.Context) -> run.TickReport:
+    def watched(controller: Controller) -> TickReport:
         nonlocal begun
         begun += 1
         _COUNTS.pack_into(counts, 0, begun, begun - 1)
         try:
-            return tick(ctx)
+            return tick(controller)
         finally:
             _COUNTS.pack_into(counts, 0, begun, begun)
 
-    run.tick = watched
+    Controller.tick = watched
     main()
 
 

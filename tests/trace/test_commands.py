@@ -117,6 +117,27 @@ def test_elasticflow_import_writes_profiles_that_simulate_takes(call) -> None:
     assert code != 0 and "no profiles (*.json) in none" in err
 
 
+def test_a_gentd26_window_simulates_with_profiles_of_the_measured_loads(call) -> None:
+    Path("loads.csv").write_text("timestamp_anon,value\n1,22700.0\n")
+    header = "gmt_create,predict_status,exec_time_seconds,groupId,checkpoint_model_version_id\n"
+    rows = [f"2024-11-15 {10 + k:02d}:30:00,SUCCEED,30.0,G{k},M{k % 2}\n" for k in range(4)]
+    Path("g.csv").write_text(header + "".join(rows))
+    args = ("trace", "import", "gentd26", "g.csv", "--factor", 10, "--slo", "1.5", "-o", "t.csv")
+    cut = (*args, "--window", 1, "--loads", "loads.csv", "--profiles", "p")
+    assert call(*cut)[0] == 0 and sorted(path.name for path in Path("p").iterdir()) == ["M0.json", "M1.json"]
+    assert [(job.submit_s, job.work_s) for job in read_trace(Path("t.csv")).jobs] == [(0, 300), (3600, 300)]
+    code, out, err = call("simulate", "t.csv", "--gpus", 2, "--policy", "edf", "--profile", "p", "--json")
+    assert code == 0 and "note:" not in err and json.loads(out)["policies"][0]["violations"] == 0
+    for extra, says in (
+        (("--window", 1, "--start", 5), "choose one"),
+        (("--profiles", "p"), "go together"),
+        (("--loads", "loads.csv"), "go together"),
+        (("--factor", 0), "factor"),
+    ):
+        code, _, err = call(*args, *extra)
+        assert code == 2 and says in err, extra
+
+
 def test_an_import_of_which_nothing_is_left_says_why(call) -> None:
     Path("s.txt").write_text("JobID|User|Submit|ElapsedRaw|AllocTRES|State\n1|u|17|5|cpu=1|COMPLETED\n")
     code, _, err = call("trace", "import", "sacct", "s.txt", "-o", "t.csv")

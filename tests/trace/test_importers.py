@@ -16,6 +16,8 @@ from prompttuner.trace.importers.elasticflow import (
     read_throughputs,
     speedups_of,
 )
+from prompttuner.trace.importers.gentd26 import import_gentd26, read_loads
+from prompttuner.trace.importers.gentd26 import profiles_of as loads_profiles
 from prompttuner.trace.importers.logs import import_sacct, import_swf
 from prompttuner.trace.importers.tables import import_azure, import_chronus, import_philly
 from prompttuner.trace.rows import Loaded
@@ -45,9 +47,9 @@ def test_sacct_dump(tmp_path: Path) -> None:
         "14_3|eve|2026-03-01T10:04:00|9|gres/gpu:h100=1|TIMEOUT\n"
     )
     loaded = import_sacct(path, Wanted())
-    assert told(loaded) == [("slurm-5", 0, 60, 1), ("slurm-7", 30, 240, 2), ("slurm-14_3", 240, 9, 1)]
+    assert told(loaded) == [("slurm-5", 0, 120, 1), ("slurm-7", 30, 240, 2), ("slurm-14_3", 240, 9, 1)]
     assert [job.user for job in loaded.jobs] == ["bob", "ann", "eve"]
-    assert [problem.line for problem in loaded.problems] == [8, 9, 11]
+    assert [problem.line for problem in loaded.problems] == [8, 9]
     assert loaded.left_out == {
         "a step, not a job": 1,
         "never ran": 1,
@@ -89,6 +91,109 @@ def test_gpus_of_a_sacct_job_are_counted_once_each(tres: str, gpus: int, tmp_pat
     path = tmp_path / "sacct.txt"
     path.write_text(f"{HEADER}1|u|17|5|{tres}|COMPLETED\n")
     assert [job.requested_gpus for job in import_sacct(path, Wanted()).require_clean().jobs] == [gpus]
+
+
+def test_lines_of_a_resized_or_requeued_job_are_one_job(tmp_path: Path) -> None:
+    path = tmp_path / "sacct.txt"
+    rows = [
+        "1|ann|2026-03-01T10:00:00|100|gres/gpu=4|RESIZING",
+        "1|ann|2026-03-01T10:03:00|50|gres/gpu=2|COMPLETED",  # "submitted" when it was shrunk
+        "2|bob|2026-03-01T10:01:00|30|gres/gpu=1|PREEMPTED",
+        "2|bob|2026-03-01T10:05:00|0||REQUEUED",
+        "2|bob|2026-03-01T10:09:00|60|gres/gpu=1|COMPLETED",
+        "3|bob|2026-03-01T10:02:00|30|gres/gpu=1|NODE_FAIL",
+        "3|bob|2026-03-01T10:09:00|||PENDING",
+        "4|eve|2026-03-01T10:02:00|30|gres/gpu=1|COMPLETED",
+        "4|ann|2026-03-01T10:09:00|30|gres/gpu=1|COMPLETED",
+    ]
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    loaded = import_sacct(path, Wanted())
+    assert told(loaded) == [("slurm-1", 0, 500, 4), ("slurm-2", 60, 90, 1), ("slurm-4", 120, 30, 1)]
+    assert loaded.left_out == {"had not ended": 1}
+    assert [str(problem) for problem in loaded.problems] == [
+        "line 10: job 4 is on line 9 with another user: an id that was given twice"
+    ]
+
+
+def test_the_order_of_a_sacct_dump_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "sacct.txt"
+    rows = ["1|u|170|50|gres/gpu=2|COMPLETED", "1|u|100|20|gres/gpu=4|RESIZING", "2|u|130|5|gres/gpu=1|FAILED"]
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    assert told(import_sacct(path, Wanted())) == [("slurm-1", 0, 180, 4), ("slurm-2", 30, 5, 1)]
+
+
+def swf_line(number: int, submit: int, run_s: float, status: int) -> str:
+    return f"{number} {submit} 5 {run_s} 1 -1 -1 1 -1 -1 {status} 7 1 1 1 1 -1 -1\n"
+
+
+def test_swf_takes_what_completed_and_counts_the_rest_by_its_status(tmp_path: Path) -> None:
+    path = tmp_path / "log.swf"
+    path.write_text(
+        swf_line(1, 0, 90, 1)  # swapped out twice: this line has the sum
+        + swf_line(1, 0, 40, 2)
+        + swf_line(1, 60, 30, 2)
+        + swf_line(1, 120, 20, 3)
+        + swf_line(2, 10, 30, 0)
+        + swf_line(2, 10, 30, 4)
+        + swf_line(3, 20, 30, 5)
+        + swf_line(4, 30, 30, -1)
+        + swf_line(5, 40, 30, 6)
+        + swf_line(4, 50, 30, 1)
+    )
+    loaded = import_swf(path, Wanted())
+    assert told(loaded) == [("swf-1", 0, 90, 1), ("swf-4", 30, 30, 1)]
+    assert loaded.left_out == {
+        "a partial execution (its job has a line of its own)": 4,
+        "failed": 1,
+        "was cancelled": 1,
+    }
+    assert [problem.line for problem in loaded.problems] == [9, 10], "an unknown status, and a number used twice"
+
+
+GENTD26 = "gmt_create,predict_type,predict_status,exec_time_seconds,groupId,checkpoint_model_version_id,num_lora\n"
+
+
+def test_gentd26_keeps_model_and_user_and_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text(
+        GENTD26 + "2024-11-15 16:58:00,TXT_2_IMG,SUCCEED,32.0,G0001,M0003,0\n"
+        "2024-11-15 16:57:50,TXT_2_IMG,SUCCEED,43.0,G0000,M0000,2\n"
+        "2024-11-15 16:58:10,TXT_2_IMG,FAILED,43.0,G0000,M0000,2\n"
+        "2024-11-15 16:58:10,TXT_2_IMG,PENDING,,G0000,M0000,2\n"
+        "2024-11-15 16:58:20,TXT_2_IMG,SUCCEED,0.0,G0000,M0000,2\n"
+        "2024-11-15 16:58:30,TXT_2_IMG,SUCCEED,5.0,G0000,,2\n"
+        "2024-11-15 16:58:40,TXT_2_IMG,SUCCEED,fast,G0000,M0000,2\n"
+        "15 Nov,TXT_2_IMG,SUCCEED,5.0,G0000,M0000,2\n"
+    )
+    loaded = import_gentd26(path, Wanted(factor=10))
+    assert told(loaded) == [("gentd26-3", 0, 430, 1), ("gentd26-2", 10, 320, 1)]
+    assert [(job.llm, job.user) for job in loaded.jobs] == [("M0000", "G0000"), ("M0003", "G0001")]
+    assert loaded.left_out == {
+        "its status is FAILED": 1,
+        "its status is PENDING": 1,
+        "never ran": 1,
+        "names no base model": 1,
+    }
+    assert [problem.line for problem in loaded.problems] == [8, 9]
+
+
+def test_loads_are_drawn_by_name_and_seed_from_those_measured(tmp_path: Path) -> None:
+    path = tmp_path / "loads.csv"
+    path.write_text("timestamp_anon,value,container_ip\n1,2639.0,a\n2,39010.0,b\n3,0.0,b\n4,22700.0,c\n")
+    loads = read_loads(path)
+    assert loads.tolist() == [2.639, 39.01, 22.7]
+    names = [f"M{k:04d}" for k in range(60)]
+    made = loads_profiles(names, loads, "here", seed=1)
+    assert {profile.switch_s for profile in made} == set(loads.tolist())
+    assert all(profile.start_s - profile.switch_s == pytest.approx(10.0) for profile in made)
+    assert loads_profiles(names[5:7], loads, "here", seed=1) == made[5:7], "whatever the other LLMs are"
+    assert loads_profiles(names, loads, "here", seed=2) != made
+    path.write_text("value\n-1\n")
+    with pytest.raises(DataError, match=r"loads.csv line 2: value is -1, below 0"):
+        read_loads(path)
+    path.write_text("value\n0\n")
+    with pytest.raises(DataError, match="no load above 0 ms"):
+        read_loads(path)
 
 
 def test_swf(tmp_path: Path) -> None:
@@ -229,6 +334,9 @@ def test_draws_depend_on_the_seed_alone(tmp_path: Path) -> None:
 def test_senseless_wishes_are_refused() -> None:
     with pytest.raises(SpecError, match="shortest"):
         Wanted(min_s=10, max_s=5)
+    for factor in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(SpecError, match="factor"):
+            Wanted(factor=factor)
 
 
 @needs_traces
@@ -238,6 +346,7 @@ def test_senseless_wishes_are_refused() -> None:
         ("philly/philly_to_2017-11-14.csv", 36769),
         ("chronus/trace_job_Philly_SLO.csv", 30614),
         ("azure_llm/AzureLLMInferenceTrace_conv.csv", 19366),
+        ("alibaba_2026/lora_request_trace_to_2024-11-30.csv", 14033),
         ("elasticflow/195job.csv", 195),
         ("elasticflow/cluster01.csv", 1595),
     ],
@@ -250,6 +359,8 @@ def test_public_traces_import_without_a_broken_row(name: str, jobs: int, tmp_pat
         loaded = import_chronus(path, Wanted())
     elif name.startswith("azure"):
         loaded = import_azure(path, Wanted())
+    elif name.startswith("alibaba"):
+        loaded = import_gentd26(path, Wanted(factor=10))
     else:
         loaded = import_elasticflow(path, read_throughputs(TRACES / "elasticflow" / "throughputs_A100"))
     assert len(loaded.require_clean().jobs) == jobs

@@ -7,40 +7,23 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prompttuner.cli.doctor.findings import Finding, Verdict
 from prompttuner.errors import PromptTunerError
 from prompttuner.spec.when import format_duration
 
 if TYPE_CHECKING:
     from prompttuner.config import Settings
 
-__all__ = ["CHECKS", "Check", "Finding", "Verdict"]
+__all__ = ["CHECKS", "Check"]
 
 ORDERS_LOOKED_AT = 50
 LOW_DISK, NO_DISK = 1 << 30, 1 << 24
 """Bytes free: below the first, checkpoints and results may not fit; below the second, not even the state does."""
 PACKAGES = ("torch", "transformers", "peft", "submitit", "sqlalchemy", "safetensors")
-
-
-class Verdict(StrEnum):
-    OK = "ok"
-    ADVICE = "advice"
-    """Works, but could go better."""
-    WRONG = "WRONG"
-    """Will not work, or not safely: ``doctor`` exits with 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    what: str
-    verdict: Verdict
-    text: str
-    """In words: what was found, and what to do where it is not well."""
 
 
 Check = Callable[["Settings"], Iterator[Finding]]

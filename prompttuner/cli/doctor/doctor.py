@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from prompttuner.cli.doctor.checks import CHECKS, Finding, Verdict
+from prompttuner.cli.doctor.checks import CHECKS
+from prompttuner.cli.doctor.findings import Finding, Verdict
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.words import Counted

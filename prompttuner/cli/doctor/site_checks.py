@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prompttuner.cli.doctor.checks import Finding, Verdict
+from prompttuner.cli.doctor.findings import Finding, Verdict
 from prompttuner.errors import BackendError, PromptTunerError
 from prompttuner.spec.when import format_duration, iso
 

@@ -77,7 +77,7 @@ def scale(
     """Give a job a fixed number of GPUs, or leave it to the policy again."""
     if gpus != "auto" and not (gpus.isdecimal() and int(gpus) >= 1):
         raise SpecError(f"{gpus!r} is not a number of GPUs: give 1 or more, or auto (to pause a job: hold)")
-    from prompttuner.controller.act.submission import check_within_cap
+    from prompttuner.controller.act.limits import check_within_cap
 
     count = None if gpus == "auto" else int(gpus)
     with one_job(job) as (_, row):

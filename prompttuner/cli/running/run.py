@@ -13,8 +13,8 @@ from prompttuner.cli.jobs.views import event_line, event_view
 from prompttuner.words import Counted
 
 if TYPE_CHECKING:
-    from prompttuner.controller.context import Context
-    from prompttuner.controller.tick import TickReport
+    from prompttuner.controller.resources import State
+    from prompttuner.controller.tick_report import TickReport
 
 __all__ = ["app"]
 
@@ -77,15 +77,15 @@ class Reporter:
         self.json = json
         self.seq: int | None = None
 
-    def __call__(self, ctx: Context, report: TickReport) -> None:
+    def __call__(self, state: State, report: TickReport) -> None:
         from prompttuner.db.queries import events
 
         if self.seq is None:  # what happened before this controller began is old news
             began = time.time() - report.seconds - 1.0
-            new = (row.seq - 1 for row in ctx.store.query(events.latest) if row.at >= began)
-            self.seq = next(new, ctx.store.query(events.last_seq))
+            new = (row.seq - 1 for row in state.query(events.latest) if row.at >= began)
+            self.seq = next(new, state.query(events.last_seq))
         after = self.seq
-        rows = ctx.store.query(lambda session: events.read_after(session, after))
+        rows = state.query(lambda session: events.read_after(session, after))
         for row in rows:
             if self.json:
                 print_json(event_view(row), lines=True)

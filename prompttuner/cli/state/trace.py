@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Import, generate and describe trac
 
 WHOLE = ("elasticflow", "prompttuner")
 """Kinds whose jobs are taken as they are."""
-KINDS = ("elasticflow", "philly", "chronus", "swf", "sacct", "azure", "prompttuner")
+KINDS = ("elasticflow", "philly", "chronus", "swf", "sacct", "azure", "gentd26", "prompttuner")
 
 MOST_LOAD = 10
 MANY_COPIES = 10
@@ -45,12 +45,19 @@ def import_(
     path: Annotated[Path, typer.Argument(help="The file.")],
     out: Out,
     throughputs: Annotated[Path | None, typer.Option(help="elasticflow: the folder of throughput tables.")] = None,
-    profiles: Annotated[Path | None, typer.Option(help="elasticflow: write a profile of each pool here.")] = None,
+    loads: Annotated[Path | None, typer.Option(help="gentd26: the file of measured base-model loads.")] = None,
+    profiles: Annotated[
+        Path | None, typer.Option(help="elasticflow, gentd26 (with --loads): write a profile of each pool here.")
+    ] = None,
+    factor: Annotated[float, typer.Option(help="Multiply run times by this.")] = 1.0,
     min_s: Annotated[float, typer.Option(help="Leave out jobs that ran for less.")] = 0.0,
     max_s: Annotated[float, typer.Option(help="Leave out jobs that ran for longer.")] = math.inf,
     max_gpus: Annotated[int, typer.Option(help="Leave out jobs of more GPUs; also the most a job may use.")] = 8,
     cpus_per_gpu: Annotated[int, typer.Option(min=1, help="swf: processors that stand for one GPU.")] = 1,
     start: Annotated[float | None, typer.Option(help="Cut out a window that begins so many seconds in.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=0, help="Cut out this window, of those of --length in turn.")
+    ] = None,
     length: Annotated[float, typer.Option(min=1, help="Length of that window, in seconds.")] = 7200.0,
     gpus: Annotated[int, typer.Option(min=1, help="Cluster that --load refers to.")] = 32,
     load: Annotated[float | None, typer.Option(help="Thin out or copy jobs until the window has this load.")] = None,
@@ -65,8 +72,13 @@ def import_(
     from prompttuner.trace.slo import SloMultiple, with_slo
     from prompttuner.trace.window import cut, to_load
 
-    wanted = Wanted(min_s=min_s, max_s=max_s, max_gpus=max_gpus, seed=seed)
-    _check(kind, wanted != Wanted(seed=seed), profiles, start, load)
+    wanted = Wanted(min_s=min_s, max_s=max_s, max_gpus=max_gpus, factor=factor, seed=seed)
+    if window is not None:
+        if start is not None:
+            raise SpecError("--window and --start both say which window: choose one")
+        start = window * length
+    _check(kind, wanted != Wanted(seed=seed), start, load)
+    _check_profiles(kind, profiles, loads)
     loaded = _load(kind, path, wanted, throughputs, cpus_per_gpu)
     if not skip_broken:
         loaded.require_clean()
@@ -75,8 +87,8 @@ def import_(
     if start is not None:
         jobs = cut(jobs, start, length)
     if load is not None and jobs:
-        window, jobs = jobs, to_load(jobs, gpus, load, length_s=length, seed=seed)
-        copies = math.ceil(len(jobs) / len(window))
+        before, jobs = jobs, to_load(jobs, gpus, load, length_s=length, seed=seed)
+        copies = math.ceil(len(jobs) / len(before))
     if slo is not None:
         jobs = with_slo(jobs, SloMultiple.parse(slo), seed)
     if not jobs:
@@ -86,8 +98,8 @@ def import_(
     for problem in loaded.problems:
         typer.echo(f"skipped {problem}", err=True)
     told = {"jobs": len(jobs), "written": str(out), "broken": len(loaded.problems), "left_out": loaded.left_out}
-    if profiles is not None and throughputs is not None:
-        told["profiles"] = _write_profiles(profiles, throughputs, {job.llm for job in jobs})
+    if profiles is not None:
+        told["profiles"] = _write_profiles(profiles, throughputs, loads, {job.llm for job in jobs}, seed)
     if json:
         print_json({**told, "copies": copies})
         return
@@ -172,7 +184,7 @@ def stats(
 
 def _load(kind: str, path: Path, wanted: Wanted, throughputs: Path | None, cpus_per_gpu: int) -> Loaded:
     from prompttuner.trace.format import read_trace
-    from prompttuner.trace.importers import elasticflow, logs, tables
+    from prompttuner.trace.importers import elasticflow, gentd26, logs, tables
 
     if kind == "prompttuner":
         return read_trace(path)
@@ -182,6 +194,8 @@ def _load(kind: str, path: Path, wanted: Wanted, throughputs: Path | None, cpus_
         return elasticflow.import_elasticflow(path, elasticflow.read_throughputs(throughputs))
     if kind == "swf":
         return logs.import_swf(path, wanted, cpus_per_gpu)
+    if kind == "gentd26":
+        return gentd26.import_gentd26(path, wanted)
     others = {
         "philly": tables.import_philly,
         "chronus": tables.import_chronus,
@@ -193,23 +207,37 @@ def _load(kind: str, path: Path, wanted: Wanted, throughputs: Path | None, cpus_
     return others[kind](path, wanted)
 
 
-def _check(kind: str, chosen: bool, profiles: Path | None, start: float | None, load: float | None) -> None:
+def _check(kind: str, chosen: bool, start: float | None, load: float | None) -> None:
     """Options that would mean nothing are refused, not ignored. Raises SpecError."""
     if kind in WHOLE and chosen:
-        raise SpecError(f"--min-s, --max-s and --max-gpus do not apply to {kind}: its jobs are taken as they are")
-    if profiles is not None and kind != "elasticflow":
-        raise SpecError(f"--profiles: {kind} says nothing of speed-ups; only elasticflow's throughput tables do")
+        told = "--min-s, --max-s, --max-gpus and --factor"
+        raise SpecError(f"{told} do not apply to {kind}: its jobs are taken as they are")
     if load is not None and (start is None or not 0 < load <= MOST_LOAD):
-        raise SpecError(f"--load needs a window (--start, --length) and a figure above 0, {MOST_LOAD} at most")
+        raise SpecError(
+            f"--load needs a window (--start or --window, --length) and a figure above 0, {MOST_LOAD} at most"
+        )
 
 
-def _write_profiles(folder: Path, throughputs: Path, pools: set[str]) -> str:
+def _check_profiles(kind: str, profiles: Path | None, loads: Path | None) -> None:
+    """Raises SpecError where the kind has no profiles to write, or nothing to make them from."""
+    if profiles is not None and kind not in ("elasticflow", "gentd26"):
+        raise SpecError(f"--profiles: {kind} says nothing of speed-ups or loads; elasticflow and gentd26 do")
+    if (loads is not None) != (profiles is not None and kind == "gentd26"):
+        raise SpecError("--loads (gentd26's measured loads) and --profiles go together, for gentd26 alone")
+
+
+def _write_profiles(folder: Path, throughputs: Path | None, loads: Path | None, pools: set[str], seed: int) -> str:
     from prompttuner.files import make_private_dir
     from prompttuner.profiles import save_profile
-    from prompttuner.trace.importers.elasticflow import profiles_of, read_throughputs
+    from prompttuner.trace.importers import elasticflow, gentd26
 
-    made = profiles_of(read_throughputs(throughputs), pools, f"ElasticFlow's throughput tables ({throughputs})")
-
+    if loads is not None:
+        made = gentd26.profiles_of(pools, gentd26.read_loads(loads), f"GenTD26's measured loads ({loads})", seed)
+    elif throughputs is not None:
+        source = f"ElasticFlow's throughput tables ({throughputs})"
+        made = elasticflow.profiles_of(elasticflow.read_throughputs(throughputs), pools, source)
+    else:
+        raise SpecError("--profiles needs --throughputs (elasticflow) or --loads (gentd26)")
     with writing(folder, "--profiles"):
         make_private_dir(folder)
         for profile in made:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.plan.notes import NOTE_LIMIT, differs
+from prompttuner.controller.plan.planner import Decision
 from prompttuner.controller.plan.pools import Pool
+from prompttuner.controller.resources import Resources
+from prompttuner.db.queries.live import Rows, live_rows
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.policy.contract.plan import Assign, Demote, Plan, Reject, Release, Request, Restore, Stop, SwitchModel
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 
 if TYPE_CHECKING:
-    from prompttuner.db.tables.models import Allocation, Job
+    from sqlalchemy.orm import Session
 
-__all__ = ["Acted", "apply_plan", "new_notes"]
+__all__ = ["Acted", "apply_plan", "carry_out"]
 
 _A = AllocationState
-NOTE_LIMIT = 500
-_NUMBER = re.compile(r"[\d.]+")
 
 
 @dataclass(slots=True)
@@ -34,6 +36,26 @@ class Acted:
     """Allocations to cancel."""
     explained: list[str] = field(default_factory=list)
     """Jobs whose note was renewed."""
+
+
+def carry_out(res: Resources, decision: Decision, rows: Rows) -> tuple[Acted, Rows]:
+    """Write a decision to the rows in one transaction; returns what is left to do, and the rows as they are now."""
+    outlook, plan = decision.outlook, decision.plan
+    if outlook is None or not decision.to_write:
+        return Acted([], []), rows
+
+    def work(session: Session) -> tuple[Acted, Rows]:
+        tx = Tx(session, res.now())
+        present = live_rows(session)
+        by_id, by_uuid = {job.id: job for job in present.jobs}, {a.uuid: a for a in present.allocations}
+        tx.recall(action.job for action in plan.actions if isinstance(action, Assign))
+        acted = apply_plan(tx, plan, by_id, by_uuid, outlook.pools, decision.gpus_per_agent)
+        for name in acted.explained:
+            by_id[name].iters_mid, by_id[name].iters_hi = outlook.remaining[name].mid, outlook.remaining[name].hi
+        session.flush()
+        return acted, live_rows(session)
+
+    return res.state.write(work)
 
 
 def apply_plan(
@@ -71,19 +93,10 @@ def apply_plan(
                 _end(tx, jobs.get(name), JobState.STOPPED, str(reason))
     for name, note in explained.items():
         job = jobs[name]
-        if _differs(job.note, note) and job.state not in JOB_ENDED:
+        if differs(job.note, note) and job.state not in JOB_ENDED:
             job.note = note[:NOTE_LIMIT]
             acted.explained.append(name)
     return acted
-
-
-def new_notes(plan: Plan, jobs: Sequence[Job]) -> bool:
-    """Whether the plan explains any job otherwise than its row does; numbers that merely count down do not matter."""
-    return any(job.id in plan.notes and _differs(job.note, str(plan.notes[job.id])) for job in jobs)
-
-
-def _differs(old: str, new: str) -> bool:
-    return old != new[:NOTE_LIMIT] and _NUMBER.sub("#", old) != _NUMBER.sub("#", new[:NOTE_LIMIT])
 
 
 def _release(tx: Tx, allocation: Allocation | None, reason: str) -> bool:

@@ -7,6 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.resources import Resources
+from prompttuner.db.queries.live import Rows, jobs_behind, jobs_named, live_rows
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.db.tables.recorded import lookup_of, order_of
 from prompttuner.files import make_private_dir, write_json
 from prompttuner.protocol.agents import Order
@@ -17,13 +21,61 @@ from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.worker.membership import propose, read_membership
 
 if TYPE_CHECKING:
-    from prompttuner.db.tables.models import Allocation, Job
+    from sqlalchemy.orm import Session
 
-__all__ = ["changed", "obeys_another", "order_for", "prepare_job", "write_order", "write_plan"]
+__all__ = ["Projector", "changed", "obeys_another", "order_for", "prepare_job", "write_order", "write_plan"]
 
 OBEY_S = 30.0
 """An agent that has not taken an order after so long gets it again."""
 _STOP_WORDS = {JobState.CANCELLED: "cancelled", JobState.STOPPED: "deadline missed", JobState.HELD: "held"}
+
+
+class Projector:
+    """Brings the spool up to the rows; it remembers nothing, the rows say what was last written."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._res = resources
+
+    def project(self, rows: Rows, heard: Mapping[str, tuple[int, int]]) -> Rows:
+        """Write plans, then orders, that differ from what was last written or is obeyed; remember what was written.
+
+        Args:
+            heard: (owner, seq) of the order that each agent says it obeys.
+        """
+        res = self._res
+        behind = res.state.query(jobs_behind)
+        by_id = {job.id: job for job in rows.jobs}
+        wanted = {a.uuid: order_for(a, by_id.get(a.job_id or ""), res.state.generation) for a in rows.allocations}
+        stale = [
+            a for a in rows.allocations if changed(a, wanted[a.uuid]) or obeys_another(a, heard.get(a.uuid), res.now())
+        ]
+        if not behind and not stale:
+            return rows
+        res.state.confirm()
+        addresses = {a.uuid: a.address for a in rows.allocations if a.address}
+        plans = {job.id: write_plan(res.spool, job, addresses) for job in behind}
+        orders = {a.uuid: write_order(res.spool, a, wanted[a.uuid], res.now()) for a in stale}
+
+        def work(session: Session) -> Rows:
+            tx = Tx(session, res.now())
+            present = live_rows(session)
+            for job in jobs_named(session, plans):
+                _plan_written(tx, job, plans[job.id])
+            for allocation in present.allocations:
+                if allocation.uuid in orders:
+                    allocation.order = orders[allocation.uuid].to_json()
+            return present.still_live()
+
+        return res.state.write(work)
+
+
+def _plan_written(tx: Tx, job: Job, generation: int | None) -> None:
+    if generation is not None:
+        job.plan_generation = generation
+    elif job.state in JOB_ENDED or not job.members:
+        job.generation += 1  # survivors took that number: end them under the next one
+    else:
+        tx.new_members(job, list(job.members), "the members had planned for themselves meanwhile")
 
 
 def write_plan(spool: Spool, job: Job, addresses: Mapping[str, str]) -> int | None:

@@ -6,17 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
+from prompttuner.controller.plan.notes import NOTE_LIMIT
 from prompttuner.controller.plan.pools import Pool
 from prompttuner.db import Change, NewEvent
 from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.queries import events as event_rows
 from prompttuner.db.queries import jobs as job_rows
-from prompttuner.db.queries import leases
-from prompttuner.db.queries.bulk import chunks
+from prompttuner.db.queries import leases, live
 from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.db.tables.recorded import status_of
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
@@ -26,7 +25,6 @@ __all__ = ["WENT_ON", "Tx"]
 CAUSE_LIMIT = 200
 WENT_ON = "the members went on by themselves"
 """How the cause begins where survivors of a loss have written the plan."""
-NOTE_LIMIT = 500
 
 
 @dataclass(slots=True)
@@ -52,11 +50,9 @@ class Tx:
 
     def recall(self, jobs: Iterable[str]) -> None:
         """Load at once what changing the members of these jobs needs: two statements, however many they are."""
-        for part in chunks(jobs):
-            self._leases.update({name: [] for name in part})
-            for lease in self.session.scalars(select(Lease).where(Lease.job_id.in_(part), Lease.ended_at.is_(None))):
-                self._leases[lease.job_id].append(lease)
-            self.session.scalars(select(Job).where(Job.id.in_(part)).options(load_only(Job.history))).all()
+        ids = list(jobs)
+        self._leases.update(live.open_leases(self.session, ids))
+        live.load_histories(self.session, ids)
 
     # -- jobs -------------------------------------------------------------------------------------------------
 
@@ -107,8 +103,7 @@ class Tx:
     def _end_leases(self, job: Job, cause: str) -> None:
         leases_now = self._leases.pop(job.id, None)
         if leases_now is None:
-            query = select(Lease).where(Lease.job_id == job.id, Lease.ended_at.is_(None))
-            leases_now = [lease for lease in self.session.scalars(query) if lease.ended_at is None]
+            leases_now = live.open_leases(self.session, [job.id])[job.id]
         for lease in leases_now:
             allocation = self.session.get(Allocation, lease.allocation)
             gpus = 1 if allocation is None else allocation.gpus
@@ -159,8 +154,7 @@ class Tx:
 
     def last_job_of(self, allocation: Allocation) -> Job | None:
         """The job that an allocation works for, or last worked for, if that has not ended."""
-        query = select(Lease.job_id).where(Lease.allocation == allocation.uuid).order_by(Lease.id.desc()).limit(1)
-        name = allocation.job_id or self.session.scalar(query)
+        name = allocation.job_id or live.last_job_of(self.session, allocation.uuid)
         job = None if name is None else self.session.get(Job, name)
         return None if job is None or job.state in JOB_ENDED else job
 

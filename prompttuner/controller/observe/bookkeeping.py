@@ -12,14 +12,13 @@ from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
+from prompttuner.worker.resume import MAX_CRASHES
 
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Allocation, Job
 
-__all__ = ["MAX_CRASHES", "apply_agents", "apply_jobs", "signalled"]
+__all__ = ["apply_agents", "apply_jobs", "signalled"]
 
-MAX_CRASHES = 3
-"""A job whose worker dies this often without an error of its own is given up: it would loop."""
 ABANDON_AFTER_S = 120.0
 """An intent that neither Slurm nor the spool knows after this long was never submitted (or its sbatch was lost)."""
 DONE_GRACE_S = 60.0

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-from sqlalchemy import func, select
+from typing import Any
 
 from prompttuner import profiles
-from prompttuner.controller.act.transaction import Tx
-from prompttuner.controller.plan.experience import Arrived, data_key, history_of
+from prompttuner.controller.plan.experience import Arrived, Experience, data_key
 from prompttuner.controller.plan.iterations import Remaining, remaining_iterations
 from prompttuner.controller.plan.paced_jobs import stated_bank, stated_remaining, stated_speedup, stated_step_s
 from prompttuner.controller.plan.pools import Pool, pool_of
 from prompttuner.controller.plan.snapshot import BankOutlook
-from prompttuner.db.queries import profiles as profile_rows
+from prompttuner.controller.resources import Resources
+from prompttuner.controller.upkeep.harvest import BankView
+from prompttuner.db.queries import jobs as job_rows
+from prompttuner.db.queries.allocations import one_of_each_pool
 from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.policy.contract.snapshot import PoolProfile
 
-if TYPE_CHECKING:
-    from prompttuner.controller.context import Context
+__all__ = ["Expectations", "Outlook"]
 
-__all__ = ["Outlook", "outlook_of", "remember"]
-
-SMOOTHING = 0.3
-"""Weight of a new measurement in a start-up time's moving average."""
 BANK_FACTOR = BankOutlook(0.2, 0.85)
 """What a lookup is assumed to leave of the iterations: median 0.20 and P90 0.84 over the 42 pairs that
 benchmarks/bank.py measured on the small model (benchmarks/results/bank_pairs.csv)."""
@@ -45,39 +39,52 @@ class Outlook:
     """By job id, where it is known beforehand (paced jobs)."""
 
 
-def outlook_of(
-    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], allocations: Sequence[Allocation]
-) -> Outlook:
-    """Expectations for these jobs and allocations, and for the pools that may have jobs again soon."""
-    present = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
-    history = history_of(ctx, tuple(sorted(present)))
-    pools = _pools(ctx, jobs, specs, present, history.foreseen())
-    paced = _paced_speedups(jobs, specs)
-    banked = {job.pool for job in jobs if stated_bank(specs[job.id])}
-    return Outlook(
-        pools,
-        {pool.key: _profile(pool, history.speeds, history.startups, paced.get(pool.key)) for pool in pools},
-        {job.id: _remaining(job, specs[job.id], history.itas) for job in jobs},
-        {pool.key: BANK_FACTOR for pool in pools if pool.key in banked or ctx.bank.holds(pool.model)},
-        history.arrivals,
-        stated_step_s(specs),
-    )
+class Expectations:
+    """What is expected of jobs and pools; remembers what does not change, or only slowly."""
 
+    def __init__(self, resources: Resources, bank: BankView) -> None:
+        self._res = resources
+        self._bank = bank
+        self._experience = Experience(resources)
+        self._pools: dict[str, Pool] = {}
+        """Pools met so far, by key."""
+        self._specs: dict[str, dict[str, Any]] = {}
 
-def _pools(
-    ctx: Context, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], present: set[str], foreseen: set[str]
-) -> list[Pool]:
-    """The pools of what is there; of those that are only foreseen, the ones an allocation tells the set-up of."""
-    for job in jobs:
-        if job.pool not in ctx.pools:
-            ctx.pools[job.pool] = pool_of(specs[job.id])
-    unknown = (present | foreseen) - ctx.pools.keys()
-    if unknown:
-        one_each = select(func.max(Allocation.uuid)).where(Allocation.pool.in_(unknown)).group_by(Allocation.pool)
-        query = select(Allocation.pool, Allocation.model, Allocation.place).where(Allocation.uuid.in_(one_each))
-        for key, model, place in ctx.store.query(lambda session: session.execute(query).all()):
-            ctx.pools[key] = Pool.from_record(key, model, place or {})
-    return [ctx.pools[key] for key in sorted(present | (foreseen & ctx.pools.keys()))]
+    def of(self, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> Outlook:
+        """Expectations for these jobs and allocations, and for the pools that may have jobs again soon."""
+        specs = self._specs_of(jobs)
+        present = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
+        history = self._experience.of(tuple(sorted(present)))
+        pools = self._pools_of(jobs, specs, present, history.foreseen())
+        paced = _paced_speedups(jobs, specs)
+        banked = {job.pool for job in jobs if stated_bank(specs[job.id])}
+        return Outlook(
+            pools,
+            {pool.key: _profile(pool, history.speeds, history.startups, paced.get(pool.key)) for pool in pools},
+            {job.id: _remaining(job, specs[job.id], history.itas) for job in jobs},
+            {pool.key: BANK_FACTOR for pool in pools if pool.key in banked or self._bank.holds(pool.model)},
+            history.arrivals,
+            stated_step_s(specs),
+        )
+
+    def _specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
+        """Resolved specs by job id: they never change, so each is read from the database once."""
+        if any(job.id not in self._specs for job in jobs):
+            self._specs = self._res.state.query(job_rows.active_specs)
+        return self._specs
+
+    def _pools_of(
+        self, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], present: set[str], foreseen: set[str]
+    ) -> list[Pool]:
+        """The pools of what is there; of those that are only foreseen, the ones an allocation tells the set-up of."""
+        for job in jobs:
+            if job.pool not in self._pools:
+                self._pools[job.pool] = pool_of(specs[job.id])
+        unknown = (present | foreseen) - self._pools.keys()
+        if unknown:
+            for key, model, place in self._res.state.query(lambda session: one_of_each_pool(session, unknown)):
+                self._pools[key] = Pool.from_record(key, model, place or {})
+        return [self._pools[key] for key in sorted(present | (foreseen & self._pools.keys()))]
 
 
 def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
@@ -130,39 +137,3 @@ def _monotone(gains: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
         best = max(best, 1.0 if members == 1 else gains[members])
         out.append((members, best))
     return tuple(out)
-
-
-def remember(tx: Tx) -> None:
-    """Fold the starts and speeds measured in this transaction into the profiles."""
-    if tx.measured:
-        present = {(r.pool, r.model, r.kind): r for r in profile_rows.load_startups(tx.session)}
-        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for pool, model, kind, seconds in tx.measured:
-            old = present.get((pool, model, kind))
-            value = seconds if old is None else (1 - SMOOTHING) * old.seconds + SMOOTHING * seconds
-            rows[pool, model, kind] = {
-                "pool": pool,
-                "model": model,
-                "kind": kind,
-                "seconds": value,
-                "samples": 1 if old is None else old.samples + 1,
-                "origin": "controller",
-            }
-        profile_rows.save_startups(tx.session, list(rows.values()), tx.now)
-    if tx.speeds:
-        known = {(r.pool, r.model, r.members): r for r in profile_rows.load_speeds(tx.session)}
-        fresh: dict[tuple[str, str, int], dict[str, Any]] = {}
-        for pool, model, members, rate in tx.speeds:
-            if not math.isfinite(rate) or rate <= 0:
-                continue
-            before = known.get((pool, model, members))
-            value = rate if before is None else (1 - SMOOTHING) * before.iters_per_s + SMOOTHING * rate
-            fresh[pool, model, members] = {
-                "pool": pool,
-                "model": model,
-                "members": members,
-                "iters_per_s": value,
-                "samples": 1 if before is None else before.samples + 1,
-                "origin": "controller",
-            }
-        profile_rows.save_speeds(tx.session, list(fresh.values()), tx.now)

@@ -8,19 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import select, union_all
-
 from prompttuner.controller.plan.iterations import sample_quantiles
+from prompttuner.controller.resources import Resources
+from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import profiles as profile_rows
-from prompttuner.db.tables.models import Job
 from prompttuner.states import JobState
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from prompttuner.controller.context import Context
-
-__all__ = ["Arrived", "History", "data_key", "history_of"]
+__all__ = ["Arrived", "Experience", "History", "data_key"]
 
 PAST_JOBS = 200
 """Latest jobs of a pool that reached their target, which predictions look at."""
@@ -63,26 +60,33 @@ class History:
         return {key for key, rows in self.arrivals.items() if len(rows) >= FEWEST}
 
 
-def history_of(ctx: Context, keys: tuple[str, ...]) -> History:
-    """Of these pools, and of those that agents were last started for: four statements, at most every ``HISTORY_S``."""
-    known = ctx.history
-    if known is not None and known.keys == keys and 0 <= ctx.now() - known.at < HISTORY_S:
-        return known
+class Experience:
+    """Reads what past jobs tell: four statements, at most every ``HISTORY_S``."""
 
-    def read(session: Session) -> History:
-        startups = profile_rows.load_startups(session)
-        watched = {*keys, *(_last_used(startups) if ctx.settings.prewarm else ())}
-        return History(
-            keys,
-            ctx.now(),
-            _past_itas(_reached(session, keys)),
-            _arrivals(session, watched, ctx.now()),
-            profile_rows.load_speeds(session),
-            startups,
-        )
+    def __init__(self, resources: Resources) -> None:
+        self._res = resources
+        self._known: History | None = None
 
-    ctx.history = ctx.store.query(read)
-    return ctx.history
+    def of(self, keys: tuple[str, ...]) -> History:
+        """Of these pools, and of those that agents were last started for."""
+        known, now = self._known, self._res.now()
+        if known is not None and known.keys == keys and 0 <= now - known.at < HISTORY_S:
+            return known
+
+        def read(session: Session) -> History:
+            startups = profile_rows.load_startups(session)
+            watched = {*keys, *(_last_used(startups) if self._res.settings.prewarm else ())}
+            return History(
+                keys,
+                now,
+                _past_itas(job_rows.latest_reached(session, keys, PAST_JOBS)),
+                _arrivals(job_rows.arrivals(session, watched, now - ARRIVALS_S, ARRIVALS)),
+                profile_rows.load_speeds(session),
+                startups,
+            )
+
+        self._known = self._res.state.query(read)
+        return self._known
 
 
 def _last_used(startups: Sequence[Any]) -> list[str]:
@@ -92,12 +96,9 @@ def _last_used(startups: Sequence[Any]) -> list[str]:
     return sorted(used, key=lambda pool: (-used[pool], pool))[:FORESEEN]
 
 
-def _arrivals(session: Session, keys: set[str], now: float) -> dict[str, list[Arrived]]:
-    columns = (Job.pool, Job.submitted_at, Job.deadline_at, Job.gpu_seconds, Job.state)
-    came = select(*columns).where(Job.pool.in_(keys), Job.submitted_at > now - ARRIVALS_S)
-    came = came.order_by(Job.submitted_at.desc()).limit(ARRIVALS)
+def _arrivals(rows: Sequence[Any]) -> dict[str, list[Arrived]]:
     arrivals: dict[str, list[Arrived]] = defaultdict(list)
-    for pool, at, deadline, spent_s, state in reversed(session.execute(came).all()):
+    for pool, at, deadline, spent_s, state in rows:
         slack = math.inf if deadline is None else deadline - at
         ended = state in {JobState.DONE, JobState.EXHAUSTED}
         arrivals[pool].append(Arrived(at, slack, spent_s if ended else math.nan))
@@ -108,20 +109,6 @@ def data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     """Jobs with the same of these need similar numbers of iterations."""
     target = spec["target"]
     return (spec.get("train_sha256"), target["metric"], target["value"])
-
-
-def _reached(session: Session, keys: Sequence[str]) -> Sequence[Any]:
-    """(pool, spec, iterations) of each pool's latest jobs that reached their target, in one statement.
-
-    Each part follows the index of its pool from its end, and stops: years of old jobs cost nothing.
-    """
-    if not keys:
-        return []
-    columns = select(Job.pool, Job.spec, Job.ita).where(Job.ita.is_not(None))
-    latest = [
-        columns.where(Job.pool == key).order_by(Job.submitted_at.desc()).limit(PAST_JOBS).subquery() for key in keys
-    ]
-    return session.execute(union_all(*(select(part) for part in latest))).all()
 
 
 def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from prompttuner.bank import Bank, Shelf
 from prompttuner.bank.folder.shelf import outcomes_in
+from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import bank_index
 from prompttuner.errors import NotFound, PromptTunerError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-    from prompttuner.controller.context import Context
 
 __all__ = ["BankIndexer", "index_row"]
 
@@ -46,7 +45,8 @@ class _Changes:
 class BankIndexer:
     """Follows the banks' folders. All it remembers can be found out again: a new process compares once."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, resources: Resources, folders: Sequence[Path]) -> None:
+        self._res = resources
         self._folders = tuple(folders)
         self._stamps: dict[Path, object] = {}
         self._refused: set[tuple[str, str, str]] = set()
@@ -58,7 +58,7 @@ class BankIndexer:
         """Look again in the next tick: an own job has just left something in the bank."""
         self._looked = float("-inf")
 
-    def follow(self, ctx: Context) -> int:
+    def follow(self) -> int:
         """Bring the rows in line with folders that have changed; number of rows written or removed.
 
         A bank that cannot be read now keeps its rows: nobody uses them without its folder.
@@ -67,7 +67,7 @@ class BankIndexer:
         if now - self._looked < EVERY_S:
             return 0
         self._looked = now
-        self._forget_strangers(ctx)
+        self._forget_strangers()
         banks = {folder: shelves for folder in self._folders if (shelves := _shelves(folder)) is not None}
         every = [shelf for shelves in banks.values() for shelf in shelves]
         try:
@@ -75,39 +75,37 @@ class BankIndexer:
             stamps = {folder: ([_entries(shelf) for shelf in shelves], noted) for folder, shelves in banks.items()}
             changed = [folder for folder in banks if self._stamps.get(folder) != stamps[folder]]
             outcomes = outcomes_in(every) if changed else {}
-            return sum(self._follow(ctx, folder, banks[folder], outcomes, stamps[folder]) for folder in changed)
+            return sum(self._follow(folder, banks[folder], outcomes, stamps[folder]) for folder in changed)
         except OSError:  # a folder that went away under us: the next look sees it
             return 0
 
-    def _forget_strangers(self, ctx: Context) -> None:
+    def _forget_strangers(self) -> None:
         """Rows of banks that the settings no longer name, once a process."""
         if self._strangers_gone:
             return
         known = {_name(folder) for folder in self._folders}
-        strangers = ctx.store.query(bank_index.banks) - known
+        strangers = self._res.state.query(bank_index.banks) - known
         if strangers:
 
             def work(session: Session) -> None:
                 for bank in strangers:
                     bank_index.forget_bank(session, bank)
 
-            ctx.store.transact(ctx.ownership, work)
+            self._res.state.write(work)
         self._strangers_gone = True
 
-    def _follow(
-        self, ctx: Context, folder: Path, shelves: Sequence[Shelf], outcomes: Outcomes, stamp: tuple[Any, Any]
-    ) -> int:
+    def _follow(self, folder: Path, shelves: Sequence[Shelf], outcomes: Outcomes, stamp: tuple[Any, Any]) -> int:
         name = _name(folder)
-        rows = ctx.store.query(lambda session: bank_index.load(session, name))
+        rows = self._res.state.query(lambda session: bank_index.load(session, name))
         changes = _compare(name, shelves, rows, outcomes, self._refused)
         if changes.rows or changes.gone:
 
             def work(session: Session) -> None:
                 for shelf, entries in changes.gone.items():
                     bank_index.remove(session, name, shelf, entries)
-                bank_index.save(session, changes.rows, ctx.now())
+                bank_index.save(session, changes.rows, self._res.now())
 
-            ctx.store.transact(ctx.ownership, work)
+            self._res.state.write(work)
         if not changes.complete:
             self.look_soon()
         elif _settled(stamp):

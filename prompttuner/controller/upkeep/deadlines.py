@@ -8,24 +8,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import defer
-
 from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.resources import Resources
 from prompttuner.controller.upkeep.hooks import HOOKS, run_hook
 from prompttuner.db.queries import events
+from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries.events import NewEvent
-from prompttuner.db.queries.jobs import ACTIVE_STATES
-from prompttuner.db.tables.models import Event, Job
+from prompttuner.db.tables.models import Job
 from prompttuner.spec.when import iso
-from prompttuner.states import JOB_ENDED, JobState
+from prompttuner.states import JOB_ENDED
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from prompttuner.controller.context import Context
-
-__all__ = ["Key", "Message", "tell_of_deadlines"]
+__all__ = ["Deadlines", "Key", "Message"]
 
 MISSED = "deadline.missed"
 ENDANGERED = "deadline.endangered"
@@ -54,73 +50,99 @@ class Message:
     failed_at: float = float("-inf")
 
 
-def tell_of_deadlines(ctx: Context, jobs: Sequence[Job]) -> int:
-    """Record, and tell of, deadlines missed or out of reach since the last tick; returns how many were recorded.
+class Deadlines:
+    """Records, and tells of, deadlines that are missed or out of reach."""
 
-    Each event is committed with the hooks that it is owed to before any of them is run, and what became of them
-    afterwards: a controller that is killed in between leaves them owed, and the next one runs them again.
+    def __init__(self, resources: Resources) -> None:
+        self._res = resources
+        self._told: dict[Key, Message] | None = None
+        """What was recorded, and who must still be told; None until read from the events."""
+        self._dated: frozenset[str] | None = None
+        """Active jobs with a deadline in the last tick; None: look for what ended unseen."""
 
-    Args:
-        jobs: those that have not ended.
-    """
-    now = ctx.now()
-    dated = [job for job in jobs if job.deadline_at is not None]
-    late = [(job, MISSED) for job in dated if now > float(job.deadline_at or 0.0)]
-    unsure = [(job, ENDANGERED) for job in dated if job.best_effort and now <= float(job.deadline_at or 0.0)]
-    ended = [(job, MISSED) for job in _ended(ctx, dated)]
-    known = _known(ctx)
-    news = [(job, kind) for job, kind in [*late, *unsure, *ended] if (job.id, kind, job.deadline_at) not in known]
-    if news:
-        known.update(_record(ctx, news))
-    _tell(ctx, known)
-    return len(news)
+    def tell(self, jobs: Sequence[Job]) -> int:
+        """Record, and tell of, what has happened since the last tick; returns how many events were recorded.
 
+        Each event is committed with the hooks that it is owed to before any of them is run, and what became of them
+        afterwards: a controller that is killed in between leaves them owed, and the next one runs them again.
 
-def _record(ctx: Context, news: Sequence[tuple[Job, str]]) -> dict[Key, Message]:
-    hooks = [name for name in HOOKS if getattr(ctx.settings, name)]
-    messages = {
-        (job.id, kind, job.deadline_at): Message(ctx.now(), list(hooks), _body(job, kind) if hooks else {})
-        for job, kind in news
-    }
+        Args:
+            jobs: those that have not ended.
+        """
+        now = self._res.now()
+        dated = [job for job in jobs if job.deadline_at is not None]
+        late = [(job, MISSED) for job in dated if now > float(job.deadline_at or 0.0)]
+        unsure = [(job, ENDANGERED) for job in dated if job.best_effort and now <= float(job.deadline_at or 0.0)]
+        ended = [(job, MISSED) for job in self._ended(dated)]
+        if self._told is None:
+            self._told = self._res.state.query(lambda session: _read(session, now - LOOK_BACK_S))
+        known = self._told
+        news = [(job, kind) for job, kind in [*late, *unsure, *ended] if (job.id, kind, job.deadline_at) not in known]
+        if news:
+            known.update(self._record(news))
+        self._tell(known)
+        return len(news)
 
-    def work(session: Session) -> None:
-        tx = Tx(session, ctx.now())
-        for job, kind in news:
-            message = messages[job.id, kind, job.deadline_at]
-            owed = {"owed": message.owed, "message": message.body} if hooks else {}
-            tx.event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at, **owed})
+    def _ended(self, dated: Sequence[Job]) -> list[Job]:
+        """Jobs that have ended without having met their deadline: asked for when one of the last tick's is gone.
 
-    ctx.store.transact(ctx.ownership, work)
-    return messages
+        A job may miss its deadline and end between two ticks, or be stopped by the tick that sees it miss.
+        """
+        present = frozenset(job.id for job in dated)
+        before, self._dated = self._dated, present
+        if before is not None and before <= present:
+            return []
+        since = self._res.now() - LOOK_BACK_S
+        return self._res.state.query(lambda session: job_rows.missed_since(session, since))
 
+    def _record(self, news: Sequence[tuple[Job, str]]) -> dict[Key, Message]:
+        res = self._res
+        hooks = [name for name in HOOKS if getattr(res.settings, name)]
+        messages = {
+            (job.id, kind, job.deadline_at): Message(res.now(), list(hooks), _body(job, kind) if hooks else {})
+            for job, kind in news
+        }
 
-def _tell(ctx: Context, known: dict[Key, Message]) -> None:
-    """Run the hooks that are owed, those that failed least first; each outcome is committed at once.
+        def work(session: Session) -> None:
+            tx = Tx(session, res.now())
+            for job, kind in news:
+                message = messages[job.id, kind, job.deadline_at]
+                owed = {"owed": message.owed, "message": message.body} if hooks else {}
+                tx.event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at, **owed})
 
-    Each commit renews the ownership, however long hooks take.
-    """
-    began, now = time.monotonic(), ctx.now()
-    owed = [(key, one) for key, one in known.items() if one.owed and one.tries < TRIES and now - one.at < LOOK_BACK_S]
-    if any(0 <= now - one.failed_at < AGAIN_S for _, one in owed):
-        return
-    for key, message in sorted(owed, key=lambda pair: (pair[1].tries, pair[1].at)):
-        if time.monotonic() - began > AT_ONCE_S:
+        res.state.write(work)
+        return messages
+
+    def _tell(self, known: dict[Key, Message]) -> None:
+        """Run the hooks that are owed, those that failed least first; each outcome is committed at once.
+
+        Each commit renews the ownership, however long hooks take.
+        """
+        res, began = self._res, time.monotonic()
+        now = res.now()
+        owed = [
+            (key, one) for key, one in known.items() if one.owed and one.tries < TRIES and now - one.at < LOOK_BACK_S
+        ]
+        if any(0 <= now - one.failed_at < AGAIN_S for _, one in owed):
             return
-        failed = {}
-        for name in message.owed:
-            setting = getattr(ctx.settings, name)  # one that is no longer set is owed nothing
-            problem = run_hook(name, setting, message.body) if setting else None
-            if problem is not None:
-                failed[name] = problem
-        told = [name for name in message.owed if name not in failed]
-        ctx.store.transact(ctx.ownership, partial(_note, at=ctx.now(), key=key, told=told, failed=failed))
-        message.owed = list(failed)
-        message.body = message.body if failed else {}
-        for name, problem in failed.items():
-            ctx.warn(f"nobody could be told of {key[1]} of {key[0]} by {name}: {problem}")
-        if failed:
-            message.tries, message.failed_at = message.tries + 1, now
-            return
+        for key, message in sorted(owed, key=lambda pair: (pair[1].tries, pair[1].at)):
+            if time.monotonic() - began > AT_ONCE_S:
+                return
+            failed = {}
+            for name in message.owed:
+                setting = getattr(res.settings, name)  # one that is no longer set is owed nothing
+                problem = run_hook(name, setting, message.body) if setting else None
+                if problem is not None:
+                    failed[name] = problem
+            told = [name for name in message.owed if name not in failed]
+            res.state.write(partial(_note, at=res.now(), key=key, told=told, failed=failed))
+            message.owed = list(failed)
+            message.body = message.body if failed else {}
+            for name, problem in failed.items():
+                res.warn(f"nobody could be told of {key[1]} of {key[0]} by {name}: {problem}")
+            if failed:
+                message.tries, message.failed_at = message.tries + 1, now
+                return
 
 
 def _note(session: Session, *, at: float, key: Key, told: Sequence[str], failed: dict[str, str]) -> None:
@@ -135,41 +157,10 @@ def _note(session: Session, *, at: float, key: Key, told: Sequence[str], failed:
     events.append(session, news, at)
 
 
-def _ended(ctx: Context, dated: Sequence[Job]) -> list[Job]:
-    """Jobs that have ended without having met their deadline: asked for when one of the last tick's is gone.
-
-    A job may miss its deadline and end between two ticks, or be stopped by the tick that sees it miss.
-    """
-    present = frozenset(job.id for job in dated)
-    before, ctx.dated = ctx.dated, present
-    if before is not None and before <= present:
-        return []
-    missed = (Job.state != JobState.DONE) | (Job.finished_at > Job.deadline_at)
-    query = select(Job).where(  # only jobs that have ended have an end: the index of ends is all that is read
-        Job.finished_at > ctx.now() - LOOK_BACK_S,
-        Job.deadline_at.is_not(None),
-        Job.state != JobState.CANCELLED,
-        missed,
-    )
-    columns = defer(Job.spec), defer(Job.history), defer(Job.evaluations)
-    return ctx.store.query(lambda session: list(session.scalars(query.options(*columns))))
-
-
-def _known(ctx: Context) -> dict[Key, Message]:
-    """What was recorded before and what became of it, from the events: read once by each controller."""
-    if ctx.told is None:
-        ctx.told = ctx.store.query(lambda session: _read(session, ctx.now() - LOOK_BACK_S))
-    return ctx.told
-
-
 def _read(session: Session, since: float) -> dict[Key, Message]:
     """Events of the last day, and, whatever their age, those of jobs that had not ended before."""
-    present = select(Job.id).where(or_(Job.state.in_(ACTIVE_STATES), Job.finished_at > since))
-    query = select(Event.job_id, Event.kind, Event.at, Event.data).where(
-        Event.kind.in_([MISSED, ENDANGERED, TOLD, FAILED]), or_(Event.at > since, Event.job_id.in_(present))
-    )
     known: dict[Key, Message] = {}
-    for job_id, kind, at, data in session.execute(query.order_by(Event.seq)):
+    for job_id, kind, at, data in events.of_current_jobs(session, [MISSED, ENDANGERED, TOLD, FAILED], since):
         about = data or {}
         key = (str(job_id), str(about.get("of", kind)), about.get("deadline_at"))
         if kind in {MISSED, ENDANGERED}:

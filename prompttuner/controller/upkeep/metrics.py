@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest, start_http_server
 
+from prompttuner.controller.resources import Resources
+from prompttuner.controller.tick_report import TickReport
 from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.errors import ConfigError
 from prompttuner.files import write_bytes
 from prompttuner.states import AllocationState, JobState
-
-if TYPE_CHECKING:
-    from prompttuner.controller.context import Context
-    from prompttuner.controller.tick import TickReport
 
 __all__ = ["Metrics"]
 
@@ -51,10 +49,10 @@ class Metrics:
             raise ConfigError(f"metrics_port {port} cannot be used: {error.strerror}; choose another") from error
         return server
 
-    def update(self, ctx: Context, report: TickReport, held_gpus: int, late: int) -> None:
+    def update(self, res: Resources, report: TickReport, held_gpus: int, late: int, *, paused: bool) -> None:
         """Take the figures of a tick; write the text file if one is set (a full disk is a warning)."""
-        jobs = ctx.store.query(job_rows.count_by_state)
-        allocations = ctx.store.query(allocation_rows.count_by_state)
+        jobs = res.state.query(job_rows.count_by_state)
+        allocations = res.state.query(allocation_rows.count_by_state)
         for state in JobState:
             self._jobs.labels(state.value).set(jobs.get(state.value, 0))
         for held in AllocationState:
@@ -62,13 +60,13 @@ class Metrics:
         self._gpus.set(held_gpus)
         self._late.set(late)
         self._tick.set(report.seconds)
-        self._at.set(ctx.now())
-        self._paused.set(0 if ctx.gate.problem(ctx.now()) is None else 1)
-        path = ctx.settings.metrics_file
+        self._at.set(res.now())
+        self._paused.set(int(paused))
+        path = res.settings.metrics_file
         if path is not None:
             try:
                 write_bytes(path, generate_latest(self.registry), READABLE)
                 with contextlib.suppress(OSError):
                     path.chmod(READABLE)  # whatever the umask
             except OSError as error:
-                ctx.warn(f"metrics not written to {path}: {error.strerror}")
+                res.warn(f"metrics not written to {path}: {error.strerror}")

@@ -7,22 +7,14 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-
-from prompttuner.db.queries.allocations import LIVE_STATES
-from prompttuner.db.queries.jobs import ACTIVE_STATES
-from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.controller.resources import Resources
+from prompttuner.db.queries import allocations as allocation_rows
+from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.upkeep import retention
 from prompttuner.files import read_json, write_bytes, write_json
 
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from prompttuner.controller.context import Context
-
-__all__ = ["clean_up", "purge_asked"]
+__all__ = ["Retention", "clean_up"]
 
 EVERY_S = 3600.0
 DAY_S = 86400.0
@@ -32,61 +24,71 @@ TICK_LOG = "tick.log"
 LOG_BYTES = 10_000_000
 ORPHAN_S = DAY_S
 """A folder of the spool without a row is removed after this long: it was left by a submit that never was applied."""
-_ACTIVE = select(Job.id).where(Job.state.in_(ACTIVE_STATES))
-_ENDS = select(Job.id, Job.finished_at).where(Job.finished_at.is_not(None))
 
 
-def purge_asked(ctx: Context, asked: bool = True) -> int:
-    """Remove the jobs that the user asked to purge: folder first, so that a cut-off purge is taken up again.
+class Retention:
+    """Removes what is old or asked to be purged; it remembers when a purge that failed is tried again."""
 
-    ``asked``: a request came in; else this looks only for what a controller before left undone, and tries again what
-    could not be removed.
-    """
-    now = ctx.steady()
-    if not asked and now < ctx.purge_again_at:
-        return 0
-    ids = ctx.store.query(lambda session: list(session.scalars(select(Job.id).where(Job.purged))))
-    gone = [job_id for job_id in ids if _removed(ctx, ctx.spool.job(job_id))]
-    if gone:
-        ctx.store.transact(ctx.ownership, lambda session: retention.purge_jobs(session, gone, ctx.now()))
-    ctx.purge_again_at = float("inf") if len(gone) == len(ids) else now + PURGE_AGAIN_S
-    return len(gone)
+    def __init__(self, resources: Resources) -> None:
+        self._res = resources
+        self._purge_again_at = float("-inf")
+        """When to look for unfinished purges again (steady seconds); a new controller looks at once."""
+
+    def purge_asked(self, asked: bool = True) -> int:
+        """Remove the jobs that the user asked to purge: folder first, so that a cut-off purge is taken up again.
+
+        ``asked``: a request came in; else this looks only for what a controller before left undone, and tries again
+        what could not be removed.
+        """
+        res, now = self._res, self._res.steady()
+        if not asked and now < self._purge_again_at:
+            return 0
+        ids = res.state.query(job_rows.purged_ids)
+        gone = [job_id for job_id in ids if _removed(res, res.spool.job(job_id))]
+        if gone:
+            res.state.write(lambda session: retention.purge_jobs(session, gone, res.now()))
+        self._purge_again_at = float("inf") if len(gone) == len(ids) else now + PURGE_AGAIN_S
+        return len(gone)
+
+    def clean_up(self) -> None:
+        """Apply ``keep_days`` and ``keep_mb``, at most once an hour (the time of the last one is in the spool)."""
+        clean_up(self._res)
 
 
-def _removed(ctx: Context, folder: Path) -> bool:
+def _removed(res: Resources, folder: Path) -> bool:
     """Remove a folder, never what a link in it (or in its place) points at; whether nothing of it is left."""
     try:
         folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     except FileNotFoundError:
         pass
     except OSError as error:
-        ctx.warn(f"{folder} cannot be removed: {error.strerror or error} ({error.filename}); tried again later")
+        res.warn(f"{folder} cannot be removed: {error.strerror or error} ({error.filename}); tried again later")
     return not os.path.lexists(folder)
 
 
-def clean_up(ctx: Context) -> None:
+def clean_up(res: Resources) -> None:
     """Apply ``keep_days`` and ``keep_mb``, at most once an hour (the time of the last one is a file in the spool)."""
-    stamp = ctx.spool.root / "cleaned.json"
-    now = ctx.now()
+    stamp = res.spool.root / "cleaned.json"
+    now = res.now()
     if 0 <= now - _time_in(stamp) < EVERY_S:  # one of a clock that has since been put back does not count
         return
     write_json(stamp, {"at": now})
-    before = now - ctx.settings.keep_days * DAY_S
-    old = ctx.store.query(lambda session: _ended_jobs(session, before))
-    _remove(ctx.spool.job(job_id) for job_id in old)
-    while ctx.store.transact(ctx.ownership, lambda session: retention.prune(session, before, now)).total:
+    before = now - res.settings.keep_days * DAY_S
+    old = res.state.query(lambda session: job_rows.ended_before(session, before))
+    _remove(res.spool.job(job_id) for job_id in old)
+    while res.state.write(lambda session: retention.prune(session, before, now)).total:
         pass
-    live, known = ctx.store.query(_names)
-    _remove(path for path in _older(ctx.spool.agents, before) if path.name not in live)
-    _remove(path for path in _older(ctx.spool.jobs, now - ORPHAN_S) if path.name not in known)
-    scraps = [path for path in _older(ctx.spool.inbox, before) if path.suffix != ".json"]
-    logs = [path for path in _older(ctx.settings.logs_dir, before) if path.name.startswith("controller-")]
-    for path in [*_older(ctx.spool.replies, now - DAY_S), *scraps, *logs]:
+    live, known = res.state.query(allocation_rows.live_ids), res.state.query(job_rows.ids)
+    _remove(path for path in _older(res.spool.agents, before) if path.name not in live)
+    _remove(path for path in _older(res.spool.jobs, now - ORPHAN_S) if path.name not in known)
+    scraps = [path for path in _older(res.spool.inbox, before) if path.suffix != ".json"]
+    logs = [path for path in _older(res.settings.logs_dir, before) if path.name.startswith("controller-")]
+    for path in [*_older(res.spool.replies, now - DAY_S), *scraps, *logs]:
         with contextlib.suppress(OSError):
             path.unlink()
-    _shorten(ctx.settings.logs_dir / TICK_LOG)
-    _remove(_older(ctx.settings.home / "submitit", before))
-    _limit_size(ctx, live, known)
+    _shorten(res.settings.logs_dir / TICK_LOG)
+    _remove(_older(res.settings.home / "submitit", before))
+    _limit_size(res, live, known)
 
 
 def _time_in(stamp: Path) -> float:
@@ -95,28 +97,18 @@ def _time_in(stamp: Path) -> float:
     return float(at) if isinstance(at, int | float) else 0.0
 
 
-def _ended_jobs(session: Session, before: float) -> list[str]:
-    query = select(Job.id).where(Job.state.not_in(ACTIVE_STATES), Job.finished_at < before)
-    return list(session.scalars(query))
-
-
-def _names(session: Session) -> tuple[set[str], set[str]]:
-    live = select(Allocation.uuid).where(Allocation.state.in_(LIVE_STATES))
-    return set(session.scalars(live)), set(session.scalars(select(Job.id)))
-
-
-def _limit_size(ctx: Context, live: set[str], known: set[str]) -> None:
+def _limit_size(res: Resources, live: set[str], known: set[str]) -> None:
     """Remove the largest waste first-in first-out until ``keep_mb`` is kept: what members of ended jobs wrote, then
     folders of ended agents, results last."""
-    active = set(ctx.store.query(lambda session: list(session.scalars(_ACTIVE))))
-    folders = [path for path in ctx.spool.jobs.iterdir() if path.name in known and path.name not in active]
-    agents = sorted((path for path in ctx.spool.agents.iterdir() if path.name not in live), key=_mtime)
+    active = res.state.query(job_rows.active_ids)
+    folders = [path for path in res.spool.jobs.iterdir() if path.name in known and path.name not in active]
+    agents = sorted((path for path in res.spool.agents.iterdir() if path.name not in live), key=_mtime)
     sizes = {folder: _size(folder) for folder in [*folders, *agents]}
     total = sum(sizes.values())
-    limit = ctx.settings.keep_mb * 1e6
+    limit = res.settings.keep_mb * 1e6
     if total <= limit:
         return
-    ends = dict(ctx.store.query(lambda session: [(row[0], row[1]) for row in session.execute(_ENDS)]))
+    ends = res.state.query(job_rows.ends)
     folders.sort(key=lambda folder: ends.get(folder.name) or 0.0)
     for folder in folders:  # checkpoints of ended jobs: nobody needs them any more
         if total <= limit:

@@ -17,18 +17,22 @@ from prompttuner.words import Counted
 
 __all__ = ["Arrival", "Wanted", "mapped", "moment"]
 
+MOST_FACTOR = 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which rows of a foreign trace are taken, and what prompt-tuning jobs they stand for.
 
-    A foreign job's GPU-time (run time x GPUs) becomes the one-GPU work from the default prompt; LLM, task and bank
-    factor, which no public trace has, are drawn by ``seed``.
+    A foreign job's GPU-time (run time x GPUs) times ``factor`` becomes the one-GPU work from the default prompt. Task
+    and bank factor, which no public trace has, are drawn by ``seed``; so is the LLM where the trace does not say it.
     """
 
     min_s: float = 0.0
     max_s: float = math.inf
-    """Run times outside are left out."""
+    """Run times outside (as in the file, before ``factor``) are left out."""
+    factor: float = 1.0
+    """Run times are multiplied by this."""
     max_gpus: int = 8
     """Jobs of more GPUs are left out; also the most GPUs that each job may use."""
     llms: tuple[LlmMix, ...] = DEFAULT_MIX
@@ -40,6 +44,8 @@ class Wanted:
     def __post_init__(self) -> None:
         if not 0 <= self.min_s <= self.max_s or self.max_gpus < 1 or self.tasks < 1 or not self.llms:
             raise SpecError("import: 0 <= shortest <= longest run time, and 1 GPU, task and LLM at least")
+        if not 0 < self.factor <= MOST_FACTOR:
+            raise SpecError(f"import: the factor on run times must be above 0, {MOST_FACTOR:g} at most")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,10 @@ class Arrival:
     user: str = ""
     slo_s: float = math.inf
     """Time from submission to deadline."""
+    llm: str = ""
+    """The LLM it needs; drawn where the trace does not say."""
+    step_s: float = 0.0
+    """Seconds of an iteration of that LLM on one GPU."""
 
 
 def mapped(loaded: Loaded, rows: Iterable[Arrival], wanted: Wanted) -> Loaded:
@@ -79,13 +89,14 @@ def mapped(loaded: Loaded, rows: Iterable[Arrival], wanted: Wanted) -> Loaded:
     factors = draw_bank_factors(tasks, wanted.bank_median, wanted.bank_sigma, wanted.seed)
     for row, pick, task, factor in zip(taken, picks, tasks, factors, strict=True):
         mix = wanted.llms[int(pick)]
+        step_s = row.step_s if row.llm else mix.step_s
         try:
             job = TraceJob(
                 id=row.id,
                 submit_s=row.at - start,
-                llm=mix.llm,
-                iters=row.run_s * row.gpus / mix.step_s,
-                step_s=mix.step_s,
+                llm=row.llm or mix.llm,
+                iters=row.run_s * row.gpus * wanted.factor / step_s,
+                step_s=step_s,
                 deadline_s=row.at - start + row.slo_s,
                 max_gpus=wanted.max_gpus,
                 bank_factor=float(factor),

@@ -112,10 +112,6 @@ class Zygote:
         """Ask the lease to checkpoint and leave at its next step boundary."""
         self._send({"op": "end_lease"})
 
-    def checkpoint(self) -> None:
-        """Ask the lease to save a checkpoint at its next step boundary and go on."""
-        self._send({"op": "checkpoint"})
-
     def kill_lease(self) -> None:
         """Kill the lease's processes at once."""
         self._send({"op": "kill_lease"})

@@ -110,8 +110,6 @@ class Zygote:
             elif self._worker is not None and self._worker.busy:
                 if op == "end_lease":
                     self._worker.signal(signal.SIGTERM)
-                elif op == "checkpoint":
-                    self._worker.signal(signal.SIGUSR1)
                 elif op == "kill_lease":
                     self._worker.kill()
         return True

@@ -1,0 +1,110 @@
+"""Plan: what is known and expected becomes the snapshot that the policy decides on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prompttuner.controller.act.limits import Limits
+from prompttuner.controller.act.transaction import WENT_ON
+from prompttuner.controller.plan.expectations import Expectations, Outlook
+from prompttuner.controller.plan.notes import new_notes
+from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
+from prompttuner.controller.resources import Resources
+from prompttuner.controller.upkeep.harvest import BankView
+from prompttuner.db.queries import leases as lease_rows
+from prompttuner.db.queries.live import Rows
+from prompttuner.db.tables.models import Allocation
+from prompttuner.policy.budget import within_budget
+from prompttuner.policy.contract.plan import Plan, Policy
+from prompttuner.states import AllocationState
+
+__all__ = ["Decision", "Planner"]
+
+NOTES_EVERY_S = 5.0
+"""Why jobs wait is put into words now and then only: with thousands of jobs that is work."""
+UNEXPLAINED_S = 30.0
+"""A job whose member leaves by itself is not given another for so long, unless Slurm has said why before."""
+SEEMS_WARM_S = 10.0
+"""The same where the agent has not said that it ends."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """A plan, and what it was made from."""
+
+    plan: Plan
+    outlook: Outlook | None = None
+    gpus_per_agent: int = 1
+    to_write: bool = False
+    """Whether rows change: there are actions, or notes that say something else than the rows."""
+
+
+class Planner:
+    """Asks the policy; remembers when it wants to be asked again."""
+
+    def __init__(self, resources: Resources, policy: Policy, limits: Limits, bank: BankView) -> None:
+        self._res = resources
+        self._policy = policy
+        self._limits = limits
+        self._expectations = Expectations(resources, bank)
+        self.prewarm = resources.settings.prewarm
+        """Whether agents may be started for jobs that are only foreseen."""
+        self.next_plan_s = 0.0
+        """Period of cron's ticks where those come next; 0: a daemon ticks."""
+        self._plan_at = float("-inf")
+        """When the policy wants to plan next (Unix time) although there may be neither job nor allocation."""
+        self._last_noted = float("-inf")
+        """When jobs that wait were last explained (steady seconds)."""
+
+    def plan(self, rows: Rows) -> Decision:
+        """The policy's plan for these rows; an empty one where there is nothing to plan for."""
+        res = self._res
+        if not rows.jobs and not rows.allocations and res.now() < self._plan_at:
+            return Decision(Plan(wake_at=self._plan_at))
+        outlook = self._expectations.of(rows.jobs, rows.allocations)
+        if not outlook.pools:
+            self._plan_at = float("inf")
+            return Decision(Plan())
+        given = SnapshotInputs(
+            now=res.now(),
+            tick_s=res.settings.tick_s,
+            limits=self._limits.now(rows.allocations, prewarm=self.prewarm),
+            pools=outlook.pools,
+            profiles=outlook.profiles,
+            remaining=outlook.remaining,
+            bank=outlook.bank,
+            arrivals=outlook.arrivals,
+            step_s=outlook.step_s,
+            next_plan_s=self.next_plan_s,
+            kept=self._with_unexplained_loss(rows.allocations),
+        )
+        snapshot = build_snapshot(rows.jobs, rows.allocations, given)
+        each = self._limits.gpus_per_agent
+        plan = within_budget(snapshot, self._policy.plan(snapshot), each)
+        self._plan_at = plan.wake_at
+        return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, rows.jobs)))
+
+    def _with_unexplained_loss(self, allocations: Sequence[Allocation]) -> frozenset[str]:
+        """Jobs that a member has left by itself a moment ago.
+
+        Only Slurm knows why, and what a user cancels there is not made good. A worker may be signalled, and leave,
+        before its agent says that it ends; so an agent that seems to be warm after that counts for a moment too.
+        """
+        now = self._res.now()
+        limits = {AllocationState.DRAINING: UNEXPLAINED_S, AllocationState.WARM: SEEMS_WARM_S}
+        leaving = [
+            a.uuid
+            for a in allocations
+            if not a.drain and 0 <= now - a.state_since < limits.get(AllocationState(a.state), 0.0)
+        ]
+        if not leaving:
+            return frozenset()
+        return frozenset(self._res.state.query(lambda session: lease_rows.jobs_of_latest(session, leaving, WENT_ON)))
+
+    def _notes_due(self) -> bool:
+        now = self._res.steady()
+        due = now - self._last_noted >= NOTES_EVERY_S
+        if due:
+            self._last_noted = now
+        return due
