@@ -33,6 +33,7 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
         SpoolError, DatabaseError: state or spool cannot be used.
         StateError: the controller refused the job.
     """
+    from prompttuner.controller.act.admission import check_admission
     from prompttuner.controller.requests import leave, new_job_id
     from prompttuner.controller.run import tick_once
     from prompttuner.slurm.spool import Spool
@@ -41,6 +42,7 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
     settings = settings or _settings()
     job = new_job_id()
     resolved = resolve(make_spec(spec.model_dump(mode="json", exclude_unset=True)), time.time())
+    check_admission(settings, [resolved])
     request = leave(settings, {"kind": "submit", "job": job, "spec": resolved})
     try:
         tick_once(settings)

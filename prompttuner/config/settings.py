@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     bank_dirs: tuple[Folder, ...] = Field(
         default=(), description="Prompt Banks to look into besides the own one, home/bank"
     )
+    checks_dir: Folder | None = Field(
+        None, description="where checks of models and data at submit are remembered; none: home/checks"
+    )
     policy: str = Field(default="prompttuner", description="scheduling policy")
     pool: Literal["warm", "none"] = Field(default="warm", description="none: agents end with their job")
     prewarm: bool = Field(
@@ -195,6 +198,11 @@ class Settings(BaseSettings):
     @property
     def spool_dir(self) -> Path:
         return self.spool or self.home / "spool"
+
+    @property
+    def checks(self) -> Path:
+        """Where good answers of `prompttuner.spec.preflight` are kept."""
+        return self.checks_dir or self.home / "checks"
 
     @property
     def bank_dir(self) -> Path:

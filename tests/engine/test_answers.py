@@ -159,9 +159,7 @@ def test_a_result_that_cannot_be_written_keeps_the_prompt(
         raise AttributeError("no num_attention_heads")
 
     monkeypatch.setattr("prompttuner.engine.result.adapter_config", fails)
-    with pytest.raises(
-        ModelError, match=r"cannot be written .*no num_attention_heads.*kept in .*prompt\.safetensors"
-    ):
+    with pytest.raises(ModelError, match=r"cannot be written .*no num_attention_heads.*kept in .*prompt\.safetensors"):
         TunerTask(tuner).write_result(tmp_path, "exhausted")
     assert torch.equal(load_file(tmp_path / "prompt.safetensors")["prompt"], tuner.result_prompt)
     assert not (tmp_path / "result").exists()

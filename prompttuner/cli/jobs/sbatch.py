@@ -53,10 +53,12 @@ def sbatch(
 
 def _submit(spec: dict[str, object], grid: list[str], hold: bool) -> list[str]:
     from prompttuner.cli.jobs.ask import ask_all, make_request, tell
-    from prompttuner.cli.jobs.submit import resolve_all
+    from prompttuner.cli.jobs.submit import check_all, resolve_all, tell_notes
     from prompttuner.controller.requests import new_job_id
 
-    requests = [make_request("submit", job=new_job_id(), spec=one, hold=hold) for one in resolve_all([], spec, grid)]
+    specs = resolve_all([], spec, grid)
+    tell_notes(check_all(specs))
+    requests = [make_request("submit", job=new_job_id(), spec=one, hold=hold) for one in specs]
     answers = ask_all(context.settings(), requests)
     tell(answers)
     refused = [f"{answer.request['job']}: {answer.message}" for answer in answers if answer.applied and not answer.ok]

@@ -79,6 +79,7 @@ def submit(
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
+    tell_notes(check_all(specs))
     if dry_run:
         _show_dry_run(specs, json)
         return
@@ -104,6 +105,23 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
         for combination in expand_grid(values, axes):
             specs.append(resolve(make_spec(combination, source=source), now))
     return specs
+
+
+def check_all(specs: list[dict[str, Any]]) -> list[str]:
+    """The same checks for `--dry-run`, `submit` and `sbatch`; what the user should know, each once.
+
+    Raises:
+        PromptTunerError: what would be refused, or fail in a worker's first minute.
+    """
+    from prompttuner.controller.act.admission import check_admission
+
+    return check_admission(context.settings(), specs)
+
+
+def tell_notes(notes: list[str]) -> None:
+    """On standard error, so that ids on standard output stay alone."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 def _submit(specs: list[dict[str, Any]], hold: bool, quiet: bool, json: bool) -> None:
