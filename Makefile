@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help venv dev demo demo-slurm test lint types soak bench clean
+.PHONY: help venv dev demo demo-slurm test lint types docs soak bench clean
 
 help:
 	@echo "make demo        install into $(VENV) and tune six prompts by their deadlines on this machine"
 	@echo "make demo-slurm  the same on a throw-away Slurm cluster (Debian/Ubuntu packages)"
 	@echo "make test        install what the tests need and run them all"
 	@echo "make lint types  ruff; mypy"
+	@echo "make docs        the documentation as a site, in build/docs; a broken link fails"
 	@echo "make soak        hours of random faults (SOAK_HOURS=1)"
 	@echo "make bench       every benchmark, quick form (BENCH_ARGS= for the full one)"
 	@echo "make venv        only install into $(VENV)"
@@ -30,7 +31,7 @@ $(BASE): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt
-	@PYTHON=$(PYTHON) tools/make_venv.sh $(VENV) test,lint,postgres,plots,top,tensorboard
+	@PYTHON=$(PYTHON) tools/make_venv.sh $(VENV) test,lint,docs,postgres,plots,top,tensorboard
 	@touch $(BASE) $@
 
 demo: $(BASE)
@@ -50,6 +51,9 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(BIN)/python -m mypy
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 SOAK_HOURS ?= 1
 soak: $(DEV)

@@ -131,7 +131,7 @@ def _read(session: Session, replay: Replay, spool: Path, site: Site, latest_s: f
         for entry in replay.entries
     }
     measured = measure(session, jobs.values(), spool, site.poll_s)
-    startups = [dict(row._mapping) for row in profile_rows.load_startups(session)]
+    startups = [row._asdict() for row in profile_rows.load_startups(session)]
     startups = [{key: value for key, value in row.items() if key != "updated_at"} for row in startups]
     held = {(row["pool"], row["kind"]) for row in startups}
     for pool, model in sorted({(job.pool, job.model) for job in jobs.values()}):

@@ -159,8 +159,9 @@ def plan_cells(quick: bool, seeds: int, full: bool) -> list[Cell]:
 
 
 def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) -> list[dict[str, Any]]:
-    """The rows of these cells in order; those in the cache (JSON lines, one a cell) are not computed again, but
-    ``check`` of them, evenly spread, and compared: a change of the code since then must not go unnoticed.
+    """The rows of these cells in order; those in the cache (JSON lines, one a cell) are not computed again.
+
+    But ``check`` of them, evenly spread, are, and compared: a change of the code since then must not go unnoticed.
     """
     done: dict[str, dict[str, Any]] = {}
     if cache is not None and cache.exists():

@@ -34,8 +34,9 @@ from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.policy import get
 from prompttuner.protocol.agents import AgentStatus
 from prompttuner.protocol.jobs import Membership
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen
+from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.spool import Spool
+from prompttuner.slurm.words import Native
 from prompttuner.worker.membership import member_dir, propose
 
 SPEC: dict[str, Any] = {

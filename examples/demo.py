@@ -90,6 +90,7 @@ class Progress:
         self._start = time.monotonic()
 
     def __call__(self, state: State, _report: TickReport) -> None:
+        """Print what is new after a tick."""
         for event in state.query(lambda session: events.read_after(session, self._seq)):
             self._seq = event.seq
             if event.kind.startswith("job.") or event.kind in {"members", "lookup"}:
@@ -160,6 +161,7 @@ def run(settings: Settings, plans: Sequence[Plan] = PLANS) -> int:
 
 
 def main() -> int:
+    """Run the demo from the command line; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(".demo"), help="where everything of the demo is kept")
     parser.add_argument("--keep", action="store_true", help="go on with an earlier demo's home (its bank is warm)")

@@ -34,6 +34,7 @@ def show_accounting(cluster: Cluster, jobs: int) -> None:
 
 
 def main() -> int:
+    """Run the demo on a throw-away cluster; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(".demo"), help="where everything of the demo is kept")
     home = parser.parse_args().home.absolute()

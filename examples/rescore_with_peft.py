@@ -84,6 +84,7 @@ def answers(model, tokenizer, encoded, limit, device):
 
 
 def score_answers(metric, texts, encoded):
+    """Mean score of greedy answers, by the metric of the job."""
     if metric == "exact_match":
         return sum(text.strip() == target.strip() for text, (_, _, target) in zip(texts, encoded, strict=True)) / len(
             encoded
@@ -125,6 +126,7 @@ def rescore(folder, device):
 
 
 def main():
+    """Score a result folder with PEFT alone and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_FOLDER")
     parser.add_argument("--device", default="cpu")

@@ -10,6 +10,8 @@ __all__ = ["ALLOCATION_ENDED", "JOB_ENDED", "AllocationState", "JobState", "chec
 
 
 class JobState(StrEnum):
+    """States of a job."""
+
     QUEUED = "queued"
     """Has no members: new, or paused at a checkpoint."""
     RUNNING = "running"
@@ -28,6 +30,8 @@ class JobState(StrEnum):
 
 
 class AllocationState(StrEnum):
+    """States of an allocation."""
+
     INTENT = "intent"
     """Row committed, Slurm not asked yet, or its answer not known."""
     PENDING = "pending"

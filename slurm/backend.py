@@ -9,23 +9,31 @@ from pathlib import Path
 from typing import Protocol
 
 from prompttuner.errors import BackendError
+from prompttuner.slurm.words import Native
 
-__all__ = ["NO_ANSWER", "AllocationRequest", "Backend", "Native", "Seen", "SubmitRefused", "SubmitUnknown"]
+__all__ = [
+    "NO_ANSWER",
+    "AllocationRequest",
+    "Backend",
+    "EndSource",
+    "Seen",
+    "SubmitRefused",
+    "SubmitUnknown",
+]
 
 NO_ANSWER = "NO_ANSWER"
 """``Seen.native_state`` of an UNKNOWN where the resource manager could not be asked: it says nothing at all."""
 
 
-class Native(StrEnum):
-    """What the resource manager says of an allocation. UNKNOWN is never an end."""
+class EndSource(StrEnum):
+    """Who says when an allocation ended, the most reliable first. That it has ended is proven in every case."""
 
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETING = "completing"
-    """Its end is decided, processes may still live."""
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    """Not answered, or not found in a source that may be late: leave it alone."""
+    MANAGER = "manager"
+    """The resource manager: the end that it charges."""
+    FAREWELL = "farewell"
+    """The agent's exit file, a moment before the manager's end."""
+    BEAT = "beat"
+    """Nobody: the last sign of life counts."""
 
 
 class SubmitRefused(BackendError):
@@ -54,6 +62,7 @@ class AllocationRequest:
 
     @property
     def name(self) -> str:
+        """Name of the resource manager, or of the allocation in it."""
         return f"pt-{self.uuid}"
 
 
@@ -70,13 +79,17 @@ class Seen:
     start_at: float | None = None
     """Unix seconds; for a pending one the manager's estimate."""
     ends_at: float | None = None
+    """Unix seconds: end of the walltime; of an ended one when it ended."""
+    end_source: EndSource | None = None
+    """Of an ended one: where ``ends_at`` comes from."""
 
 
 class Backend(Protocol):
     """All calls are bounded in time and raise BackendError; batched wherever one call can serve many."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the resource manager."""
 
     def submit(self, request: AllocationRequest) -> str:
         """Ask for one allocation; returns the manager's id. Raises SubmitRefused or SubmitUnknown."""
@@ -87,6 +100,9 @@ class Backend(Protocol):
         ...
 
     def observe(self, known: Sequence[tuple[str, str | None]]) -> dict[str, Seen]:
-        """For (uuid, native id or None) pairs, what is known now, by uuid. One batched query, found by name when the id
-        is not known (an intent whose answer was lost). Missing answers are Seen(UNKNOWN)."""
+        """For (uuid, native id or None) pairs, what is known now, by uuid.
+
+        One batched query, found by name when the id is not known (an intent whose answer was lost). Missing answers
+        are Seen(UNKNOWN).
+        """
         ...

@@ -49,8 +49,10 @@ class SlurmClient:
         """Commands run so far; tests and metrics count them."""
 
     def run(self, *command: str, submits: bool = False) -> str:
-        """Standard output of a command. ``submits``: the environment goes along into a job, so it stays as it is
-        (less the variables of a surrounding job).
+        """Standard output of a command.
+
+        ``submits``: the environment goes along into a job, so it stays as it is (less the variables of a surrounding
+        job).
 
         Raises:
             ClientMissing: not installed.

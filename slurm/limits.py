@@ -38,6 +38,7 @@ class TokenBucket:
         self.tokens = max(0.0, self.tokens - count)
 
     def to_json(self) -> dict[str, Any]:
+        """The state as JSON values."""
         return {"tokens": self.tokens, "at": self.at}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
@@ -63,6 +64,7 @@ class Breaker:
     last_error: str = ""
 
     def allows(self, now: float) -> bool:
+        """Whether a call may be made now."""
         return self.failures < self.threshold or self._is_over(now)
 
     def probing(self, now: float) -> bool:
@@ -74,9 +76,11 @@ class Breaker:
         return not now < self.open_until <= now + self.max_pause_s
 
     def success(self) -> None:
+        """A call went well: the count of failures starts again."""
         self.failures, self.open_until, self.last_error = 0, 0.0, ""
 
     def failure(self, now: float, error: str) -> None:
+        """A call failed."""
         self.failures += 1
         self.last_error = error[:500]
         if self.failures >= self.threshold:
@@ -91,9 +95,11 @@ class Breaker:
         return f"paused for {wait:.0f} s more after {self.failures} failures in a row; the last: {self.last_error}"
 
     def to_json(self) -> dict[str, Any]:
+        """The state as JSON values."""
         return {"failures": self.failures, "open_until": self.open_until, "last_error": self.last_error}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Take over a state that ``to_json`` gave."""
         if state is None:
             return
         self.failures = int(_number(state.get("failures")) or 0)

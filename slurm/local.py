@@ -12,7 +12,9 @@ from pathlib import Path
 from prompttuner.errors import BackendError
 from prompttuner.protocol.agents import Farewell, Instance
 from prompttuner.protocol.files import read_message, understood
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.observe import end_by_agent
+from prompttuner.slurm.words import Native
 
 __all__ = ["LocalBackend", "process_start"]
 
@@ -125,7 +127,8 @@ class LocalBackend:
             return Seen(Native.UNKNOWN)
         farewell = understood(read_message(Farewell, self._agents / uuid / Farewell.FILE))
         reason = "gone without a word" if farewell is None else farewell.reason
-        return Seen(Native.ENDED, native, "EXITED", reason=reason)
+        ended_at, source = end_by_agent(self._agents / uuid, farewell)
+        return Seen(Native.ENDED, native, "EXITED", reason, ends_at=ended_at, end_source=source)
 
 
 def _is_agent(pid: int) -> bool:

@@ -15,21 +15,17 @@ from prompttuner.errors import BackendError
 from prompttuner.protocol.agents import Farewell
 from prompttuner.protocol.files import read_message, understood
 from prompttuner.slurm.answers import (
-    NAME_PREFIX,
-    SACCT_FIELDS,
-    SQUEUE_FORMAT,
     Row,
-    native_of,
     parse_record,
     parse_sacct,
     parse_squeue,
-    parse_time,
 )
-from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
+from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
+from prompttuner.slurm.words import NAME_PREFIX, SACCT_FIELDS, SQUEUE_FORMAT, Native, native_of, parse_time
 
-__all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer"]
+__all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "end_by_agent", "last_beat"]
 
 NOT_FOUND = "NOT_FOUND"
 """Word of an UNKNOWN: Slurm was asked and does not know it (an intent that never arrived, or sacct is late)."""
@@ -156,36 +152,68 @@ class Observer:
             records = parse_record(self._client.run("scontrol", "--oneliner", "show", "job", number))
         except BackendError as error:
             if "invalid job id" in str(error).lower():
-                return Seen(Native.ENDED, number, VANISHED, "Slurm does not know this job id any more")
+                return self._vanished(uuid, number, "Slurm does not know this job id any more")
             return Seen(Native.UNKNOWN, number, NO_ANSWER, str(error))
         for record in records:
             if record.get("JobId") != number:
                 continue
             if record.get("JobName") != NAME_PREFIX + uuid:
-                return Seen(Native.ENDED, number, VANISHED, "Slurm has given this job id to another job")
+                return self._vanished(uuid, number, "Slurm has given this job id to another job")
             word = record.get("JobState", "")
-            return Seen(
-                native_of(word),
+            row = Row(
                 number,
+                native_of(word),
                 word,
                 record.get("Reason", ""),
                 record.get("NodeList") or None,
                 parse_time(record.get("StartTime", "")),
                 parse_time(record.get("EndTime", "")),
             )
+            return _seen(row)
         return None
 
     def _own_word(self, uuid: str) -> Seen | None:
         """The end as the agent itself wrote it."""
         said = understood(read_message(Farewell, self._agents / uuid / Farewell.FILE))
-        return None if said is None else Seen(Native.ENDED, None, EXITED, said.reason)
+        if said is None:
+            return None
+        ended_at, source = end_by_agent(self._agents / uuid, said)
+        return Seen(Native.ENDED, None, EXITED, said.reason, ends_at=ended_at, end_source=source)
+
+    def _vanished(self, uuid: str, number: str, why: str) -> Seen:
+        """Proof of an end whose time nobody tells: the last sign of life counts."""
+        ended_at, source = end_by_agent(self._agents / uuid, None)
+        return Seen(Native.ENDED, number, VANISHED, why, ends_at=ended_at, end_source=source)
 
     def _is_alive(self, uuid: str, now: float) -> bool:
-        try:
-            changed = (self._agents / uuid / "status.json").stat().st_mtime
-        except OSError:
-            return False
-        return abs(now - changed) < SILENT_S
+        beat = last_beat(self._agents / uuid)
+        return beat is not None and abs(now - beat) < SILENT_S
+
+
+def end_by_agent(folder: Path, farewell: Farewell | None) -> tuple[float | None, EndSource | None]:
+    """When an agent that has ended was last heard of: its farewell's time, else its last beat, else (None, None)."""
+    if farewell is not None and farewell.at > 0:
+        return farewell.at, EndSource.FAREWELL
+    beat = last_beat(folder)
+    return beat, None if beat is None else EndSource.BEAT
+
+
+def last_beat(folder: Path) -> float | None:
+    """When an agent last wrote its status, by the clock of the shared file system; None if it never did."""
+    try:
+        return (folder / "status.json").stat().st_mtime
+    except OSError:
+        return None
+
+
+def _seen(row: Row) -> Seen:
+    """A row as the controller knows it. An ended job that had not started shows a start after its end, or none."""
+    ended = row.state is Native.ENDED
+    start = row.start_at
+    if ended and start is not None and row.ends_at is not None and start > row.ends_at:
+        start = None
+    source = EndSource.MANAGER if ended and row.ends_at is not None else None
+    return Seen(row.state, row.job_id, row.word, row.reason, row.node, start, row.ends_at, source)
 
 
 def _match(known: Iterable[tuple[str, str | None]], rows: Iterable[Row]) -> dict[str, Seen]:
@@ -199,7 +227,5 @@ def _match(known: Iterable[tuple[str, str | None]], rows: Iterable[Row]) -> dict
         candidates = [row for row in by_uuid.get(uuid, []) if number is None or row.job_id == number]
         if candidates:
             best = max(candidates, key=lambda row: (_LIVELINESS[row.state], int(row.job_id)))
-            seen[uuid] = Seen(
-                best.state, best.job_id, best.word, best.reason, best.node, best.start_at, best.ends_at
-            )  # fmt: skip
+            seen[uuid] = _seen(best)
     return seen

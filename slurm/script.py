@@ -21,7 +21,7 @@ SUBMITIT_NAMES = {
     "partition", "cpus-per-task", "qos", "mem-per-gpu", "mem-per-cpu", "constraint", "exclude", "account",
     "mail-type", "mail-user", "nodelist", "dependency", "exclusive",
 }  # fmt: skip
-"""sbatch options that submitit has a parameter for; all others go through its ``additional_parameters``."""
+"""Options of sbatch that submitit has a parameter for; all others go through its ``additional_parameters``."""
 OWN_OPTIONS = frozenset(
     {
         "job-name", "comment", "output", "error", "open-mode", "array", "requeue", "no-requeue", "wait", "parsable",
@@ -157,7 +157,7 @@ def _gpus(request: AllocationRequest, settings: SlurmSettings) -> dict[str, Any]
 
 
 def _from_settings(settings: SlurmSettings) -> dict[str, str]:
-    """sbatch options that the settings ask for."""
+    """Sbatch options that the settings ask for."""
     named = {
         "account": settings.account,
         "qos": settings.qos,

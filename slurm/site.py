@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from prompttuner.slurm.answers import parse_duration, parse_record, parse_time
+from prompttuner.slurm.answers import parse_record
 from prompttuner.slurm.command import ClientError, SlurmClient
+from prompttuner.slurm.words import parse_duration, parse_time
 
 __all__ = [
     "GPU_MEMORY_GB",
@@ -34,6 +35,8 @@ GPU_MEMORY_GB = {
 
 @dataclass(frozen=True, slots=True)
 class Partition:
+    """One partition as Slurm describes it; None where it does not say."""
+
     name: str
     default: bool
     up: bool
@@ -67,6 +70,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
+    """One reservation."""
+
     name: str
     start_at: float
     end_at: float
@@ -75,6 +80,8 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Site:
+    """What is known of a site."""
+
     cluster: str
     version: str
     partitions: tuple[Partition, ...]
@@ -198,9 +205,12 @@ def parse_gres(text: str) -> dict[str, int]:
 
 
 def parse_limits(associations: str, qos: str) -> Limits:
-    """Rows of ``sacctmgr -nP show assoc`` (Account, QOS, MaxJobs, MaxSubmit, GrpTRES, MaxWall) and ``show qos``
-    (Name, MaxJobsPU, MaxSubmitPU, MaxTRESPU, MaxWall). Of several accounts the most generous counts, of QOS those
-    that the associations name."""
+    """The limits in what ``sacctmgr -nP`` prints.
+
+    Rows of ``show assoc`` are (Account, QOS, MaxJobs, MaxSubmit, GrpTRES, MaxWall), those of ``show qos`` (Name,
+    MaxJobsPU, MaxSubmitPU, MaxTRESPU, MaxWall). Of several accounts the most generous counts, of QOS those that the
+    associations name.
+    """
     accounts: list[str] = []
     names: set[str] = set()
     rows: list[tuple[float | None, ...]] = []

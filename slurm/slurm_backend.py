@@ -64,8 +64,10 @@ class SlurmBackend:
         return submit(self.script(request), request, self._settings.slurm.call_timeout_s, self._entry)
 
     def cancel(self, native_ids: Sequence[str]) -> None:
-        """End allocations; ids that are gone are no error. Their processes may live on until Slurm has killed them:
-        ``observe`` says COMPLETING as long as they do."""
+        """End allocations; ids that are gone are no error.
+
+        Their processes may live on until Slurm has killed them: ``observe`` says COMPLETING as long as they do.
+        """
         failed = ""
         for piece in chunks(sorted(set(native_ids))):
             try:

@@ -101,7 +101,7 @@ def classify(code: int | None, said: str) -> SubmitRefused | SubmitUnknown:
 
 @contextlib.contextmanager
 def _private_files() -> Any:
-    """submitit opens its files without a mode of their own."""
+    """A umask for files that submitit opens: it gives them no mode of their own."""
     before = os.umask(0o077)
     try:
         yield

@@ -132,6 +132,7 @@ def place(rows: list[list[str]]) -> dict[str, tuple[float, float]]:
 
 
 def width(point: str) -> float:
+    """Width of a box; a waypoint has none."""
     return 0.0 if "@" in point else BOX_WIDTH
 
 
@@ -188,6 +189,7 @@ def _box(place: tuple[float, float], room: str, files: list[Path]) -> str:
 
 
 def main() -> int:
+    """Write the drawing, or check it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if the drawing in docs is out of date")
     drawing = draw()

@@ -1,7 +1,8 @@
 """Train the small model from nothing, reproducibly: ``python tools/train_small_model.py --out FOLDER``.
 
 About eight minutes of one CPU core. With the same versions of torch and transformers on the same kind of CPU the
-weights come out the same; elsewhere they differ in the last bits, and the quality hardly does."""
+weights come out the same; elsewhere they differ in the last bits, and the quality hardly does.
+"""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ class Modes:
 
     @classmethod
     def of(cls, sharing: Sharing) -> Modes:
+        """The modes of folders and files for this kind of sharing."""
         if sharing is Sharing.PRIVATE:
             return cls(0o700, 0o700, 0o700, 0o600, 0o600)
         if sharing is Sharing.GROUP_READ:

@@ -57,6 +57,7 @@ class Index:
 
     @classmethod
     def empty(cls) -> Index:
+        """An index of nothing: no features, no clusters."""
         none = np.zeros(0, np.int64)
         return cls([], np.zeros((0, 0), np.float32), np.zeros(0, bool), Clusters(none, none, 0.0))
 

@@ -16,7 +16,8 @@ Floats = NDArray[np.float64]
 class ScoreFn(Protocol):
     """Loss of candidates on samples: (candidates, samples), lower is better, inf where a candidate is refused."""
 
-    def __call__(self, candidates: Sequence[int], samples: Sequence[int], /) -> Floats: ...
+    def __call__(self, candidates: Sequence[int], samples: Sequence[int], /) -> Floats:
+        """Mean loss of each candidate on each sample: float64, shape (candidates, samples)."""
 
 
 class OutOfBudget(Exception):

@@ -78,6 +78,7 @@ class Scorer:
 
     @torch.inference_mode()
     def __call__(self, candidates: Sequence[int], samples: Sequence[int]) -> NDArray[np.float64]:
+        """Mean loss per target token, float64 of shape (candidates, samples); both are row numbers."""
         result = np.full((len(candidates), len(samples)), np.inf)
         prompts = {row: p for row, c in enumerate(candidates) if (p := self._prompt(c)) is not None}
         if not prompts or not samples:

@@ -46,6 +46,8 @@ class LookupSettings:
     """None: no tuning steps."""
     recipe: str = DEFAULT_RECIPE
     """How features are made; those of another recipe in the index are not used."""
+    without: frozenset[str] = frozenset()
+    """Entries that are treated as if they did not exist (for trials)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class _Lookup:
             length,
             stop=lambda: self._over(FEATURE_SHARE),
             recipe=self.settings.recipe,
+            without=self.settings.without,
             longest=room_for_prompt(self.loaded, samples, batches),
         )
         own = _own_texts(self.spec)

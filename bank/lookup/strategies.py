@@ -36,6 +36,7 @@ class Layers:
 
     @property
     def size(self) -> int:
+        """Number of candidates."""
         return len({c for group in self.members for c in group} | set(self.always))
 
 

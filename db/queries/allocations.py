@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
 from prompttuner.db.queries import events
-from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
+from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of
 from prompttuner.db.queries.changes import Change, apply_changes
 from prompttuner.db.tables.models import Allocation
 from prompttuner.errors import NotFound
@@ -20,12 +20,13 @@ __all__ = [
     "add",
     "change",
     "count_by_state",
+    "ends_untold",
     "find",
     "get",
     "live_ids",
     "load_live",
     "one_of_each_pool",
-    "update",
+    "settle_end",
 ]
 
 LIVE_STATES = tuple(state.value for state in AllocationState if state not in ALLOCATION_ENDED)
@@ -136,17 +137,24 @@ def change(
     )
 
 
-def update(session: Session, rows: Iterable[Mapping[str, Any]], at: float) -> None:
-    """Update columns of many allocations, not their states, in as many statements as there are sets of columns.
+def ends_untold(session: Session, since: float, limit: int) -> list[tuple[str, str | None]]:
+    """(uuid, native id) of allocations that ended after ``since`` and whose end is not by the manager's word."""
+    untold = _TABLE.c.end_source.is_(None) | (_TABLE.c.end_source != "manager")
+    query = (
+        select(_TABLE.c.uuid, _TABLE.c.native_id)
+        .where(_TABLE.c.ended_at > since, _TABLE.c.native_id.is_not(None), untold)
+        .order_by(_TABLE.c.ended_at.desc())
+        .limit(limit)
+    )
+    return [(row[0], row[1]) for row in session.execute(query)]
 
-    Args:
-        rows: ``{"uuid": ..., column: value, ...}``.
-    """
-    full = []
-    for row in rows:
-        check_columns(_TABLE, row, _RESERVED - {"uuid"})
-        full.append({**row, "updated_at": at})
-    update_rows(session, _TABLE, "uuid", full)
+
+def settle_end(session: Session, uuid: str, started_at: float | None, ended_at: float, source: str) -> None:
+    """Put the times of an ended allocation right, once they are known better."""
+    values: dict[str, Any] = {"ended_at": ended_at, "end_source": source}
+    if started_at is not None:
+        values["started_at"] = started_at
+    session.execute(_TABLE.update().where(_TABLE.c.uuid == uuid, _TABLE.c.ended_at.is_not(None)).values(**values))
 
 
 def count_by_state(session: Session) -> dict[str, int]:

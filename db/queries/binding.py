@@ -28,6 +28,7 @@ def bound_to(session: Session) -> tuple[str, str] | None:
 
 
 def bind(session: Session, identity: str, place: str) -> None:
+    """Remember that this database goes with the spool of this identity, at ``place``."""
     upsert_rows(session, table_of(Meta), [{"key": SPOOL, "value": json.dumps([identity, place])}])
 
 

@@ -18,6 +18,7 @@ V = TypeVar("V")
 
 
 def table_of(model: type[DeclarativeBase]) -> Table:
+    """The table behind a model class."""
     table = model.__table__
     assert isinstance(table, Table)
     return table

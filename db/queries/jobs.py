@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select, union_all
 from sqlalchemy.orm import Session, defer
 
 from prompttuner.db.queries import events
-from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of, update_rows
+from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of
 from prompttuner.db.queries.changes import Change, apply_changes
 from prompttuner.db.tables.models import Job
 from prompttuner.errors import NotFound
@@ -26,16 +26,15 @@ __all__ = [
     "count_by_state",
     "ended_before",
     "ends",
-    "find",
     "get",
     "ids",
     "latest_reached",
     "load_active",
     "missed_since",
+    "most_urgent",
     "newest",
     "purged_ids",
     "resolve",
-    "update",
     "with_workers",
 ]
 
@@ -72,8 +71,10 @@ def add(session: Session, rows: Sequence[Mapping[str, Any]], at: float, cause: s
 
 
 def load_active(session: Session) -> Sequence[Row[Any]]:
-    """All jobs that have not ended, oldest first, as light rows: every column but spec, lookup, history,
-    initial_prompt and error. One statement, whatever their number."""
+    """All jobs that have not ended, oldest first, as light rows.
+
+    Every column but spec, lookup, history, initial_prompt and error. One statement, whatever their number.
+    """
     query = select(*_LIGHT).where(_TABLE.c.state.in_(ACTIVE_STATES)).order_by(_TABLE.c.submitted_at, _TABLE.c.id)
     return session.execute(query).all()
 
@@ -124,26 +125,10 @@ def missed_since(session: Session, since: float) -> list[Job]:
     return list(session.scalars(query.options(defer(Job.spec), defer(Job.history), defer(Job.evaluations))))
 
 
-def find(
-    session: Session,
-    *,
-    states: Iterable[str] | None = None,
-    owner: str | None = None,
-    name: str | None = None,
-    since: float | None = None,
-    limit: int | None = None,
-) -> Sequence[Row[Any]]:
-    """Light rows of jobs, newest first; each filter narrows the choice."""
-    query = select(*_LIGHT).order_by(_TABLE.c.submitted_at.desc(), _TABLE.c.id.desc())
-    if states is not None:
-        query = query.where(_TABLE.c.state.in_([str(state) for state in states]))
-    if owner is not None:
-        query = query.where(_TABLE.c.owner == owner)
-    if name is not None:
-        query = query.where(_TABLE.c.name == name)
-    if since is not None:
-        query = query.where(_TABLE.c.submitted_at >= since)
-    return session.execute(query.limit(limit)).all()
+def most_urgent(session: Session, limit: int) -> list[Job]:
+    """Whole rows of active jobs, the earliest deadline first, best effort last."""
+    urgency = Job.deadline_at.is_(None), Job.deadline_at, Job.submitted_at
+    return list(session.scalars(select(Job).where(Job.state.in_(ACTIVE_STATES)).order_by(*urgency).limit(limit)))
 
 
 def newest(session: Session, limit: int, states: Iterable[str], ended_since: float | None = None) -> Sequence[Job]:
@@ -244,19 +229,6 @@ def change(
         reserved=_RESERVED,
         known=known,
     )
-
-
-def update(session: Session, rows: Iterable[Mapping[str, Any]], at: float) -> None:
-    """Update columns of many jobs, not their states, in as many statements as there are different sets of columns.
-
-    Args:
-        rows: ``{"id": ..., column: value, ...}``.
-    """
-    full = []
-    for row in rows:
-        check_columns(_TABLE, row, _RESERVED - {"id"})
-        full.append({**row, "updated_at": at})
-    update_rows(session, _TABLE, "id", full)
 
 
 def with_workers(history: Sequence[Sequence[float]], at: float, members: int) -> list[list[float]]:

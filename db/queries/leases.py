@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from prompttuner.db.queries import events
 from prompttuner.db.queries.bulk import chunks, insert_rows, table_of
 from prompttuner.db.tables.models import Lease
 
-__all__ = ["end", "end_of_job", "grant", "jobs_of_latest", "load_open", "of_job", "start"]
+__all__ = ["grant", "held_seconds", "jobs_of_latest"]
 
 _TABLE = table_of(Lease)
 
@@ -32,18 +31,6 @@ def grant(session: Session, job: str, generation: int, members: Sequence[str], *
     events.append(session, [events.NewEvent(kind, cause, job=job, data=data)], at)
 
 
-def load_open(session: Session) -> Sequence[Row[Any]]:
-    """All leases that have not ended, by job, generation and rank. One statement."""
-    query = select(*_TABLE.c).where(_TABLE.c.ended_at.is_(None))
-    return session.execute(query.order_by(_TABLE.c.job_id, _TABLE.c.generation, _TABLE.c.rank)).all()
-
-
-def of_job(session: Session, job: str) -> Sequence[Row[Any]]:
-    """All leases of a job, by generation and rank."""
-    query = select(*_TABLE.c).where(_TABLE.c.job_id == job)
-    return session.execute(query.order_by(_TABLE.c.generation, _TABLE.c.rank)).all()
-
-
 def jobs_of_latest(session: Session, allocations: Iterable[str], ended_because: str) -> set[str]:
     """Jobs whose lease was the latest of one of these allocations and has ended for a reason that begins so."""
     found: set[str] = set()
@@ -56,27 +43,11 @@ def jobs_of_latest(session: Session, allocations: Iterable[str], ended_because: 
     return found
 
 
-def start(session: Session, ids: Iterable[int], at: float) -> None:
-    """Note that members have begun to work."""
-    values = [{"key": item, "at": at} for item in ids]
-    if values:
-        statement = update(_TABLE).where(_TABLE.c.id == bindparam("key"), _TABLE.c.started_at.is_(None))
-        session.connection().execute(statement.values(started_at=bindparam("at")), values)
-
-
-def end(session: Session, ends: Iterable[Mapping[str, Any]], at: float) -> None:
-    """End leases that are open: ``{"id": ..., "reason": ..., "steps": 0}`` each."""
-    values = [{"key": item["id"], "why": item["reason"], "done": item.get("steps", 0), "at": at} for item in ends]
-    if values:
-        statement = update(_TABLE).where(_TABLE.c.id == bindparam("key"), _TABLE.c.ended_at.is_(None))
-        statement = statement.values(ended_at=bindparam("at"), end_reason=bindparam("why"), steps=bindparam("done"))
-        session.connection().execute(statement, values)
-
-
-def end_of_job(session: Session, job: str, below: int, reason: str, at: float) -> None:
-    """End a job's open leases of generations below ``below``."""
-    session.execute(
-        update(_TABLE)
-        .where(_TABLE.c.job_id == job, _TABLE.c.generation < below, _TABLE.c.ended_at.is_(None))
-        .values(ended_at=at, end_reason=reason)
-    )
+def held_seconds(session: Session, allocations: Iterable[str], now: float) -> dict[str, float]:
+    """Seconds that each allocation has spent on leases so far; those that never had one are missing."""
+    seconds = func.sum(func.coalesce(_TABLE.c.ended_at, now) - _TABLE.c.granted_at)
+    found: dict[str, float] = {}
+    for part in chunks(allocations):
+        query = select(_TABLE.c.allocation, seconds).where(_TABLE.c.allocation.in_(part))
+        found.update((row[0], float(row[1])) for row in session.execute(query.group_by(_TABLE.c.allocation)))
+    return found

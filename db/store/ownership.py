@@ -92,6 +92,7 @@ class OwnerInfo:
 
     @classmethod
     def of_this_process(cls, command: str = "") -> OwnerInfo:
+        """What identifies this process as an owner: host, machine, pid and its start."""
         pid = os.getpid()
         named = command or Path(sys.argv[0] or "python").name
         return cls(socket.gethostname(), pid, named, _this_machine(), _pid_start(pid) or "")
@@ -128,6 +129,7 @@ class Watch:
         return now - seen[2]
 
     def forget(self) -> None:
+        """Forget the ownership: nothing can be written with it from now on."""
         self._seen = None
 
     @staticmethod

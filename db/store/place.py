@@ -39,6 +39,7 @@ class Place:
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether the database is a SQLite file."""
         return self.path is not None
 
     def __str__(self) -> str:

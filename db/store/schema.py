@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "REVISIONS", "alembic_config", "check_revision", "made_by", "revision", "upgrade"]
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision this version knows, oldest first."""
 HEAD = REVISIONS[-1]
 
@@ -61,9 +61,9 @@ def check_revision(connection: Connection, place: Place) -> None:
     if found is None:
         raise NoDatabase(f"database {place} is empty: it is filled by the first `prompttuner submit`")
     _refuse_newer(connection, place, found)
-    save = "prompttuner db backup FILE" if place.is_sqlite else "pg_dump"
     raise OldSchema(
-        f"database {place} has the older schema {found}: run `prompttuner db upgrade` (`{save}` saves it before)"
+        f"database {place} has the older schema {found}: run `prompttuner db upgrade`, which saves it before "
+        "(`prompttuner db backup` saves it elsewhere)"
     )
 
 

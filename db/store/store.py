@@ -128,11 +128,27 @@ class Store:
         if place.path is not None:
             _look_at_folder(place.path, create=True)
             create_file(place.path)
-        engine = make_engine(place, read_only=False, busy_s=BUSY_S, statement_s=STATEMENT_S)
-        with cls(place, engine, read_only=False, retry_s=RETRY_S, watch=Watch(None)) as store:
+        with cls.unchecked(url) as store:
             return store.upgrade()
 
+    @classmethod
+    def unchecked(cls, url: str | Path, notes_dir: Path | None = None) -> Store:
+        """A database of any revision, for those who upgrade it: only ownership and ``revision`` may be used.
+
+        Raises:
+            DatabaseError: the address cannot be.
+        """
+        place = parse_place(url)
+        engine = make_engine(place, read_only=False, busy_s=BUSY_S, statement_s=STATEMENT_S)
+        watch = Watch(None if notes_dir is None else notes_dir / _notes_name())
+        return cls(place, engine, read_only=False, retry_s=RETRY_S, watch=watch)
+
+    def revision(self) -> str | None:
+        """The schema's revision; None for an empty database."""
+        return self._retrying(lambda: self._read_once(lambda session: schema.revision(session.connection())))
+
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
     def __enter__(self) -> Store:

@@ -19,7 +19,9 @@ __all__ = [
     "Job",
     "Lease",
     "Meta",
+    "NodeFault",
     "OwnershipRow",
+    "PoolTrial",
     "Request",
     "SpeedProfile",
     "StartupProfile",
@@ -39,6 +41,8 @@ def _where(sqlite: str, postgres: str) -> dict[str, Any]:
 
 
 class Base(DeclarativeBase):
+    """The declarative base of all tables."""
+
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -94,10 +98,16 @@ class Job(Base):
     members: Mapped[JsonList] = mapped_column(default=list)
     """Allocation uuids; the index is the rank."""
     lookup_done: Mapped[bool] = mapped_column(default=False)
+    lookup_budget_s: Mapped[float | None]
+    """Seconds granted for a lookup; 0: it would not have paid; NULL: not decided."""
     lookup: Mapped[JsonDict | None]
+    """What the worker reports of its lookup."""
     initial_prompt: Mapped[str] = mapped_column(default="")
     step: Mapped[int] = mapped_column(default=0)
-    loss: Mapped[float | None]
+    train_loss: Mapped[float | None]
+    """Mean loss of the last training step that was told of."""
+    eval_loss: Mapped[float | None]
+    """Loss of the result on the evaluation data, once there is one."""
     metric: Mapped[float | None]
     best: Mapped[float | None]
     evaluations: Mapped[JsonList | None]
@@ -115,7 +125,6 @@ class Job(Base):
     error: Mapped[str | None]
     note: Mapped[str] = mapped_column(default="")
     """The latest explanation: why it waits, why it has this many GPUs."""
-    attempts: Mapped[int] = mapped_column(default=0)
     crash_count: Mapped[int] = mapped_column(default=0)
     gpu_seconds: Mapped[float] = mapped_column(default=0.0)
     purged: Mapped[bool] = mapped_column(default=False)
@@ -142,6 +151,8 @@ class Allocation(Base):
     """GPU type, set-up and data type of its pool: what is fixed for its life."""
     native_id: Mapped[str | None]
     native_state: Mapped[str] = mapped_column(default="")
+    reason: Mapped[str] = mapped_column(default="", server_default="")
+    """Why the resource manager lets it wait, in its own word; empty once it runs."""
     gpus: Mapped[int] = mapped_column(default=1)
     job_id: Mapped[str | None] = mapped_column(Text, ForeignKey("jobs.id", ondelete="SET NULL"))
     reserved_for: Mapped[str | None]
@@ -166,9 +177,49 @@ class Allocation(Base):
     status: Mapped[JsonDict | None]
     """The last status seen."""
     end_reason: Mapped[str | None]
+    end_source: Mapped[str | None]
+    """Where ``ended_at`` comes from: a ``slurm.backend.EndSource``; NULL: it is when the controller noticed."""
+    end_cause: Mapped[str | None]
+    """Of one that ended before it was warm: whose fault that was, a ``slurm.ends.Fault``."""
+    end_detail: Mapped[str | None]
+    """The same: exit code, and the last lines of its log."""
     updated_at: Mapped[float] = mapped_column(onupdate=time.time)
 
     _guard_state = validates("state")(_only_by_change)
+
+
+class PoolTrial(Base):
+    """A pool whose allocations end before they are warm: how often, why, and when it is tried again."""
+
+    __tablename__ = "pool_trials"
+
+    pool: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Key of the pool; empty: every pool, as the fault is the site's."""
+    failures: Mapped[int]
+    """In a row, since an allocation was last warm."""
+    paused_until: Mapped[float]
+    nodes: Mapped[JsonList]
+    """Where they happened."""
+    cause: Mapped[str]
+    """A ``slurm.ends.Fault``."""
+    reason: Mapped[str]
+    allocation: Mapped[str | None]
+    """The last one."""
+    settings: Mapped[str]
+    """Hash of what an allocation is asked for with: a changed setting is tried at once."""
+    updated_at: Mapped[float]
+
+
+class NodeFault(Base):
+    """A node on which something went wrong that was no job's fault; no allocation is asked for there for a while."""
+
+    __tablename__ = "node_faults"
+
+    node: Mapped[str] = mapped_column(Text, primary_key=True)
+    faults: Mapped[int]
+    excluded_until: Mapped[float]
+    reason: Mapped[str]
+    updated_at: Mapped[float]
 
 
 class Lease(Base):
@@ -187,7 +238,6 @@ class Lease(Base):
     generation: Mapped[int]
     rank: Mapped[int]
     granted_at: Mapped[float]
-    started_at: Mapped[float | None]
     ended_at: Mapped[float | None]
     end_reason: Mapped[str | None]
     steps: Mapped[int] = mapped_column(default=0)

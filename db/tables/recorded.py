@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prompttuner.protocol.agents import GivenOrder, KnownStatus
@@ -25,5 +26,6 @@ def order_of(allocation: Allocation) -> GivenOrder | None:
 
 
 def lookup_of(job: Job) -> LookupReport:
-    """What is known of the job's lookup; an empty report where there is nothing."""
-    return understood(LookupReport.read(job.lookup or {})) or LookupReport()
+    """What is known of the job's lookup; before its worker has reported, no more than what was granted for it."""
+    report = understood(LookupReport.read(job.lookup or {})) or LookupReport()
+    return report if report.budget_s is not None else replace(report, budget_s=job.lookup_budget_s)

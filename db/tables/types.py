@@ -19,6 +19,7 @@ class CleanText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """The value as it is stored, whatever number or text a caller hands in."""
         if value is None:
             return None
         text = str(value)
@@ -34,6 +35,7 @@ class Real(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> float | None:  # noqa: ARG002
+        """The value as it is stored, whatever number or text a caller hands in."""
         if value is None:
             return None
         number = float(value)
@@ -47,6 +49,7 @@ class Number(TypeDecorator[int]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """The value as it is stored, whatever number or text a caller hands in."""
         return None if value is None else int(value)
 
 

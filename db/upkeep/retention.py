@@ -38,6 +38,7 @@ class Pruned:
 
     @property
     def total(self) -> int:
+        """Rows removed in all."""
         return self.events + self.jobs + self.allocations + self.requests
 
 

@@ -133,7 +133,7 @@ def _copy_rows(reading: Session, writing: Session) -> dict[str, int]:
             writing.execute(table.delete().where(Meta.key != _OWN_META))
         counts[table.name] = 0
         for part in reading.execute(query.execution_options(yield_per=BATCH)).partitions():
-            writing.execute(insert(table), [dict(row._mapping) for row in part])
+            writing.execute(insert(table), [row._asdict() for row in part])
             counts[table.name] += len(part)
         _set_sequence(writing, table)
     return counts

@@ -18,7 +18,17 @@ from prompttuner.errors import ConfigError
 from prompttuner.spec.job import nearest_key
 from prompttuner.spec.load import explain_validation
 
-__all__ = ["SYSTEM_CONFIG", "Layers", "find_project_config", "load_layers", "load_settings"]
+__all__ = [
+    "SYSTEM_CONFIG",
+    "Layers",
+    "check_file",
+    "find_project_config",
+    "flat_settings",
+    "is_pyproject",
+    "known_settings",
+    "load_layers",
+    "load_settings",
+]
 
 SYSTEM_CONFIG = Path("/etc/prompttuner/config.toml")
 DEFAULT = "default"
@@ -134,15 +144,34 @@ def _file_layer(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
+    return _layer_of(path, text)
+
+
+def is_pyproject(path: Path) -> bool:
+    """Whether the settings of a file are in its ``[tool.prompttuner]``."""
+    return path.name == "pyproject.toml"
+
+
+def check_file(path: Path, text: str) -> None:
+    """Check what a settings file is to hold, without writing it.
+
+    Raises:
+        ConfigError: broken TOML, an unknown setting, or a value that a setting cannot have.
+    """
+    layer = _layer_of(path, text)
+    _validate(layer, dict.fromkeys(layer, str(path)))
+
+
+def _layer_of(path: Path, text: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: broken TOML: {error}") from None
-    if path.name == "pyproject.toml":
+    if is_pyproject(path):
         content = content["tool"]["prompttuner"]
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: [tool.prompttuner] must be a table")
-    known = _known()
+    known = known_settings()
     layer = dict(_flatten(content))
     for key in layer:
         if key not in known:
@@ -178,7 +207,8 @@ def _groups() -> dict[str, type[BaseModel]]:
     }
 
 
-def _known() -> list[str]:
+def known_settings() -> list[str]:
+    """Dotted names of all settings."""
     groups = _groups()
     names: list[str] = []
     for name in Settings.model_fields:
@@ -204,7 +234,7 @@ def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
             nested.setdefault(group, {})[name] = value
         else:
             nested[key] = value
-    known = _known()
+    known = known_settings()
     for key in values:
         if key not in known:
             near = nearest_key(key, known)

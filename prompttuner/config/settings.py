@@ -197,6 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def spool_dir(self) -> Path:
+        """The spool: the setting, or a folder below home."""
         return self.spool or self.home / "spool"
 
     @property
@@ -216,6 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def logs_dir(self) -> Path:
+        """Folder of logs."""
         return self.home / "logs"
 
     def make_home(self) -> Path:

@@ -53,6 +53,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
+    """What one pass of a replay has submitted."""
+
     job: str
     trace_id: str
     at: float

@@ -38,7 +38,7 @@ class Controller:
     def __init__(
         self, resources: Resources, backend: Backend, policy: Policy, *, metrics: Metrics | None = None
     ) -> None:
-        gate = Gate(resources.spool.root / "gate.json", resources.settings)
+        gate = Gate.of(resources.settings)
         limits = self.limits = Limits(resources, backend, gate)
         bank = BankView(resources.settings.all_bank_dirs)
         self.resources = resources

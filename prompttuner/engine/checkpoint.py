@@ -25,8 +25,10 @@ EVERY_STEPS, EVERY_S = 50, 30.0
 
 
 class CheckpointClock:
-    """Says when the next checkpoint is due: every ``every_steps`` iterations or ``every_s`` seconds, whichever is
-    first."""
+    """Says when the next checkpoint is due.
+
+    Every ``every_steps`` iterations or ``every_s`` seconds, whichever is first.
+    """
 
     def __init__(self, every_steps: int = EVERY_STEPS, every_s: float = EVERY_S, step: int = 0) -> None:
         self.every_steps, self.every_s = every_steps, every_s
@@ -84,8 +86,10 @@ def load_checkpoint(folder: Path) -> TunerState | None:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A private scratch folder that takes the place of ``target`` when the block ends well, and vanishes when it does
-    not."""
+    """A private scratch folder that takes the place of ``target`` when the block ends well.
+
+    It vanishes when the block does not.
+    """
     make_private_dir(target.parent)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     scratch.mkdir(mode=0o700)

@@ -13,10 +13,12 @@ class Collective(Protocol):
     """The members that work on a step together. An exception from `all_reduce_` leaves the tuner as it was before."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Number of this member among the members, from 0."""
 
     @property
-    def world(self) -> int: ...
+    def world(self) -> int:
+        """Number of members."""
 
     def all_reduce_(self, tensor: torch.Tensor) -> None:
         """Sum a flat float64 tensor over all members, in place, with the same bits on each of them."""

@@ -69,6 +69,7 @@ class Progress:
 
     @property
     def last(self) -> Evaluation | None:
+        """The latest evaluation; None before the first."""
         return self.evaluations[-1] if self.evaluations else None
 
     def _better(self, new: Evaluation, old: Evaluation) -> bool:
@@ -81,6 +82,7 @@ class Progress:
         return rank(new) < rank(old)
 
     def to_json(self) -> dict[str, Any]:
+        """The history as JSON values, without tensors."""
         return {
             "evaluations": [asdict(e) for e in self.evaluations],
             "ita": self.ita,
@@ -89,6 +91,7 @@ class Progress:
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        """The prompts that belong to the history, by name."""
         kept = {"best_prompt": self.best_prompt, "early_prompt": self.early_prompt}
         return {key: tensor for key, tensor in kept.items() if tensor is not None}
 

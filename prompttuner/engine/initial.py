@@ -63,8 +63,10 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
 
 @torch.no_grad()
 def embed_tokens(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
-    """Input embeddings of tokens, float32 [len(ids), hidden] on the CPU, as the model would see them (with its
-    scaling)."""
+    """Input embeddings of tokens, float32 [len(ids), hidden] on the CPU.
+
+    They are what the model would see, with its scaling.
+    """
     tokens = torch.tensor([ids], device=loaded.device)
     embedded: torch.Tensor = loaded.model.get_input_embeddings()(tokens)
     return embedded[0].float().cpu().clone()
@@ -81,8 +83,9 @@ def fit_length(tensor: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def read_prompt_file(path: Path, loaded: LoadedModel) -> torch.Tensor:
-    """The soft prompt in a safetensors file: ``prompt`` or ``prompt_embeddings`` (as PEFT writes it), or the only
-    tensor.
+    """The soft prompt in a safetensors file.
+
+    It is called ``prompt`` or ``prompt_embeddings`` (as PEFT writes it), or is the only tensor.
 
     Raises:
         DataError: missing, broken, no such tensor, or of another width.

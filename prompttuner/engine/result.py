@@ -29,8 +29,10 @@ SPEC_KEYS = (
 
 
 def write_result(folder: Path, tuner: Tuner, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write ``folder`` whole or not at all: the adapter, ``result.json``, ``history.csv``, and for the Prompt Bank
-    ``early_prompt.safetensors`` (the prompt when half of the way was done).
+    """Write ``folder`` whole or not at all.
+
+    It holds the adapter, ``result.json``, ``history.csv``, and for the Prompt Bank ``early_prompt.safetensors`` (the
+    prompt when half of the way was done).
 
     Args:
         folder: replaced if it exists.

@@ -1,5 +1,6 @@
-"""One member runs one job from beginning to end in this process: ``python -m prompttuner.engine.solo SPEC.json
-FOLDER``.
+"""One member runs one job from beginning to end in this process.
+
+To use it: ``python -m prompttuner.engine.solo SPEC.json FOLDER``.
 
 What tests, examples and a look at a job by hand need; jobs under a controller run in leases.
 """

@@ -144,10 +144,12 @@ class Tuner:
 
     @property
     def max_iterations(self) -> int:
+        """Iterations after which the job ends in any case."""
         return int(self.spec["max_iterations"])
 
     @property
     def progress(self) -> Progress:
+        """Where the run stands: step, losses, metric."""
         return self._progress
 
     @property
@@ -157,8 +159,10 @@ class Tuner:
 
     @property
     def result_prompt(self) -> torch.Tensor:
-        """The prompt that is the result: the best one evaluated (when the target is reached, the one that reached
-        it)."""
+        """The prompt that is the result.
+
+        The best one evaluated (when the target is reached, the one that reached it).
+        """
         best = self._progress.best_prompt
         return self.prompt if best is None else best.clone()
 
@@ -174,12 +178,15 @@ class Tuner:
 
     @property
     def reached(self) -> bool:
+        """Whether the target has been reached."""
         return self.ita is not None
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether this step is one at which the evaluation set is scored (at 0, every ``eval_every``, at the end),
-        and it was not yet."""
+        """Whether the evaluation set is to be scored at this step, and was not yet.
+
+        It is scored at step 0, every ``eval_every`` steps, and at the end.
+        """
         last = self._progress.last
         at_end = self._step >= self.max_iterations
         return (self._step % self.spec["eval_every"] == 0 or at_end) and (last is None or last.step != self._step)

@@ -44,8 +44,10 @@ class AgentSettings(Message):
     protocol: int = PROTOCOL
 
     def trusts(self, model: str) -> bool:
-        """Whether ``model``'s own Python code may run: the list names models by folder or hub id. In settings of former
-        releases it held the names that a user typed, and meant this agent's first model."""
+        """Whether ``model``'s own Python code may run: the list names models by folder or hub id.
+
+        In settings of former releases it held the names that a user typed, and meant this agent's first model.
+        """
         return model in self.trust_remote_code or (model == self.model and bool(self.trust_remote_code))
 
 

@@ -53,6 +53,8 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Span:
+    """A stretch of time of one row, with its kind."""
+
     begin_s: float
     end_s: float
     gpus: int
@@ -73,6 +75,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Gantt:
+    """Rows of spans over time."""
+
     title: str
     rows: tuple[Row, ...]
     end_s: float

@@ -38,6 +38,7 @@ class JobBar:
 
     @property
     def gpu_s(self) -> float:
+        """GPU-seconds held."""
         return sum((end - begin) * gpus for begin, end, gpus in self.spans)
 
     def verdict(self, now_s: float) -> str:

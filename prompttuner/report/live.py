@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from prompttuner.db.queries import period
 from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.report.data import JobBar, ReportData, busy_by_pool, steps
 from prompttuner.states import JobState
@@ -31,17 +31,9 @@ def from_database(session: Session, now_s: float, since_s: float, source: str) -
     The report's clock begins at ``since_s``, or at the first submission or allocation if that is later.
     Allocations count as starting until they are warm, as busy while a lease of theirs runs, and as idle otherwise.
     """
-    jobs = list(
-        session.scalars(
-            select(Job).where(or_(Job.finished_at.is_(None), Job.finished_at >= since_s)).order_by(Job.submitted_at)
-        )
-    )
-    held = select(Allocation).where(
-        Allocation.started_at.is_not(None), or_(Allocation.ended_at.is_(None), Allocation.ended_at >= since_s)
-    )
-    allocations = list(session.scalars(held))
+    jobs, allocations, held = period.since(session, since_s)
     leases: dict[str, list[Lease]] = {}
-    for lease in session.scalars(select(Lease).where(or_(Lease.ended_at.is_(None), Lease.ended_at >= since_s))):
+    for lease in held:
         leases.setdefault(lease.allocation, []).append(lease)
     first = [job.submitted_at for job in jobs] + [a.started_at for a in allocations if a.started_at is not None]
     since_s = min(max(since_s, min(first, default=since_s)), now_s)  # nothing before the first event is shown

@@ -120,6 +120,7 @@ class SimResult:
 
     @property
     def cost_s(self) -> float:
+        """GPU-seconds held in all: busy, starting and idle."""
         return self.busy_s + self.startup_s + self.idle_s
 
     @property

@@ -31,6 +31,7 @@ class Hull:
 
     @property
     def top_rate(self) -> float:
+        """The highest rate that any number of GPUs reaches."""
         return float(self.rate[-1])
 
     @property

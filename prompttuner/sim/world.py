@@ -125,6 +125,7 @@ class World:
     # -- time and accounts
 
     def push(self, at: float, kind: str, subject: SimJob | SimAgent) -> None:
+        """Put an event into the queue."""
         self.serial += 1
         heapq.heappush(self.events, (at, self.serial, kind, subject, subject.version))
 
@@ -161,6 +162,7 @@ class World:
         getattr(self, "_on_" + kind)(subject)
 
     def enter(self, agent: SimAgent, phase: AgentPhase, ready_at: float | None = None) -> None:
+        """Bring an agent into a phase; ``ready_at`` is when it will leave it."""
         self.count[_BUCKET[AgentPhase(agent.phase)]] -= 1
         self.count[_BUCKET[phase]] += 1
         agent.phase = int(phase)
@@ -172,6 +174,7 @@ class World:
             data["ready_at"][row] = ready_at
 
     def spread(self, seconds: float) -> float:
+        """A duration with the random scatter that the options ask for."""
         sigma = self.options.start_sigma
         return seconds * math.exp(self.rng.normal(0.0, sigma)) if sigma else seconds
 
@@ -205,20 +208,24 @@ class World:
         self.dirty = True
 
     def left(self, job: SimJob) -> float:
+        """Work (one-GPU seconds) that a job still has to do now."""
         data, row = self.jobs.data, job.row
         return max(float(data["left"][row]) - float(data["rate"][row]) * (self.now - self.jobs_at), 0.0)
 
     def set_rate(self, job: SimJob, rate: float, left: float | None = None) -> None:
+        """From now on the job works at this rate; ``left`` replaces its remaining work."""
         data, row = self.jobs.data, job.row
         now_left = self.left(job) if left is None else left
         data["rate"][row] = rate
         data["left"][row] = now_left + rate * (self.now - self.jobs_at)
 
     def job_phase(self, job: SimJob, phase: JobPhase) -> None:
+        """Bring a job into a phase."""
         self.jobs.data["phase"][job.row] = phase
         self.jobs.data["phase_since"][job.row] = self.now
 
     def charge(self, job: SimJob) -> None:
+        """Add the GPU-seconds since the last charge to the job's account."""
         held = len(job.members)
         if held and self.now > job.changed_at:
             job.outcome.gpu_s += held * (self.now - job.changed_at)
@@ -278,6 +285,7 @@ class World:
         self.stand_still(job, self.pools[job.pool].resize_s)
 
     def stand_still(self, job: SimJob, seconds: float) -> None:
+        """Pause a job for a resize."""
         job.version += 1
         self.set_rate(job, 0.0)
         job.up_at = self.now + seconds
@@ -306,6 +314,7 @@ class World:
         self.push(at, kind, _Held(agent))  # type: ignore[arg-type]
 
     def warm(self, agent: SimAgent) -> None:
+        """An agent has its LLM loaded."""
         self.enter(agent, AgentPhase.WARM, self.now)
         self.push(self.now + self.options.idle_limit_s, "idle_guard", agent)
 
@@ -320,6 +329,7 @@ class World:
     _on_gone = _on_idle_guard
 
     def remove_agent(self, agent: SimAgent) -> None:
+        """An agent has ended and its GPUs are free."""
         if agent.reserved is not None:
             agent.reserved.reserved.discard(agent)
         self.count[_BUCKET[AgentPhase(agent.phase)]] -= 1

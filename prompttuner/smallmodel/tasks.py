@@ -3,7 +3,8 @@
 A task is called ``<position>+<letter>``, for example ``reverse+upper``. `SEEN` tasks are those the model was trained
 on, with an instruction in words before the input. `HELD_OUT` tasks are compositions of known operations whose
 combination it never saw: a soft prompt has to be tuned for them. `NEW` tasks use functions for which the model knows
-no word."""
+no word.
+"""
 
 from __future__ import annotations
 

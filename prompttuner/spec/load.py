@@ -112,8 +112,10 @@ def explain_validation(error: ValidationError) -> str:
 
 
 def _beside(folder: Path, text: str, folders: bool) -> str:
-    """A path that is meant relative to the spec file, made absolute; any other text unchanged. A plain word is a path
-    only if it may name a folder and there is such a one."""
+    """A path that is meant relative to the spec file, made absolute; any other text unchanged.
+
+    A plain word is a path only if it may name a folder and there is such a one.
+    """
     if text.startswith("text:") or text == SMALL or not text:
         return text
     candidate = (folder / expand(text)).absolute()

@@ -18,8 +18,10 @@ _USAGE = "write it like loss<=0.1, exact_match>=0.9 or rougeL>=0.4"
 
 
 class Target(BaseModel):
-    """What evaluation must reach. ``loss`` is the mean negative log likelihood of a target token (nats); the others
-    are shares between 0 and 1."""
+    """What evaluation must reach.
+
+    ``loss`` is the mean negative log likelihood of a target token (nats); the others are shares between 0 and 1.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -80,6 +80,7 @@ class TraceJob:
 
     @property
     def best_effort(self) -> bool:
+        """Whether the job has no deadline."""
         return math.isinf(self.deadline_s)
 
     def with_deadline(self, slo_multiple: float) -> TraceJob:

@@ -42,6 +42,7 @@ class Loaded:
     """Reason -> rows that were well formed but not asked for (too long, no GPU, ...)."""
 
     def leave_out(self, reason: str) -> None:
+        """Count a good row that is not wanted, by reason."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def require_clean(self) -> Loaded:
@@ -62,7 +63,7 @@ class Loaded:
 
 
 def open_text(path: Path) -> str:
-    """The file's text: UTF-8, unpacked if it is gzip's, a byte-order mark removed, lines ended by ``\\n``.
+    """The file's text: UTF-8, unpacked if it is gzip's, a byte-order mark removed, lines ended by a line feed.
 
     Raises:
         DataError: missing, unreadable or not text.
@@ -166,6 +167,7 @@ def integer(row: Mapping[str, object], name: str) -> int:
 
 
 def whole(value: float, name: str) -> int:
+    """A whole number; raises DataError with the name of the field."""
     if value != int(value):
         raise ValueError(f"{name} is {value}, not a whole number")
     return int(value)

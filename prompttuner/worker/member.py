@@ -82,6 +82,7 @@ class Member:
 
     @property
     def agent(self) -> str:
+        """Name of the agent that this member works for."""
         return self._rendezvous.agent
 
     def run(self, plan: Membership) -> LeaseEnd:

@@ -42,6 +42,7 @@ class MemberFiles:
 
     @property
     def phase(self) -> str:
+        """The phase that was last written."""
         return self._progress.phase
 
     def progress(self, phase: str, *notes: Note, **values: Any) -> None:

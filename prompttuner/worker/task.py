@@ -44,7 +44,8 @@ class Task(Protocol):
         ...
 
     @property
-    def evaluation_due(self) -> bool: ...
+    def evaluation_due(self) -> bool:
+        """Whether an evaluation comes before the next step."""
 
     def evaluate(self, collective: Collective) -> None:
         """Score the evaluation set, each member its share, when ``evaluation_due``."""

@@ -41,10 +41,11 @@ class TunerTask:
     def begin(
         cls, spec: Mapping[str, Any], model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
     ) -> TunerTask:
-        """A new task. ``auto`` is looked up in the Prompt Bank for at most ``plan.lookup_s`` seconds, if that is above
-        0; what came of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
-        """
+        """A new task.
 
+        ``auto`` is looked up in the Prompt Bank for at most ``plan.lookup_s`` seconds, if that is above 0; what came
+        of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
+        """
         data = read_data(spec)
         check_survival(data, model, spec)
         found: list[str] = []
@@ -93,6 +94,7 @@ class TunerTask:
 
     @property
     def step(self) -> int:
+        """Iterations done so far."""
         return self.tuner.step_index
 
     @property
@@ -102,30 +104,38 @@ class TunerTask:
 
     @property
     def outcome(self) -> Outcome | None:
+        """How the job ended; None while it goes on."""
         return self.tuner.outcome if self.tuner.finished else None
 
     @property
     def evaluation_due(self) -> bool:
+        """Whether an evaluation comes before the next step."""
         return self.tuner.evaluation_due
 
     def evaluate(self, collective: Collective) -> None:
+        """Evaluate the prompt together with the other members."""
         self.tuner.evaluate(collective)
 
     def sample_ids(self, step: int) -> Sequence[int]:
+        """The samples of an iteration, the same for any number of members."""
         return self.tuner.sample_ids(step)
 
     def train_step(self, collective: Collective, flags: Sequence[float]) -> Stepped:
+        """One iteration; ``flags`` travel with the gradient and come back summed."""
         done = self.tuner.train_step(collective, flags)
         self._loss = done.loss
         return Stepped(done.flags, done.seconds)
 
     def pack(self) -> bytes:
+        """The whole state as bytes, for newcomers."""
         return pack(self.tuner.state())
 
     def save(self, folder: Path) -> None:
+        """Write a checkpoint into ``folder``."""
         save_checkpoint(folder, self.tuner.state())
 
     def noted(self, progress: Progress) -> Progress:
+        """The progress with what only this task knows."""
         history = self.tuner.progress
         last, best = history.last, history.best
         return replace(
@@ -176,8 +186,10 @@ def _look_up(
     files: MemberFiles,
     bank_dirs: Sequence[str],
 ) -> tuple[torch.Tensor | None, str]:
-    """The bank's prompt, None where it has none or fails, and where it is from. A lookup can make a job quicker, but
-    never fail it."""
+    """The bank's prompt, None where it has none or fails, and where it is from.
+
+    A lookup can make a job quicker, but never fail it.
+    """
     files.progress("lookup")
     begin = time.monotonic()
     prompt, source = None, "vocab"

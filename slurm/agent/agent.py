@@ -32,14 +32,29 @@ class ZygoteLike(Protocol):
     """The agent's side of the zygote; see docs/architecture.md, "Agent and zygote"."""
 
     @property
-    def alive(self) -> bool: ...
-    def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None: ...
-    def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None: ...
-    def idle_work(self, bank_dir: Path, model: str) -> None: ...
-    def end_lease(self) -> None: ...
-    def kill_lease(self) -> None: ...
-    def poll(self) -> list[dict[str, Any]]: ...
-    def exit(self) -> None: ...
+    def alive(self) -> bool:
+        """Whether the zygote still runs."""
+
+    def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None:
+        """Load a model, or make a loaded one the present one."""
+
+    def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None:
+        """Start a worker for a job."""
+
+    def idle_work(self, bank_dir: Path, model: str) -> None:
+        """Work for the bank until the next lease."""
+
+    def end_lease(self) -> None:
+        """Ask the worker to save a checkpoint and leave."""
+
+    def kill_lease(self) -> None:
+        """Kill the worker."""
+
+    def poll(self) -> list[dict[str, Any]]:
+        """Events that have come since the last call."""
+
+    def exit(self) -> None:
+        """End the zygote, and with it a worker that still runs."""
 
 
 @dataclass(slots=True)

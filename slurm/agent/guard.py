@@ -22,18 +22,22 @@ class IdleGuard:
         self._since: float | None = None
 
     def busy(self) -> None:
+        """There is a job: the clock stands still."""
         self._since = None
 
     def idle(self) -> None:
+        """There is no job: the clock runs, from now or from before."""
         if self._since is None:
             self._since = self._clock()
 
     @property
     def idle_s(self) -> float:
+        """Seconds without a job."""
         return 0.0 if self._since is None else self._clock() - self._since
 
     @property
     def expired(self) -> bool:
+        """Whether the limit is reached."""
         return self._since is not None and self.idle_s >= self.limit_s
 
 
@@ -47,6 +51,7 @@ class WalltimeGuard:
 
     @property
     def left_s(self) -> float | None:
+        """Seconds until the walltime; None without one."""
         return None if self._end is None else self._end - self._clock()
 
     @property

@@ -114,13 +114,17 @@ class Spool:
         return str(known.get("id", "")) if isinstance(known, dict) else ""
 
     def agent(self, name: str) -> Path:
+        """Folder of an agent."""
         return self.agents / name
 
     def job(self, job_id: str) -> Path:
+        """Folder of a job."""
         return self.jobs / job_id
 
     def request(self, request_id: str) -> Path:
+        """File of a request."""
         return self.inbox / f"{request_id}.json"
 
     def reply(self, request_id: str) -> Path:
+        """File of the reply to a request."""
         return self.replies / f"{request_id}.json"

@@ -270,3 +270,36 @@ def test_completion_can_be_installed(cli: Cli) -> None:
         COMP_CWORD="1",
     )
     assert done.stdout.split() == ["submit"]
+
+
+def offered(home: Path, words: str) -> list[str]:
+    """What bash would offer for the last of these words."""
+    done = fresh(
+        "from prompttuner.cli import main; main()",
+        _PROMPTTUNER_COMPLETE="complete_bash",
+        COMP_WORDS=f"prompttuner {words}",
+        COMP_CWORD=str(len(words.split(" "))),
+        PROMPTTUNER_HOME=str(home),
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_completion_knows_jobs_states_settings_and_models(cli: Cli, home: Path, held: str) -> None:
+    assert offered(home, "show held") == ["held-one"]
+    assert offered(home, "cancel ") == ["held-one"]
+    assert offered(home, "status --state exh") == ["exhausted"]
+    assert offered(home, "config show slurm.part") == ["slurm.partition"]
+    assert "small" in offered(home, "bank list --model ")
+
+
+def test_completion_without_a_state_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
+    assert offered(tmp_path / "none", "show ") == []
+    assert offered(tmp_path / "none", "bank show ") == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_leaf_commands_do_not_offer_to_install_completion(cli: Cli) -> None:
+    assert "--install-completion" not in cli("status", "--help").out
+    assert "--install-completion" not in cli("cancel", "--help").out
+    assert "--install-completion" in cli("--help").out

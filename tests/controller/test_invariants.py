@@ -24,7 +24,7 @@ from prompttuner.db.queries import allocations, events, jobs
 from prompttuner.db.tables.models import Job
 from prompttuner.errors import DatabaseError
 from prompttuner.files import read_json
-from prompttuner.slurm.backend import Native
+from prompttuner.slurm.words import Native
 from prompttuner.states import JOB_ENDED, JobState
 
 EXAMPLES = int(os.environ.get("PROMPTTUNER_EXAMPLES", "200"))

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from prompttuner.controller import tick as tick_module
+from prompttuner.controller.plan import planner
 from prompttuner.controller.plan.paced_jobs import stated_bank, stated_remaining, stated_speedup, stated_step_s
 
 PACED = {"step_s": 0.25, "speedup": [1.0, 1.9, 2.7], "iterations": 40, "looked_up": 10, "lookup_s": 3.0}
 
 
 def job(step: int = 0, lookup_done: bool = False, budget_s: float = 0.0) -> Any:
-    return SimpleNamespace(step=step, lookup_done=lookup_done, lookup={"budget_s": budget_s})
+    return SimpleNamespace(step=step, lookup_done=lookup_done, lookup=None, lookup_budget_s=budget_s)
 
 
 def test_what_is_left_is_known_exactly() -> None:
@@ -50,13 +50,13 @@ def test_a_lookup_pays_where_the_spec_says_so_whatever_the_own_bank_holds(
 def snapshots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What policies will have seen."""
     seen: list[Any] = []
-    real = tick_module.build_snapshot
+    real = planner.build_snapshot
 
     def keep(*args: Any) -> Any:
         seen.append(real(*args))
         return seen[-1]
 
-    monkeypatch.setattr(tick_module, "build_snapshot", keep)
+    monkeypatch.setattr(planner, "build_snapshot", keep)
     return seen
 
 

@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 from lab import Lab
+from row_tools import all_jobs
 
 from prompttuner.controller.upkeep import deadlines as notify
 from prompttuner.controller.upkeep import hooks
 from prompttuner.controller.upkeep import retention as housekeeping
 from prompttuner.controller.upkeep.metrics import Metrics
-from prompttuner.db.queries import events, jobs
+from prompttuner.db.queries import events
 from prompttuner.states import JobState
 
 HOOK = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"
@@ -329,7 +330,7 @@ def test_purge_removes_folder_and_row_of_an_ended_job_only(lab: Lab) -> None:
     assert lab.ask("purge", job=done)["ok"]
     lab.tick()
     assert not lab.spool.job(done).exists() and lab.spool.job(running).exists()
-    left = lab.store.query(jobs.find)
+    left = lab.store.query(all_jobs)
     assert [row.id for row in left] == [running]
 
 
@@ -341,7 +342,7 @@ def test_many_jobs_are_purged_with_one_request_and_only_if_all_have_ended(lab: L
     assert all(lab.spool.job(name).exists() for name in done)
     assert lab.ask("purge", jobs=[*done, "jgone"])["ok"]
     assert not any(lab.spool.job(name).exists() for name in done)
-    assert [row.id for row in lab.store.query(jobs.find)] == [running]
+    assert [row.id for row in lab.store.query(all_jobs)] == [running]
     kinds = [row.kind for row in lab.store.query(events.latest)]
     assert kinds.count("purge") == kinds.count("job.purged") == 3
 
@@ -358,7 +359,7 @@ def test_old_folders_rows_and_replies_are_forgotten(lab: Lab) -> None:
     lab.site.time += 40 * 86400
     lab.tick()
     assert not lab.spool.job(job_id).exists() and not reply.exists() and not any(p.exists() for p in agents)
-    assert lab.store.query(jobs.find) == []
+    assert lab.store.query(all_jobs) == []
     assert any(row.kind == "store.pruned" for row in lab.store.query(events.latest))
 
 
@@ -409,7 +410,7 @@ def test_folders_removed_by_hand_or_closed_to_us_disturb_no_cleaning(lab: Lab, m
     with_settings(lab, keep_days=0.01)
     lab.site.time += 7200
     lab.tick()
-    assert lab.store.query(jobs.find) == []
+    assert lab.store.query(all_jobs) == []
 
 
 def test_logs_and_scraps_are_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +440,7 @@ def test_a_purge_that_was_cut_short_goes_on_without_another_request(lab: Lab, mo
     lab.crash()
     lab.tick()
     assert not lab.spool.job(done).exists()
-    assert lab.store.query(jobs.find) == []
+    assert lab.store.query(all_jobs) == []
 
 
 def test_a_purge_follows_no_link_and_tries_again_what_cannot_be_removed(
@@ -463,10 +464,10 @@ def test_a_purge_follows_no_link_and_tries_again_what_cannot_be_removed(
     monkeypatch.setattr(housekeeping.shutil, "rmtree", rmtree)
     for job in (done, linked):
         assert lab.ask("purge", job=job)["ok"]
-    assert [row.id for row in lab.store.query(jobs.find)] == [done]
+    assert [row.id for row in lab.store.query(all_jobs)] == [done]
     assert any("cannot be removed" in text for text in lab.warnings)
     stuck.clear()
     lab.run(80, every=20.0)
-    assert lab.store.query(jobs.find) == []
+    assert lab.store.query(all_jobs) == []
     assert not lab.spool.job(done).exists() and not lab.spool.job(linked).is_symlink()
     assert (others / "precious").exists()

@@ -17,12 +17,14 @@ from typing import Any
 import psycopg
 import pytest
 from postgres import PostgresServer
+from row_tools import assign
 from sqlalchemy import event, text
 
 from prompttuner.db import NoDatabase, Ownership, Store
 from prompttuner.db.queries import events, jobs
 from prompttuner.db.store import schema
 from prompttuner.db.store.engine import WRITE
+from prompttuner.db.tables.models import Job
 from prompttuner.errors import DatabaseError, NotOwner
 
 
@@ -162,11 +164,11 @@ def test_a_deadlock_is_resolved_by_running_again(postgres_url: str, tmp_path: Pa
 
             def write(session: Any) -> None:
                 tries.append(1)
-                jobs.update(session, [{"id": "a", "step": 2}], 2.0)
+                assign(session, Job, "a", step=2)
                 if len(tries) == 1:
                     thread.start()
                     wait_until(lambda: "Lock" in waits(store))
-                jobs.update(session, [{"id": "b", "step": 2}], 2.0)
+                assign(session, Job, "b", step=2)
 
             def cross() -> None:
                 other.execute("UPDATE jobs SET step = 1 WHERE id = 'a'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -15,8 +16,10 @@ from filled_store import everything, fill
 from sqlalchemy import text
 
 from prompttuner.db import Store
+from prompttuner.db.queries import jobs
 from prompttuner.db.store import schema
 from prompttuner.db.store.failures import OldSchema
+from prompttuner.db.upkeep import upgrading
 from prompttuner.db.upkeep.integrity import check
 from prompttuner.db.upkeep.transfer import backup
 from prompttuner.errors import DatabaseError, NotOwner
@@ -143,3 +146,72 @@ def test_a_failing_migration_changes_nothing(url: str, tmp_path: Path, next_revi
     assert Store.upgrade_at(url) == ("0001", next_revision)
     with Store.open(url, notes_dir=tmp_path) as store, store.read() as session:
         assert session.execute(text("SELECT DISTINCT color FROM jobs")).scalars().all() == ["blue"]
+
+
+def old_state(url: str) -> None:
+    """A database as the build before this one left it, with a running, a done, and a waiting job."""
+    load(url, "0002")
+    kind = "sqlite" if "://" not in url else "postgres"
+    changes = [
+        "UPDATE jobs SET loss = 2.5, lookup = '{\"budget_s\": 4.0}' WHERE id = 'j-run'",
+        'UPDATE jobs SET lookup = \'{"budget_s": 3.0, "source": "vocab"}\' WHERE id = \'j-done\'',
+    ]
+    if kind == "sqlite":
+        with sqlite3.connect(url) as raw:
+            for change in changes:
+                raw.execute(change)
+        raw.close()
+        return
+    with psycopg.connect(url, autocommit=True) as server:
+        for change in changes:
+            server.execute(change)  # type: ignore[call-overload]
+
+
+def test_losses_and_lookup_budgets_go_to_columns_of_their_own(url: str, tmp_path: Path) -> None:
+    old_state(url)
+    Store.upgrade_at(url)
+    with Store.open(url, notes_dir=tmp_path) as store, store.read() as session:
+        done, running = jobs.get(session, "j-done"), jobs.get(session, "j-run")
+    assert (done.eval_loss, done.train_loss) == (1.25, None)
+    assert (running.train_loss, running.eval_loss) == (2.5, None)
+    assert (running.lookup_budget_s, running.lookup) == (4.0, None)
+    assert (done.lookup_budget_s, done.lookup) == (3.0, {"budget_s": 3.0, "source": "vocab"})
+
+
+def test_an_upgrade_saves_the_state_and_waits_for_no_controller_that_works(tmp_path: Path) -> None:
+    path, home = tmp_path / "state.db", tmp_path / "home"
+    home.mkdir()
+    old_state(str(path))
+    with Store.unchecked(path) as store:
+        controller = store.acquire()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(NotOwner):
+            patch.setattr(upgrading, "WAIT_S", 0.1)
+            upgrading.upgrade(str(path), home)
+        assert store.revision() == "0002" and list(home.glob("before*")) == []
+        store.release(controller)
+    done = upgrading.upgrade(str(path), home)
+    assert (done.before, done.after) == ("0002", schema.HEAD)
+    assert done.saved is not None and done.saved.stat().st_mode & 0o777 == 0o600
+    with Store.unchecked(done.saved) as store:
+        assert store.revision() == "0002"
+    with Store.open(path) as store:
+        assert store.acquire().generation > controller.generation
+    assert upgrading.upgrade(str(path), home).saved is None, "nothing to do, nothing to save"
+
+
+@pytest.mark.postgres
+def test_an_upgrade_of_postgres_saves_it_by_pg_dump_or_says_what_is_missing(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_state(postgres_url)
+    monkeypatch.setattr(upgrading.shutil, "which", lambda _name: None)
+    with pytest.raises(DatabaseError, match="--no-backup"):
+        upgrading.upgrade(postgres_url, tmp_path)
+    with Store.unchecked(postgres_url) as store:
+        assert store.revision() == "0002"
+    monkeypatch.undo()
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    monkeypatch.setenv("PATH", f"{programs[-1]}:{os.environ['PATH']}")
+    done = upgrading.upgrade(postgres_url, tmp_path)
+    assert done.saved is not None and "INSERT" not in done.saved.read_text()[:20]
+    assert "j-done" in done.saved.read_text()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_tools import assign, end_leases, open_leases
 from sqlalchemy import Select, delete, event, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -64,7 +65,7 @@ def test_a_failing_transaction_leaves_nothing(store: Store, mine: Ownership, add
     add_jobs("a")
 
     def half(session: object) -> None:
-        jobs.update(session, [{"id": "a", "step": 7}], 2.0)  # type: ignore[arg-type]
+        assign(session, Job, "a", step=7)  # type: ignore[arg-type]
         raise KeyError("boom")
 
     with pytest.raises(KeyError):
@@ -123,20 +124,6 @@ def test_events_are_read_in_order_and_filtered(store: Store, mine: Ownership, ad
         assert len(events.read_after(session, limit=2)) == 2
 
 
-def test_bulk_updates_take_one_statement_for_each_set_of_columns(store: Store, mine: Ownership, add_jobs: Add) -> None:
-    ids = [f"j{number}" for number in range(50)]
-    add_jobs(*ids)
-    rows = [{"id": name, "step": number} for number, name in enumerate(ids[:40])]
-    rows += [{"id": name, "note": "waits"} for name in ids[40:]]
-    with store.write(mine) as session, counted(store) as statements:
-        jobs.update(session, rows, 3.0)
-    assert sum("UPDATE jobs" in statement for statement in statements) == 2
-    with store.read() as session:
-        found = {row.id: row for row in jobs.load_active(session)}
-    assert [found[name].step for name in ids[:40]] == list(range(40))
-    assert {found[name].note for name in ids[40:]} == {"waits"}
-
-
 def test_an_idle_tick_needs_as_many_statements_for_many_jobs_as_for_few(
     store: Store, mine: Ownership, add_jobs: Add
 ) -> None:
@@ -149,7 +136,7 @@ def test_an_idle_tick_needs_as_many_statements_for_many_jobs_as_for_few(
             with store.read() as session:
                 assert len(jobs.load_active(session)) == last
                 assert len(allocations.load_live(session)) == last
-                assert not leases.load_open(session)
+                assert not open_leases(session)
             store.renew(mine)
         counts.append(len(statements))
     assert counts[0] == counts[1]
@@ -176,9 +163,8 @@ def test_what_ticks_look_for_is_found_by_index(tmp_path: Path, query: Select[Any
 def test_values_are_the_same_on_both_databases(store: Store, mine: Ownership, add_jobs: Add) -> None:
     add_jobs("a")
     row = {
-        "id": "a",
         "step": np.int64(7),
-        "loss": float("nan"),
+        "train_loss": float("nan"),
         "metric": np.float32(0.5),
         "best_effort": np.bool_(True),
         "note": "nul \0 and half a pair \ud800, ünï",
@@ -186,10 +172,10 @@ def test_values_are_the_same_on_both_databases(store: Store, mine: Ownership, ad
         "history": [[1.5, 2], (2.5, np.int32(3))],
         "gpu_seconds": 1e300,
     }
-    store.transact(mine, lambda session: jobs.update(session, [row], 2.0))
+    store.transact(mine, lambda session: assign(session, Job, "a", **row))
     with store.read() as session:
         job = jobs.get(session, "a")
-    assert (job.step, job.loss, job.metric, job.best_effort) == (7, None, 0.5, True)
+    assert (job.step, job.train_loss, job.metric, job.best_effort) == (7, None, 0.5, True)
     assert job.note == "nul \ufffd and half a pair ?, ünï"
     assert job.lookup == {"scores": [1.0, 2.0], "bad": None, "s": "\0"}
     assert job.history == [[1.5, 2], [2.5, 3]]
@@ -199,15 +185,16 @@ def test_values_are_the_same_on_both_databases(store: Store, mine: Ownership, ad
 def test_unknown_and_protected_columns_are_refused(store: Store, mine: Ownership, add_jobs: Add) -> None:
     add_jobs("a")
     for columns in ({"stepp": 1}, {"state": "done"}, {"updated_at": 1.0}):
+        changes = [Change("a", "held", "test", fields=columns)]
         with pytest.raises(ValueError, match=next(iter(columns))):
-            store.transact(mine, lambda session, columns=columns: jobs.update(session, [{"id": "a", **columns}], 2.0))
+            store.transact(mine, lambda session, changes=changes: jobs.change(session, changes, 2.0))
 
 
 def test_every_change_is_dated(store: Store, mine: Ownership, add_jobs: Add) -> None:
     add_jobs("a", "b")
     with store.write(mine) as session:
         jobs.get(session, "a").note = "assigned"
-        jobs.update(session, [{"id": "b", "note": "updated"}], 200.0)
+        jobs.change(session, [Change("b", "held", "test")], 200.0)
     with store.read() as session:
         assert jobs.get(session, "a").updated_at > 1e9
         assert jobs.get(session, "b").updated_at == 200.0
@@ -228,7 +215,6 @@ def test_jobs_are_found_by_id_beginning_or_name(store: Store, mine: Ownership, a
                 jobs.resolve(session, nothing)
         with pytest.raises(NotFound):
             jobs.get(session, "zzz")
-        assert [row.id for row in jobs.find(session, name="sweep", limit=1)] == ["abc2"]
 
 
 def test_the_newest_jobs_are_those_submitted_last_in_the_states_or_ended_since(
@@ -248,32 +234,26 @@ def test_the_newest_jobs_are_those_submitted_last_in_the_states_or_ended_since(
     assert ids(9, ["queued", "held"], 60.0) == ["d", "c", "b"] and ids(1, ["held"], 60.0) == ["c"]
 
 
-def test_leases_open_and_end(store: Store, mine: Ownership, add_jobs: Add) -> None:
+def test_leases_are_granted_by_rank_and_their_seconds_add_up(store: Store, mine: Ownership, add_jobs: Add) -> None:
     add_jobs("a")
 
-    def begin(session: object) -> None:
-        intents = [{"uuid": name, "pool": "p", "model": "m"} for name in ("u1", "u2")]
-        allocations.add(session, intents, 1.0, "need")  # type: ignore[arg-type]
-        leases.grant(session, "a", 1, ["u1", "u2"], at=2.0, cause="deadline near")  # type: ignore[arg-type]
+    def begin(session: Session) -> None:
+        allocations.add(
+            session, [{"uuid": name, "pool": "p", "model": "m"} for name in ("u1", "u2", "u3")], 1.0, "need"
+        )
+        leases.grant(session, "a", 1, ["u1", "u2"], at=2.0, cause="deadline near")
 
     store.transact(mine, begin)
     with store.read() as session:
-        first, second = leases.load_open(session)
+        first, second = open_leases(session)
     assert [(first.allocation, first.rank), (second.allocation, second.rank)] == [("u1", 0), ("u2", 1)]
-    store.transact(mine, lambda session: leases.start(session, [first.id], 3.0))
-    store.transact(mine, lambda session: leases.start(session, [first.id], 9.0))
-    store.transact(mine, lambda session: leases.end(session, [{"id": first.id, "reason": "revoked", "steps": 12}], 4.0))
-    store.transact(mine, lambda session: leases.end_of_job(session, "a", 2, "finished", 5.0))
-    store.transact(mine, lambda session: leases.grant(session, "a", 2, [], at=5.0, cause="held"))
+    store.transact(mine, lambda session: end_leases(session, "a", "finished", 5.0))
+    store.transact(mine, lambda session: leases.grant(session, "a", 2, ["u1"], at=6.0, cause="goes on"))
+    store.transact(mine, lambda session: leases.grant(session, "a", 3, [], at=7.0, cause="held"))
     with store.read() as session:
-        assert not leases.load_open(session)
+        assert leases.held_seconds(session, ["u1", "u2", "u3"], 10.0) == {"u1": 7.0, "u2": 3.0}
         kinds = session.scalars(select(Event.kind).where(Event.job_id == "a", Event.kind.like("lease.%")))
-        assert list(kinds) == ["lease.granted", "lease.revoked"]
-        rows = leases.of_job(session, "a")
-    assert [(row.started_at, row.ended_at, row.end_reason, row.steps) for row in rows] == [
-        (3.0, 4.0, "revoked", 12),
-        (None, 5.0, "finished", 0),
-    ]
+        assert list(kinds) == ["lease.granted", "lease.granted", "lease.revoked"]
 
 
 def test_jobs_are_found_by_how_the_latest_lease_of_their_allocations_ended(
@@ -284,7 +264,7 @@ def test_jobs_are_found_by_how_the_latest_lease_of_their_allocations_ended(
     def work(session: Session) -> None:
         allocations.add(session, [{"uuid": f"u{n}", "pool": "p", "model": "m"} for n in range(3)], 1.0, "test")
         leases.grant(session, "a", 1, ["u0", "u1"], at=2.0, cause="test")
-        leases.end_of_job(session, "a", 2, "members went on (u1)", 3.0)
+        end_leases(session, "a", "members went on (u1)", 3.0)
         leases.grant(session, "b", 1, ["u1", "u2"], at=4.0, cause="test")
 
     store.transact(mine, work)

@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompttuner.slurm.answers import (
-    STATES,
-    native_of,
-    parse_duration,
-    parse_record,
-    parse_sacct,
-    parse_squeue,
-    parse_time,
-)
-from prompttuner.slurm.backend import Native
+from prompttuner.slurm.answers import parse_record, parse_sacct, parse_squeue
 from prompttuner.slurm.site import parse_partitions
+from prompttuner.slurm.words import STATES, Native, native_of, parse_duration, parse_time
 
 ANSWERS = Path(__file__).parent / "answers"
 """Recorded ones, and others written by hand: see the README there."""

@@ -10,9 +10,10 @@ import slurm_entry
 from contract_sites import RealContractSite
 from slurm_cluster import Cluster
 
-from prompttuner.slurm.backend import Native, SubmitRefused
+from prompttuner.slurm.backend import SubmitRefused
 from prompttuner.slurm.observe import VANISHED
 from prompttuner.slurm.slurm_backend import SlurmBackend
+from prompttuner.slurm.words import Native
 
 pytestmark = pytest.mark.slurm
 

@@ -9,8 +9,9 @@ import slurm_entry
 from contract_sites import WALLTIME_S, ContractSite, FakeContractSite, RealContractSite
 
 from prompttuner.errors import BackendError
-from prompttuner.slurm.backend import NO_ANSWER, Native, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import NO_ANSWER, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.observe import EXITED, NOT_FOUND, VANISHED
+from prompttuner.slurm.words import Native
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.slurm)]
 NO_SUCH_ID = "987654"

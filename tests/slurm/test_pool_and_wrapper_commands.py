@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from row_tools import assign, end_leases
 
 from prompttuner.cli.frame.root import run
 from prompttuner.config import Settings, load_settings
 from prompttuner.db import Store
 from prompttuner.db.queries import allocations, jobs, leases
-from prompttuner.db.tables.models import Job
+from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.files import read_json, write_json
 from prompttuner.slurm.limits import Breaker
 from prompttuner.slurm.spool import Spool
@@ -47,17 +48,14 @@ def hold(settings: Settings, seconds_ago: float) -> None:
                 owner, lambda s, to=state: allocations.change(s, [allocations.Change("aaaa-1", to, "test")], now - 5)
             )
         facts = {
-            "uuid": "aaaa-1",
             "native_id": "77",
             "started_at": started,
             "warm_at": started + 10,
             "ends_at": now + 600,
         }
-        store.transact(owner, lambda s: allocations.update(s, [facts], now))
+        store.transact(owner, lambda s: assign(s, Allocation, "aaaa-1", **facts))
         store.transact(owner, lambda s: leases.grant(s, "jaaaaaaaaa", 1, ["aaaa-1"], at=started + 15, cause="test"))
-        lease = store.query(leases.load_open)[0].id
-        end = {"id": lease, "reason": "done"}
-        store.transact(owner, lambda s: leases.end(s, [end], started + 35))
+        store.transact(owner, lambda s: end_leases(s, "jaaaaaaaaa", "done", started + 35))
         store.release(owner)
 
 

@@ -44,6 +44,8 @@ def make_user(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     yield make
     for user in made:
         user.stop()
+    for user in made:
+        user.check_times()
 
 
 @pytest.fixture(scope="session")
@@ -234,6 +236,21 @@ def test_the_users_own_scancel_is_respected(make_user: MakeUser) -> None:
     assert user.state(job)["members"] == 1
     assert len(user.accounted()) == 2, "the cancelled one was not replaced"
     user.cli("cancel", job)
+
+
+def test_an_agent_that_ended_while_nobody_ticked_is_charged_to_its_own_end(make_user: MakeUser) -> None:
+    user = make_user(idle_limit_s=3)
+    job = user.submit("short", iterations=20)
+    user.until(lambda: user.step(job) > 0, "it runs")
+    user.kill()
+    user.until(lambda: not user.queue(), "its agent has ended itself")
+    time.sleep(8)
+    user.cli("tick")
+    (charged,) = [seconds for _, seconds in user.held().values()]
+    user.check_times()
+    (source, exact) = next(iter(user.held().values()))
+    assert source == "manager"
+    assert abs(charged - exact) < 4, "the first tick already knew the end, by the agent's farewell or by Slurm"
 
 
 @pytest.mark.skipif(os.environ.get("PROMPTTUNER_NESTED") == "1", reason="is this very run")

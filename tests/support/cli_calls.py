@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen
+from prompttuner.slurm.backend import AllocationRequest, Seen
+from prompttuner.slurm.words import Native
 
 __all__ = ["Cli", "QuietBackend", "Result"]
 

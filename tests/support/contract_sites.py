@@ -24,9 +24,10 @@ from slurm_cluster import Cluster
 
 from prompttuner.config import Settings, SlurmSettings
 from prompttuner.files import make_private_dir
-from prompttuner.slurm.backend import AllocationRequest, Backend, Native, Seen
+from prompttuner.slurm.backend import AllocationRequest, Backend, Seen
 from prompttuner.slurm.local import process_start
 from prompttuner.slurm.slurm_backend import SlurmBackend
+from prompttuner.slurm.words import Native
 
 __all__ = ["ContractSite", "FakeContractSite", "RealContractSite"]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prompttuner.errors import BackendError
-from prompttuner.slurm.backend import AllocationRequest, Native, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, Seen, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.command import ClientError, ClientTimeout
 from prompttuner.slurm.observe import Observer
+from prompttuner.slurm.words import Native
 
 __all__ = ["FakeAllocation", "FakeSlurm", "Program"]
 
@@ -91,6 +92,10 @@ class FakeSlurm:
     """So many of the next submissions are accepted, but the answer is lost."""
     lose_submissions: int = 0
     """So many of the next submissions fail with an unknown outcome, and nothing was started."""
+    limit_gpus: int | None = None
+    """A QOS lets this user hold so many GPUs at a time."""
+    never: str = ""
+    """Slurm's reason why what waits can never start."""
     away: bool = False
     """The controller (slurmctld) does not answer."""
     squeue_says: str = "the truth"
@@ -168,11 +173,19 @@ class FakeSlurm:
     def _squeue(self) -> str:
         rows = []
         for a in self._in_queue():
-            reason = "None" if a.state != Native.PENDING else "JobHeldUser" if a.held else "Resources"
+            reason = "None" if a.state != Native.PENDING else self._reason(a)
             node = a.node if a.started_at is not None else ""
             times = f"{_stamp(a.started_at)}|{_stamp(a.ends_at)}"
             rows.append(f"{a.native_id}|{a.shown}|{reason}|{node}|{times}|{a.request.name}\n")
         return "".join(rows)
+
+    def _reason(self, allocation: FakeAllocation) -> str:
+        if allocation.held:
+            return "JobHeldUser"
+        return self.never or ("Resources" if self._may_hold(allocation) else "QOSMaxGRESPerUser")
+
+    def _may_hold(self, allocation: FakeAllocation) -> bool:
+        return self.limit_gpus is None or self.busy_gpus + allocation.request.gpus <= self.limit_gpus
 
     def _sacct(self, command: Sequence[str]) -> str:
         if not self.accounting:
@@ -209,6 +222,7 @@ class FakeSlurm:
         self.time += seconds
         for allocation in list(self.allocations.values()):
             fits = self.busy_gpus + allocation.request.gpus <= self.gpus
+            fits = fits and self._may_hold(allocation) and not self.never
             if allocation.state == Native.PENDING and not allocation.held and fits:
                 self._start(allocation)
             if allocation.state not in {Native.RUNNING, Native.COMPLETING} or allocation.silent:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from row_tools import assign, end_leases
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from prompttuner.db import Change, Store
 from prompttuner.db.queries import allocations, bank_index, events, jobs, leases, profiles, requests
-from prompttuner.db.tables.models import Base
+from prompttuner.db.tables.models import Base, Job
 
 __all__ = ["everything", "fill"]
 
@@ -44,10 +45,11 @@ def _work(session: Session) -> None:
     for job, member in (("j-done", "u0"), ("j-run", "u1")):
         jobs.change(session, [Change(job, "running", "has a GPU", {"members": [member], "generation": 1})], 1020.0)
         leases.grant(session, job, 1, [member], at=1020.0, cause="deadline")
-    leases.end_of_job(session, "j-done", 2, "target reached", 1100.0)
-    jobs.change(session, [Change("j-done", "done", "target reached", {"step": 120, "loss": 1.25})], 1100.0)
+    end_leases(session, "j-done", "target reached", 1100.0)
+    jobs.change(session, [Change("j-done", "done", "target reached", {"step": 120, "eval_loss": 1.25})], 1100.0)
     allocations.change(session, [Change("u0", "ended", "idle for too long")], 1200.0)
-    jobs.update(session, [{"id": "j-run", "history": [[1020.0, 1]], "lookup": {"best": "h1"}}], 1200.0)
+    found = {"history": [[1020.0, 1]], "lookup": {"best": "h1"}, "updated_at": 1200.0}
+    assign(session, Job, "j-run", **found)
     events.append(session, [events.NewEvent("slurm.refused", "quota", allocation="u2")], 1201.0)
 
 

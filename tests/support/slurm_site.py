@@ -188,6 +188,44 @@ class SlurmUser:
                 found.setdefault(name.removeprefix("pt-"), []).append(word)
         return found
 
+    def held(self) -> dict[str, tuple[str | None, float]]:
+        """Ended allocations that Slurm knows: Slurm's id -> (who says when it ended, GPU-seconds charged)."""
+        from prompttuner.db import Store
+        from prompttuner.db.queries import allocations
+
+        with Store.open(self.settings.database_url, read_only=True) as store, store.read() as session:
+            rows = [row for row in allocations.find(session) if row.ended_at is not None and row.native_id is not None]
+        return {
+            row.native_id: (
+                row.end_source,
+                0.0 if row.started_at is None else (row.ended_at - row.started_at) * row.gpus,
+            )
+            for row in rows
+        }
+
+    def elapsed(self) -> dict[str, float]:
+        """GPU-seconds of all ended jobs of this cluster in Slurm's accounting, by id (one GPU each)."""
+        rows = self.cluster.run("sacct", "-nXP", "-S", "now-1day", "-o", "jobid,elapsedraw,end").splitlines()
+        fields = [row.split("|") for row in rows]
+        return {number: float(seconds) for number, seconds, end in fields if end != "Unknown"}
+
+    def check_times(self) -> None:
+        """What ended allocations are charged is what Slurm charges, within two seconds; ticks until both know."""
+        wrong: dict[str, tuple[object, ...]] = {}
+
+        def agree() -> bool:
+            wrong.clear()
+            elapsed = self.elapsed()
+            for native, (source, seconds) in self.held().items():
+                if source != "manager" or native not in elapsed or abs(seconds - elapsed[native]) > 2.0:
+                    wrong[native] = (source, seconds, elapsed.get(native))
+            if wrong:
+                self.cli("tick")
+            return not wrong
+
+        with contextlib.suppress(NoDatabase):
+            self.until(agree, "Slurm's GPU-seconds and ours are the same", 60.0)
+
     def journals(self) -> dict[str, list[dict[str, Any]]]:
         """Events that each agent wrote, by allocation."""
         found = {}

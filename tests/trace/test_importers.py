@@ -59,6 +59,17 @@ def test_sacct_dump(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("state", ["EXPEDITING", "POWER_UP_NODE", "RESV_DEL_HOLD", "SPECIAL_EXIT", "RUNNING"])
+def test_a_job_that_waits_or_runs_in_any_of_slurms_words_has_not_ended(state: str, tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    dump.write_text(
+        "JobID|User|Submit|ElapsedRaw|AllocTRES|State\n"
+        f"1|ada|2026-01-01T00:00:00|60|gres/gpu=1|{state}\n2|ada|2026-01-01T00:00:00|60|gres/gpu=1|COMPLETED\n"
+    )
+    loaded = import_sacct(dump, Wanted())
+    assert [job.id for job in loaded.jobs] == ["slurm-2"] and loaded.left_out == {"had not ended": 1}
+
+
 def test_sacct_dump_with_unix_times_and_more_fields(tmp_path: Path) -> None:
     path = tmp_path / "sacct.txt"
     path.write_text("JobID|JobName|User|Submit|ElapsedRaw|AllocTRES|State\n1|x|u|1700000000|5|gres/gpu=1|COMPLETED\n")

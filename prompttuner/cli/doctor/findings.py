@@ -9,6 +9,8 @@ __all__ = ["Finding", "Verdict"]
 
 
 class Verdict(StrEnum):
+    """How bad a finding is."""
+
     OK = "ok"
     ADVICE = "advice"
     """Works, but could go better."""
@@ -18,6 +20,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """One thing that a check looked at, with what to do about it."""
+
     what: str
     verdict: Verdict
     text: str

@@ -195,13 +195,9 @@ def _templates(settings: Settings) -> Iterator[Finding]:
 
 def _paused(settings: Settings) -> Iterator[Finding]:
     """Submissions that pause after failures in a row."""
-    from prompttuner.files import read_json
-    from prompttuner.slurm.limits import Breaker
+    from prompttuner.controller.act.gate import Gate
 
-    breaker = Breaker()
-    state = read_json(settings.spool_dir / "gate.json")
-    breaker.restore(state.get("breaker") if isinstance(state, dict) else None)
-    problem = breaker.describe(time.time())
+    problem = Gate.of(settings).problem(time.time())
     if problem:
         yield Finding("submissions", Verdict.WRONG, problem)
     if "SLURM_JOB_ID" in os.environ:

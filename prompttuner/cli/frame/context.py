@@ -12,7 +12,7 @@ from prompttuner.errors import ConfigError
 if TYPE_CHECKING:
     from prompttuner.config import Layers, Settings
 
-__all__ = ["layers", "set_flags", "settings"]
+__all__ = ["as_value", "flag", "layers", "set_flags", "settings"]
 
 _flags: dict[str, Any] = {}
 _layers: dict[str, Layers] = {}
@@ -32,7 +32,7 @@ def set_flags(flags: Mapping[str, Any], pairs: Sequence[str]) -> None:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {pair!r}: write KEY=VALUE, such as --set idle_limit_s=5m")
-        _flags[key.strip()] = _value(text.strip())
+        _flags[key.strip()] = as_value(text.strip())
 
 
 def layers() -> Layers:
@@ -47,10 +47,16 @@ def layers() -> Layers:
 
 
 def settings() -> Settings:
+    """The settings in force for this command line, read once."""
     return layers().settings
 
 
-def _value(text: str) -> Any:
+def flag(name: str) -> Any:
+    """A global option of this command line; None if it was not given."""
+    return _flags.get(name)
+
+
+def as_value(text: str) -> Any:
     """A TOML value (number, list, true) if it is one, else the text itself."""
     try:
         return tomllib.loads(f"v = {text}")["v"]

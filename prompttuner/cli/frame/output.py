@@ -25,8 +25,10 @@ JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")
 
 
 def print_json(value: Any, lines: bool = False) -> None:
-    """One JSON document, on one line if ``lines`` (or off a terminal). Infinite and undefined numbers, which JSON has
-    not, become null; paths become text."""
+    """One JSON document, on one line if ``lines`` (or off a terminal).
+
+    Infinite and undefined numbers, which JSON has not, become null; paths become text.
+    """
     indent = 2 if sys.stdout.isatty() and not lines else None
     typer.echo(json.dumps(_plain(value), indent=indent, default=str))
 

@@ -90,6 +90,7 @@ def load(name: str) -> Any:
     app: typer.Typer = import_module(f"prompttuner.cli.{entry.module}").app
     if entry.group:
         return typer.main.get_group(app)
+    app._add_completion = False  # noqa: SLF001  # installing completion is the root command's business
     command: Any = typer.main.get_command(app)
     return command.commands[name] if isinstance(command, TyperGroup) else command
 
@@ -98,15 +99,18 @@ class LazyGroup(TyperGroup):
     """A group that lists its commands from the table and imports the one that is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Names of all commands, in the order of the table."""
         return [entry.name for entry in ENTRIES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """A stand-in that knows the name and help of a command; None if there is no such command."""
         entry = _BY_NAME.get(cmd_name)
         if entry is None:
             return None
         return TyperCommand(name=entry.name, help=entry.help, rich_help_panel=entry.panel)
 
     def resolve_command(self, ctx: Any, args: Sequence[str]) -> Any:
+        """The real command behind the words that were typed, imported now."""
         self.commands = dict.fromkeys(_BY_NAME)  # type: ignore[assignment]  # for "did you mean"
         name, command, rest = super().resolve_command(ctx, list(args))
         return name, command if name is None else load(name), rest

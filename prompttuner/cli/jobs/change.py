@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.arguments import JobWord, JobWords
 from prompttuner.cli.frame.output import JsonFlag, print_json
 from prompttuner.cli.jobs.ask import ask_all, make_request, tell
 from prompttuner.cli.state.reading import job_in, looking, one_job, pending_submits
@@ -22,31 +23,28 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
-Words = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids, beginnings of ids, or names.")]
-Word = Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")]
-
 
 @app.command()
-def cancel(jobs: Words, json: JsonFlag = False) -> None:
+def cancel(jobs: JobWords, json: JsonFlag = False) -> None:
     """Cancel jobs; their checkpoints are kept."""
     _change("cancel", jobs, json)
 
 
 @app.command()
-def hold(jobs: Words, json: JsonFlag = False) -> None:
+def hold(jobs: JobWords, json: JsonFlag = False) -> None:
     """Keep jobs from running until they are released."""
     _change("hold", jobs, json)
 
 
 @app.command()
-def release(jobs: Words, json: JsonFlag = False) -> None:
+def release(jobs: JobWords, json: JsonFlag = False) -> None:
     """Let held jobs run again."""
     _change("release", jobs, json, only=JobState.HELD)
 
 
 @app.command()
 def update(
-    job: Word,
+    job: JobWord,
     deadline: Annotated[
         str | None, typer.Option(help="From now: 30m, 1h30m; or a time with its zone; 'none': best effort.")
     ] = None,
@@ -70,7 +68,7 @@ def update(
 
 @app.command()
 def scale(
-    job: Word,
+    job: JobWord,
     gpus: Annotated[str, typer.Argument(metavar="N|auto", help="Number of GPUs; auto: the policy decides again.")],
     json: JsonFlag = False,
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag
 from prompttuner.cli.state.reading import find_job, one_job, open_store
 from prompttuner.protocol.files import read_message, understood
@@ -40,7 +41,7 @@ class Tail:
 
 @app.command()
 def logs(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")],
+    job: JobWord,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     agents: Annotated[bool, typer.Option(help="Also what its agents wrote to their standard output.")] = False,
     json: JsonFlag = False,

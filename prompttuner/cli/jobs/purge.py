@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.completion import job_words
 from prompttuner.cli.frame.output import JsonFlag, print_json
 from prompttuner.cli.jobs.ask import Answer, ask_all, make_request, tell
 from prompttuner.cli.state.reading import job_in, looking, open_store
@@ -28,7 +29,8 @@ AT_ONCE = 500
 @app.command()
 def purge(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="JOB...", help="Ids, beginnings of ids, or names.")
+        list[str] | None,
+        typer.Argument(metavar="JOB...", help="Ids, beginnings of ids, or names.", autocompletion=job_words),
     ] = None,
     older_than: Annotated[str | None, typer.Option(help="All jobs that ended longer ago, such as 30d.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -90,13 +92,10 @@ def _chosen(words: list[str], older_than: str | None) -> tuple[list[str], list[s
 
 
 def _older(before: float) -> list[str]:
-    from sqlalchemy import select
-
-    from prompttuner.db.tables.models import Job
+    from prompttuner.db.queries import jobs
 
     store = open_store()
     if store is None:
         return []
-    ended = select(Job.id).where(Job.state.in_(sorted(JOB_ENDED)), Job.finished_at < before).order_by(Job.finished_at)
     with store, store.read() as session:
-        return list(session.scalars(ended))
+        return jobs.ended_before(session, before)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, writing
 from prompttuner.cli.jobs.views import job_view
 from prompttuner.cli.state.reading import one_job
@@ -24,7 +25,7 @@ app = typer.Typer()
 
 @app.command()
 def result(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")],
+    job: JobWord,
     to: Annotated[Path | None, typer.Option(help="Copy the result into this new folder.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Write its history there for TensorBoard.")] = None,
     json: JsonFlag = False,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, print_table
 from prompttuner.cli.jobs.views import deadline_text, event_view, job_view
 from prompttuner.cli.state.reading import one_job
@@ -16,8 +17,6 @@ from prompttuner.spec.when import format_duration
 __all__ = ["app"]
 
 app = typer.Typer()
-
-JobWord = Annotated[str, typer.Argument(metavar="JOB", help="Id, beginning of an id, or name.")]
 LATEST_EVENTS = 15
 
 
@@ -42,7 +41,8 @@ def show(job: JobWord, json: JsonFlag = False) -> None:
             "model": view["model"],
             "target": view["target"],
             "metric": None if view["metric"] is None else f"{view['metric']:.4g} (best {_number(view['best'])})",
-            "loss": None if view["loss"] is None else f"{view['loss']:.4g}",
+            "training loss": None if view["train_loss"] is None else f"{view['train_loss']:.4g} (its last step's)",
+            "evaluation loss": None if view["eval_loss"] is None else f"{view['eval_loss']:.4g} (the result's)",
             "iteration": f"{view['step']} of at most {view['max_iterations']}",
             "speed": None if view["iters_per_s"] is None else f"{view['iters_per_s']:.2f} iterations/s",
             "initial prompt": view["initial_prompt"],
@@ -66,19 +66,17 @@ def show(job: JobWord, json: JsonFlag = False) -> None:
 @app.command()
 def explain(job: JobWord, json: JsonFlag = False) -> None:
     """Say in words why a job waits, or why it has the GPUs it has."""
-    from sqlalchemy import select
-
     from prompttuner.cli.state.bank_entries import outcomes_by_entry
-    from prompttuner.db.tables.models import Event
+    from prompttuner.db.queries import events as event_rows
     from prompttuner.db.tables.recorded import lookup_of
 
     now = time.time()
     with one_job(job) as (session, row):
         view = job_view(row, now, context.settings().spool_dir)
-        known, lookup = row.lookup, lookup_of(row)
+        lookup = lookup_of(row)
+        known = row.lookup or (None if lookup.budget_s is None else {"budget_s": lookup.budget_s})
         prediction = {"iterations_left": row.iters_mid, "iterations_left_p90": row.iters_hi}
-        newest = select(Event).where(Event.job_id == row.id).order_by(Event.seq.desc()).limit(LATEST_EVENTS)
-        events = [event_view(event) for event in reversed(list(session.scalars(newest)))]
+        events = [event_view(event) for event in event_rows.latest(session, LATEST_EVENTS, job=row.id)]
         candidates = [about.name for about in lookup.candidates or ()]
         outcomes = outcomes_by_entry(session, row.model, candidates)
     if json:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.completion import job_states, job_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.cli.jobs.views import job_view, summary_row
 from prompttuner.cli.state.reading import find_job, one_job, open_store, pending_submits
@@ -26,9 +27,13 @@ COLUMNS = ["job", "name", "state", "iteration", "metric", "target", "deadline", 
 
 @app.command()
 def status(
-    jobs: Annotated[list[str] | None, typer.Argument(help="Ids, beginnings of ids, or names.")] = None,
+    jobs: Annotated[
+        list[str] | None, typer.Argument(help="Ids, beginnings of ids, or names.", autocompletion=job_words)
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="Ended jobs of any age too.")] = False,
-    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state (may be repeated).")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only jobs in this state (may be repeated).", autocompletion=job_states)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most n jobs, the newest; active ones first.")] = 200,
     json: JsonFlag = False,
 ) -> None:

@@ -60,19 +60,12 @@ def look() -> tuple[str, list[list[str]], list[list[str]]]:
     if store is None:
         return "no jobs yet", [], []
     with store, store.read() as session:
-        from sqlalchemy import select
+        from prompttuner.db.queries import allocations, jobs
 
-        from prompttuner.db.queries import allocations
-        from prompttuner.db.queries.jobs import ACTIVE_STATES
-        from prompttuner.db.tables.models import Job
-
-        active = Job.state.in_(ACTIVE_STATES)
-        counted = session.execute(select(Job.members, Job.deadline_at, Job.best_effort).where(active)).all()
-        urgency = Job.deadline_at.is_(None), Job.deadline_at, Job.submitted_at
-        urgent = session.scalars(select(Job).where(active).order_by(*urgency).limit(SHOWN))
-        views = [job_view(job, now, context.settings().spool_dir) for job in urgent]
+        counted = jobs.load_active(session)
+        views = [job_view(job, now, context.settings().spool_dir) for job in jobs.most_urgent(session, SHOWN)]
         pool = list(allocations.load_live(session))
-    endangered = sum(at is not None and (now > at or given_up) for _, at, given_up in counted)
+    endangered = sum(row.deadline_at is not None and (now > row.deadline_at or row.best_effort) for row in counted)
     line = (
         f"{time.strftime('%H:%M:%S')}  {Counted(len(counted), 'active job')}, "
         f"{sum(bool(row.members) for row in counted)} running, {endangered} late or given up on; "

@@ -44,7 +44,8 @@ def job_view(job: Job, now: float, spool_dir: Path) -> dict[str, Any]:
         "target": _target_text(job),
         "metric": job.metric,
         "best": job.best,
-        "loss": job.loss,
+        "train_loss": job.train_loss,
+        "eval_loss": job.eval_loss,
         "step": job.step,
         "max_iterations": job.spec.get("max_iterations"),
         "iters_per_s": job.iters_per_s,
@@ -77,6 +78,7 @@ def _so_far(job: Job, now: float) -> float:
 
 
 def event_view(event: Event | Row[Any]) -> dict[str, Any]:
+    """An event as plain values."""
     return {
         "seq": event.seq,
         "at": event.at,

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.completion import allocation_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import SpecError
+from prompttuner.slurm.reasons import in_words
 from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
-    from sqlalchemy.orm import Session
 
 __all__ = ["allocation_view", "app"]
 
@@ -23,7 +24,12 @@ app = typer.Typer(help="Show the allocations that are held, and what they cost."
 RECENT = 50
 COLUMNS = ["allocation", "Slurm", "state", "pool", "GPUs", "job", "since", "idle for", "ends in", "GPU time", "note"]
 
-Which = Annotated[str | None, typer.Argument(metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.")]
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ALLOCATION", help="Beginning of its id, or its Slurm job id.", autocompletion=allocation_words
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", "-a", help="All of them.")]
 Idle = Annotated[bool, typer.Option("--idle", help="Those without a job.")]
 
@@ -83,6 +89,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "allocation": row.uuid,
         "native_id": row.native_id,
         "native_state": row.native_state,
+        "reason": row.reason,
         "state": str(row.state),
         "pool": row.pool,
         "model": row.model,
@@ -97,6 +104,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "ends_at": row.ends_at,
         "ended_at": row.ended_at,
         "end_reason": row.end_reason,
+        "end_source": row.end_source,
         "suspect_since": row.suspect_since,
         "drain": row.drain,
         "leases": status.get("leases", 0),
@@ -107,7 +115,7 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
 
 def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
     from prompttuner.cli.state.reading import open_store
-    from prompttuner.db.queries import allocations
+    from prompttuner.db.queries import allocations, leases
     from prompttuner.states import ALLOCATION_ENDED
 
     store = open_store()
@@ -118,25 +126,14 @@ def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
         if ended_too:
             ended = allocations.find(session, states=[str(state) for state in ALLOCATION_ENDED], limit=RECENT)
             rows = [*reversed(ended), *rows]
-        busy = _busy(session, [row.uuid for row in rows], now)
+        busy = leases.held_seconds(session, [row.uuid for row in rows], now)
         return [allocation_view(row, busy.get(row.uuid, 0.0), now) for row in rows]
-
-
-def _busy(session: Session, uuids: list[str], now: float) -> dict[str, float]:
-    """Seconds each allocation has spent on leases."""
-    from sqlalchemy import func, select
-
-    from prompttuner.db.tables.models import Lease
-
-    seconds = func.sum(func.coalesce(Lease.ended_at, now) - Lease.granted_at)
-    query = select(Lease.allocation, seconds).where(Lease.allocation.in_(uuids)).group_by(Lease.allocation)
-    return {uuid: float(total) for uuid, total in session.execute(query)}
 
 
 def _row(view: dict[str, Any], now: float) -> list[str]:
     idle = "" if view["idle_since"] is None else format_duration(max(0.0, now - view["idle_since"]))
     ends = "" if view["ends_at"] is None or view["ended_at"] else format_duration(max(0.0, view["ends_at"] - now))
-    notes = [view["end_reason"] or ""]
+    notes = [view["end_reason"] or "", in_words(view["reason"])]
     if view["suspect_since"] is not None and not view["ended_at"]:
         notes.append(f"no heartbeat since {iso(view['suspect_since'])}")
     if view["drain"] and not view["ended_at"]:
@@ -157,13 +154,9 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 
 
 def _paused(now: float) -> str | None:
-    from prompttuner.files import read_json
-    from prompttuner.slurm.limits import Breaker
+    from prompttuner.controller.act.gate import Gate
 
-    breaker = Breaker()
-    state = read_json(context.settings().spool_dir / "gate.json")
-    breaker.restore(state.get("breaker") if isinstance(state, dict) else None)
-    return breaker.describe(now)
+    return Gate.of(context.settings()).problem(now)
 
 
 def _ask(kind: str, which: str | None, everything: bool, idle: bool) -> None:

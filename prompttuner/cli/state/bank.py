@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.completion import entry_words, model_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, print_table, writing
 from prompttuner.errors import DataError, NotFound, SpecError
 
@@ -23,16 +24,20 @@ app = typer.Typer(help="Look after the Prompt Bank: list, add, import, publish."
 SHORT = 12
 NOTHING = "nothing is in the bank yet; jobs that reach their target and 'prompttuner bank add' put prompts into it"
 BankOption = Annotated[Path | None, typer.Option("--bank", help="Bank folder; default: your own.")]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.", autocompletion=model_words)
+]
 Task = Annotated[str, typer.Option(help="What the prompt is for.")]
 Source = Annotated[str, typer.Option(help="Where it comes from.")]
 Licence = Annotated[str, typer.Option(help="Its licence.")]
-EntryWord = Annotated[str, typer.Argument(metavar="ENTRY", help="Id, or its beginning.")]
+EntryWord = Annotated[str, typer.Argument(metavar="ENTRY", help="Id, or its beginning.", autocompletion=entry_words)]
 
 
 @app.command()
 def add(
-    model: Annotated[str, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.", autocompletion=model_words)
+    ],
     text: Annotated[str | None, typer.Option(help="A prompt in words.")] = None,
     file: Annotated[Path | None, typer.Option(help="A soft prompt in a safetensors file.")] = None,
     task: Task = "",
@@ -59,7 +64,9 @@ def add(
 @app.command("import")
 def import_(
     paths: Annotated[list[Path], typer.Argument(help="JSONL, text with one prompt a line, or PEFT adapter folders.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="LLM: hub id, folder, or 'small'.", autocompletion=model_words)
+    ],
     task: Task = "",
     source: Source = "",
     licence: Licence = "",
@@ -160,7 +167,10 @@ def show(entry: EntryWord, bank: BankOption = None, json: JsonFlag = False) -> N
 
 
 @app.command()
-def remove(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], bank: BankOption = None) -> None:
+def remove(
+    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...", autocompletion=entry_words)],
+    bank: BankOption = None,
+) -> None:
     """Remove entries."""
     found = [_one(bank, word) for word in entries]
     for shelf, entry_id in found:
@@ -247,7 +257,7 @@ def check(bank: BankOption = None, json: JsonFlag = False) -> None:
 
 @app.command()
 def publish(
-    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")],
+    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...", autocompletion=entry_words)],
     to: Annotated[Path, typer.Option(help="The shared bank's folder; made if there is none.")],
     group_write: Annotated[bool, typer.Option(help="If it is made: others of the group may publish too.")] = False,
     bank: BankOption = None,

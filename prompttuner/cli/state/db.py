@@ -23,20 +23,29 @@ def group() -> None:
 
 
 @app.command()
-def upgrade(json: JsonFlag = False) -> None:
-    """Create the database, or bring its schema up to this version; a running controller is fenced off."""
+def upgrade(
+    backup: Annotated[
+        bool, typer.Option("--backup/--no-backup", help="Save the state in the home folder before it is changed.")
+    ] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Create the database, or bring its schema up to this version; stop the controller first."""
     from prompttuner.db.store.place import parse_place
-    from prompttuner.db.store.store import Store
+    from prompttuner.db.upkeep import upgrading
 
-    url = context.settings().database_url
+    settings = context.settings()
+    settings.make_home()
+    url = settings.database_url
     place = str(parse_place(url))
-    before, after = Store.upgrade_at(url)
+    done = upgrading.upgrade(url, settings.home, save=backup)
+    saved = None if done.saved is None else str(done.saved)
     if json:
-        print_json({"database": place, "before": before, "after": after})
-    elif before == after:
-        typer.echo(f"{place} is at {after}: nothing to do")
+        print_json({"database": place, "before": done.before, "after": done.after, "saved": saved})
+    elif done.before == done.after:
+        typer.echo(f"{place} is at {done.after}: nothing to do")
     else:
-        typer.echo(f"{place}: {before or 'empty'} -> {after}")
+        kept = "" if saved is None else f" (as it was: {saved})"
+        typer.echo(f"{place}: {done.before or 'empty'} -> {done.after}{kept}")
 
 
 @app.command()

@@ -14,7 +14,6 @@ from prompttuner.controller.plan.pools import Pool
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries.live import Rows, live_rows
 from prompttuner.db.tables.models import Allocation, Job
-from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.policy.contract.plan import Assign, Demote, Plan, Reject, Release, Request, Restore, Stop, SwitchModel
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 
@@ -122,9 +121,9 @@ def _assign(
         if not (free or ours):
             return False
     if lookup_s > 0 and not job.lookup_done:
-        job.lookup = {**(job.lookup or {}), "budget_s": lookup_s}
-    elif job.first_step_at is None and not job.lookup_done and not lookup_of(job).budget_s:
-        job.lookup = {"budget_s": 0.0}
+        job.lookup_budget_s = lookup_s
+    elif job.first_step_at is None and not job.lookup_done and not job.lookup_budget_s:
+        job.lookup_budget_s = 0.0
     tx.new_members(job, list(agents), reason)
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prompttuner.config import Settings
@@ -10,6 +11,26 @@ from prompttuner.files import read_json, write_json
 from prompttuner.slurm.limits import Allowance, Breaker, HardCaps, TokenBucket, allowance
 
 __all__ = ["Gate"]
+
+LIMIT_KNOWN_S = 3600.0
+"""A limit that Slurm has named is believed so long; then one more try shows whether it still holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """GPUs that can be held at a time, as Slurm's reason for a waiting allocation has shown."""
+
+    gpus: int
+    why: str
+    at: float
+
+    @classmethod
+    def restored(cls, value: object) -> _Limit | None:
+        """From gate.json; None if it makes no sense."""
+        match value:
+            case {"gpus": int(gpus), "why": str(why), "at": float(at) | int(at)} if gpus > 0:
+                return cls(gpus, why, float(at))
+        return None
 
 
 class Gate:
@@ -27,6 +48,12 @@ class Gate:
         self._breaker.restore(kept.get("breaker"))
         asked = value.get("asked_at") if isinstance(value, dict) else None
         self._asked_at = float(asked) if isinstance(asked, int | float) else None
+        self._limit = _Limit.restored(kept.get("limit"))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Gate:
+        """As it stands in the spool now; nothing is written."""
+        return cls(settings.spool_dir / "gate.json", settings)
 
     def may_ask(self, now: float, gap_s: float) -> bool:
         """Whether the last question to Slurm, whichever process put it, is long enough ago; True counts as one."""
@@ -53,6 +80,23 @@ class Gate:
         """Why submissions pause, for `doctor` and `pool`; None when all is well."""
         return self._breaker.describe(now)
 
+    def learn_limit(self, now: float, gpus: int, why: str) -> None:
+        """Slurm starts nothing more while so many GPUs are held, by a limit that it names."""
+        known = self._limit
+        self._limit = _Limit(gpus, why, now)
+        if known is None or (known.gpus, known.why) != (gpus, why) or not 0 <= now - known.at < 60.0:
+            self._save()
+        else:
+            self._limit = known
+
+    def known_limit(self, now: float, held: int) -> tuple[int, str] | None:
+        """(GPUs, Slurm's reason) of the limit learned last; None if there is none, it is old, or more are held now."""
+        limit = self._limit
+        if limit is not None and (held > limit.gpus or not 0 <= now - limit.at < LIMIT_KNOWN_S):
+            self._limit = limit = None
+            self._save()
+        return None if limit is None else (limit.gpus, limit.why)
+
     def submitted(self, now: float) -> None:
         """One submission was taken."""
         self._bucket.take(now)
@@ -66,6 +110,11 @@ class Gate:
         self._save()
 
     def _save(self, *, durable: bool = True) -> None:
-        value = {"bucket": self._bucket.to_json(), "breaker": self._breaker.to_json(), "asked_at": self._asked_at}
+        value = {
+            "bucket": self._bucket.to_json(),
+            "breaker": self._breaker.to_json(),
+            "asked_at": self._asked_at,
+            "limit": None if self._limit is None else asdict(self._limit),
+        }
         with contextlib.suppress(OSError):  # a lost count makes us slower or quicker by a few submissions, no more
             write_json(self._file, value, durable=durable)

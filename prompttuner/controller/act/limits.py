@@ -48,7 +48,7 @@ class Limits:
     def __init__(self, resources: Resources, backend: Backend, gate: Gate) -> None:
         self._res = resources
         self._backend = backend
-        self._gate = gate
+        self.gate = self._gate = gate
 
     @property
     def gpus_per_agent(self) -> int:

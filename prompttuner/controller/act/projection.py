@@ -11,7 +11,7 @@ from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries.live import Rows, jobs_behind, jobs_named, live_rows
 from prompttuner.db.tables.models import Allocation, Job
-from prompttuner.db.tables.recorded import lookup_of, order_of
+from prompttuner.db.tables.recorded import order_of
 from prompttuner.files import make_private_dir, write_json
 from prompttuner.protocol.agents import Order
 from prompttuner.protocol.files import read_message, understood, write_message
@@ -88,7 +88,7 @@ def write_plan(spool: Spool, job: Job, addresses: Mapping[str, str]) -> int | No
     """
     folder = make_private_dir(spool.job(job.id))
     present = read_membership(folder)
-    budget = 0.0 if job.lookup_done else lookup_of(job).budget_s or 0.0
+    budget = 0.0 if job.lookup_done else job.lookup_budget_s or 0.0
     stop = _STOP_WORDS.get(JobState(job.state)) or (str(job.state) if job.state in JOB_ENDED else None)
     if present is not None and present.generation >= job.generation:
         same = present.generation == job.generation and list(present.members) == list(job.members)

@@ -18,6 +18,7 @@ from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import leases, live
 from prompttuner.db.tables.models import Allocation, Job, Lease
 from prompttuner.db.tables.recorded import status_of
+from prompttuner.slurm.backend import EndSource
 from prompttuner.states import ALLOCATION_ENDED, JOB_ENDED, AllocationState, JobState
 
 __all__ = ["WENT_ON", "Tx"]
@@ -78,7 +79,6 @@ class Tx:
         leases.grant(self.session, job.id, job.generation, job.members, at=self.now, cause=cause)
         if members and job.state == JobState.QUEUED:
             job.started_at = job.started_at or self.now
-            job.attempts += 1
             self.job_state(job, JobState.RUNNING, cause)
         elif not members and job.state == JobState.RUNNING:
             self.job_state(job, JobState.QUEUED, cause)
@@ -107,8 +107,10 @@ class Tx:
         for lease in leases_now:
             allocation = self.session.get(Allocation, lease.allocation)
             gpus = 1 if allocation is None else allocation.gpus
-            job.gpu_seconds += max(0.0, self.now - lease.granted_at) * gpus
-            lease.ended_at, lease.end_reason, lease.steps = self.now, cause[:CAUSE_LIMIT], job.step
+            gone_at = None if allocation is None else allocation.ended_at
+            end = self.now if gone_at is None else max(lease.granted_at, min(self.now, gone_at))
+            job.gpu_seconds += max(0.0, end - lease.granted_at) * gpus
+            lease.ended_at, lease.end_reason, lease.steps = end, cause[:CAUSE_LIMIT], job.step
 
     def _free(self, member: str) -> None:
         allocation = self.session.get(Allocation, member)
@@ -135,17 +137,39 @@ class Tx:
         }
         allocation_rows.add(self.session, [row], self.now, cause)
 
-    def allocation_state(self, allocation: Allocation, state: AllocationState, cause: str, **data: Any) -> None:
-        """Change an allocation's state, checked, with its event."""
-        fields = {"idle_since": self.now} if state == AllocationState.WARM else {}
-        changes = [Change(allocation.uuid, state.value, cause, fields=fields, data=data)]
+    def allocation_state(
+        self,
+        allocation: Allocation,
+        state: AllocationState,
+        cause: str,
+        fields: Mapping[str, float | str | None] | None = None,
+        **data: Any,
+    ) -> None:
+        """Change an allocation's state, and ``fields`` with it, checked, with its event."""
+        idle = {"idle_since": self.now} if state == AllocationState.WARM else {}
+        changes = [Change(allocation.uuid, state.value, cause, fields={**idle, **(fields or {})}, data=data)]
         known = {allocation.uuid: allocation.state}
         _take(allocation, allocation_rows.change(self.session, changes, self.now, known)[allocation.uuid])
 
-    def end_allocation(self, allocation: Allocation, reason: str, cause: str) -> None:
-        """It has ended, with proof. Jobs lose it as a member where their facts are applied."""
-        allocation.end_reason, allocation.reserved_for = reason[:CAUSE_LIMIT], None
-        self.allocation_state(allocation, AllocationState.ENDED, cause)
+    def end_allocation(
+        self,
+        allocation: Allocation,
+        reason: str,
+        cause: str,
+        ended_at: float | None = None,
+        source: EndSource | None = None,
+    ) -> None:
+        """It has ended, with proof. Jobs lose it as a member where their facts are applied.
+
+        ``ended_at``: when, by the word of ``source``; None: nobody knows, so it counts as held until now.
+        """
+        allocation.end_reason, allocation.reserved_for, allocation.reason = reason[:CAUSE_LIMIT], None, ""
+        fields: dict[str, float | str | None] = {}
+        if ended_at is not None:
+            # Clocks of hosts differ: an end before the start, or in the future, would make the time held nonsense.
+            ended_at = max(min(ended_at, self.now), allocation.started_at or allocation.created_at)
+            fields = {"ended_at": ended_at, "end_source": None if source is None else source.value}
+        self.allocation_state(allocation, AllocationState.ENDED, cause, fields)
 
     def abandon_allocation(self, allocation: Allocation, cause: str) -> None:
         """Its UUID is never sent, and never admitted, again."""

@@ -10,7 +10,9 @@ from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
 from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
-from prompttuner.slurm.backend import NO_ANSWER, Native, Seen
+from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
+from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
+from prompttuner.slurm.words import Native
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
 from prompttuner.worker.resume import MAX_CRASHES
 
@@ -25,6 +27,7 @@ DONE_GRACE_S = 60.0
 """A lease that says it is done, but whose result cannot be seen yet: a network file system needs time."""
 
 _A = AllocationState
+_STARTED = frozenset({Native.RUNNING, Native.COMPLETING, Native.ENDED})
 
 
 def apply_agents(
@@ -54,17 +57,16 @@ def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: flo
     if signalled(told) and (view is None or view.state in {Native.RUNNING, Native.COMPLETING, Native.ENDED}):
         return  # Slurm's word follows, perhaps in a later tick: it says why
     if told.farewell is not None:
-        reason, detail = told.farewell.reason, told.farewell.detail
-        tx.end_allocation(allocation, reason, f"the agent ended: {reason}" + (f" ({detail})" if detail else ""))
+        _farewell(tx, allocation, told, view)
         return
     status = told.status
     if status is None:
         return
     if allocation.started_at is None:
-        allocation.started_at = tx.now
+        allocation.started_at = _start_of(tx, told, view)
         allocation.admitted = True
         if allocation.submitted_at is not None:
-            tx.learn(allocation, "queue", max(0.0, tx.now - allocation.submitted_at))
+            tx.learn(allocation, "queue", max(0.0, allocation.started_at - allocation.submitted_at))
         tx.allocation_state(allocation, _A.STARTING, "its agent has started")
     allocation.host, allocation.address = status.host, status.address
     if status.protocol != PROTOCOL:
@@ -86,6 +88,29 @@ def _from_agent(tx: Tx, allocation: Allocation, told: AgentFacts, suspect_s: flo
     elif order.seen_s is None and status.order_seq == order.seq:
         allocation.order = replace(order, seen_s=round(tx.now - order.at, 2)).to_json()
     _follow(tx, allocation, status)
+
+
+def _farewell(tx: Tx, allocation: Allocation, told: AgentFacts, view: Seen | None) -> None:
+    """The agent has said that it ends. When, the resource manager knows better, where it has already been asked."""
+    assert told.farewell is not None
+    reason, detail = told.farewell.reason, told.farewell.detail
+    ended_at, source = (told.farewell.at, EndSource.FAREWELL) if told.farewell.at > 0 else (None, None)
+    if view is not None and view.end_source is EndSource.MANAGER:
+        ended_at, source = view.ends_at, view.end_source
+    if allocation.started_at is None:
+        allocation.started_at = _start_of(tx, told, view)
+    elif view is not None and view.end_source is EndSource.MANAGER and view.start_at is not None:
+        allocation.started_at = view.start_at
+    cause = f"the agent ended: {reason}" + (f" ({detail})" if detail else "")
+    tx.end_allocation(allocation, reason, cause, ended_at, source)
+
+
+def _start_of(tx: Tx, told: AgentFacts, view: Seen | None) -> float:
+    """When an allocation started: by the resource manager, else by the agent's claim, else now."""
+    if view is not None and view.start_at is not None and view.state in _STARTED and view.start_at <= tx.now:
+        return view.start_at
+    claimed = 0.0 if told.instance is None else told.instance.at
+    return min(claimed, tx.now) if claimed > 0 else tx.now
 
 
 def _follow(tx: Tx, allocation: Allocation, status: AgentStatus) -> None:
@@ -114,17 +139,25 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
     if view.ends_at is not None and view.state == Native.RUNNING:
         allocation.ends_at = view.ends_at
     state = _A(allocation.state)
+    _waits(tx, allocation, view)
+    if view.start_at is not None and view.state in {Native.RUNNING, Native.ENDED} and view.start_at <= tx.now:
+        fresh = allocation.started_at is None
+        allocation.started_at = view.start_at
+        if fresh and view.state == Native.RUNNING:
+            tx.learn(allocation, "queue", max(0.0, view.start_at - (allocation.submitted_at or tx.now)))
     if view.state == Native.ENDED:
         why = " ".join(filter(None, (view.native_state, view.reason)))
         if view.native_state.startswith("CANCELLED") and not allocation.drain:
             _respect_scancel(tx, allocation)
-        tx.end_allocation(allocation, view.reason or view.native_state, f"Slurm says it has ended: {why}".rstrip(": "))
+        reason = view.reason or view.native_state
+        cause = f"Slurm says it has ended: {why}".rstrip(": ")
+        tx.end_allocation(allocation, reason, cause, view.ends_at, view.end_source)
     elif view.state == Native.PENDING and state == _A.INTENT:
         tx.allocation_state(allocation, _A.PENDING, "queued")
     elif view.state == Native.RUNNING and state in {_A.INTENT, _A.PENDING}:
         if allocation.started_at is None:
-            allocation.started_at = view.start_at or tx.now
-            tx.learn(allocation, "queue", max(0.0, allocation.started_at - (allocation.submitted_at or tx.now)))
+            allocation.started_at = tx.now
+            tx.learn(allocation, "queue", max(0.0, tx.now - (allocation.submitted_at or tx.now)))
         tx.allocation_state(allocation, _A.STARTING, "Slurm has started it")
     elif (
         view.state == Native.UNKNOWN
@@ -133,6 +166,19 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
         and tx.now - allocation.created_at > ABANDON_AFTER_S
     ):
         tx.abandon_allocation(allocation, "neither Slurm nor the spool knows it: it was never submitted")
+
+
+def _waits(tx: Tx, allocation: Allocation, view: Seen) -> None:
+    """Keep Slurm's reason for a waiting one; a reason that time alone does not mend is an event too."""
+    if view.state == Native.UNKNOWN:
+        return
+    reason = view.reason if view.state == Native.PENDING else ""
+    if reason == allocation.reason:
+        return
+    before, prospect = prospect_of(allocation.reason), prospect_of(reason)
+    allocation.reason = reason
+    if prospect is not Prospect.QUEUE and prospect is not before:
+        tx.event("allocation.blocked", allocation=allocation, cause=in_words(reason))
 
 
 def _respect_scancel(tx: Tx, allocation: Allocation) -> None:
@@ -178,7 +224,7 @@ def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:
 def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     progress = told.progress
     if told.lookup is not None and not job.lookup_done:
-        job.lookup = {**(job.lookup or {}), **told.lookup.to_json()}
+        job.lookup = told.lookup.to_json()
         job.lookup_done = True
         tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
         if told.lookup.source:
@@ -191,10 +237,11 @@ def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
     rate = progress.iters_per_s
     if rate is not None and rate != job.iters_per_s and told.plan is not None:
         tx.speeds.append((job.pool, job.model, len(told.plan.members), float(rate)))
-    for name in ("step", "loss", "metric", "best", "iters_per_s"):
+    columns = {name: name for name in ("step", "metric", "best", "iters_per_s")} | {"train_loss": "loss"}
+    for column, name in columns.items():
         value = getattr(progress, name)
-        if value is not None and value != getattr(job, name):
-            setattr(job, name, value)
+        if value is not None and value != getattr(job, column):
+            setattr(job, column, value)
     if progress.initial_prompt:
         job.initial_prompt = progress.initial_prompt
     if progress.evaluations is not None:

@@ -58,9 +58,9 @@ class Finisher:
         def work(session: Session) -> None:
             tx = Tx(session, res.now())
             row = session.get_one(Job, job.id)
-            for name in ("step", "loss", "metric"):
+            for column, name in (("step", "step"), ("eval_loss", "loss"), ("metric", "metric")):
                 if getattr(done, name) is not None:
-                    setattr(row, name, getattr(done, name))
+                    setattr(row, column, getattr(done, name))
             row.outcome, row.ita = outcome, done.ita
             row.lookup_done = True
             tx.end_job(row, state, _ending(done))

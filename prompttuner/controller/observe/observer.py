@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prompttuner.controller.act.gate import Gate
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.observe.bookkeeping import apply_agents, apply_jobs, signalled
+from prompttuner.controller.observe.ends import EndTimes
 from prompttuner.controller.observe.reports import AgentFacts, Facts, JobFacts, read_agent, read_job
 from prompttuner.controller.plan.measurements import remember
 from prompttuner.controller.resources import Resources
@@ -15,7 +16,7 @@ from prompttuner.db.queries.live import Rows, live_rows
 from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.errors import BackendError, SpoolError
 from prompttuner.slurm.backend import Backend, Seen
-from prompttuner.states import JobState
+from prompttuner.states import ALLOCATION_ENDED, JobState
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -39,6 +40,7 @@ class Observer:
         """What was last read and written to the rows: the same again needs no transaction."""
         self.heard: dict[str, tuple[int, int]] = {}
         """(owner, seq) of the order that each agent says it obeys."""
+        self._ends = EndTimes()
         self._all_looked_at = float("-inf")
         """When all facts, not only the new ones, were last compared with their rows (Unix time)."""
 
@@ -62,9 +64,16 @@ class Observer:
             touched = {name: facts.jobs[name] for name in facts.jobs.keys() & _concerned(news, present.jobs)}
             apply_jobs(tx, present.jobs, touched, {a.uuid: a for a in present.allocations})
             remember(tx)
+            settled[:] = self._ends.settle(tx, news.seen)
+            ended[:] = [a for a in present.allocations if a.state in ALLOCATION_ENDED]
             return present.still_live()
 
+        settled: list[str] = []
+        ended: list[Allocation] = []
         rows = res.state.write(work)
+        self._ends.forget(settled)
+        for allocation in ended:
+            self._ends.note(allocation, res.now())
         self.facts = facts
         if due:
             self._all_looked_at = res.now()
@@ -93,10 +102,11 @@ class Observer:
         settings = self._res.settings
         gap = settings.squeue_min_s if settings.backend == "slurm" else 0.0
         gap = min(SIGNALLED_GAP_S, gap) if at_once else gap
-        if not allocations or not self._gate.may_ask(self._res.now(), gap):
+        ended = self._ends.to_ask(self._res) if settings.backend == "slurm" else []
+        if not (allocations or ended) or not self._gate.may_ask(self._res.now(), gap):
             return {}
         try:
-            return self._backend.observe([(a.uuid, a.native_id) for a in allocations])
+            return self._backend.observe([*((a.uuid, a.native_id) for a in allocations), *ended])
         except BackendError as error:
             self._res.warn(str(error))
             return {}

@@ -28,6 +28,8 @@ benchmarks/bank.py measured on the small model (benchmarks/results/bank_pairs.cs
 
 @dataclass(slots=True)
 class Outlook:
+    """What is expected of jobs and pools at one moment."""
+
     pools: list[Pool]
     profiles: dict[str, PoolProfile]
     """By pool key."""

@@ -27,6 +27,8 @@ CURVE_SPREAD = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
+    """Iterations that a job still needs, as a distribution."""
+
     mid: float
     hi: float
     source: str

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.controller.plan.iterations import Remaining
-from prompttuner.db.tables.recorded import lookup_of
 
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Job
@@ -21,7 +20,7 @@ def stated_remaining(job: Job, spec: Mapping[str, Any]) -> Remaining | None:
     paced = spec.get("paced")
     if paced is None:
         return None
-    looked_up = job.lookup_done and (lookup_of(job).budget_s or 0.0) > 0
+    looked_up = job.lookup_done and (job.lookup_budget_s or 0.0) > 0
     needed = paced.get("looked_up", paced["iterations"]) if looked_up else paced["iterations"]
     left = max(float(needed) - job.step, 0.0)
     return Remaining(left, left, SOURCE)

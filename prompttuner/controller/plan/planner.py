@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prompttuner.controller.act.limits import Limits
 from prompttuner.controller.act.transaction import WENT_ON
+from prompttuner.controller.plan.blocked import find_blockage
 from prompttuner.controller.plan.expectations import Expectations, Outlook
 from prompttuner.controller.plan.notes import new_notes
 from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
@@ -66,10 +67,13 @@ class Planner:
         if not outlook.pools:
             self._plan_at = float("inf")
             return Decision(Plan())
+        blockage = find_blockage(self._limits.gate, rows.allocations, res.now())
+        in_vain = blockage.in_vain(rows.jobs, rows.allocations)
+        limits = self._limits.now(rows.allocations, prewarm=self.prewarm)
         given = SnapshotInputs(
             now=res.now(),
             tick_s=res.settings.tick_s,
-            limits=self._limits.now(rows.allocations, prewarm=self.prewarm),
+            limits=blockage.narrowed(limits),
             pools=outlook.pools,
             profiles=outlook.profiles,
             remaining=outlook.remaining,
@@ -78,10 +82,13 @@ class Planner:
             step_s=outlook.step_s,
             next_plan_s=self.next_plan_s,
             kept=self._with_unexplained_loss(rows.allocations),
+            barred=frozenset(in_vain),
         )
-        snapshot = build_snapshot(rows.jobs, rows.allocations, given)
+        counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
+        snapshot = build_snapshot(rows.jobs, counted, given)
         each = self._limits.gpus_per_agent
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
+        plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
         self._plan_at = plan.wake_at
         return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, rows.jobs)))
 

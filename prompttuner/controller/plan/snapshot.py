@@ -11,7 +11,6 @@ import numpy as np
 from prompttuner.controller.plan.experience import Arrived
 from prompttuner.controller.plan.iterations import Remaining
 from prompttuner.controller.plan.pools import Pool
-from prompttuner.db.tables.recorded import lookup_of
 from prompttuner.policy.contract.snapshot import (
     AgentPhase,
     Agents,
@@ -70,6 +69,8 @@ class SnapshotInputs:
     """See ``Snapshot.next_plan_s``."""
     kept: frozenset[str] = frozenset()
     """Jobs that keep the members they have for the moment, whatever their limits."""
+    barred: frozenset[str] = frozenset()
+    """Waiting jobs that cannot be given what they need at present: planned for as if they were held."""
 
 
 def build_snapshot(jobs: Sequence[Job], allocations: Sequence[Allocation], given: SnapshotInputs) -> Snapshot:
@@ -108,7 +109,7 @@ def _jobs(
     return Jobs(
         id=[job.id for job in jobs],
         pool=_ints(index[job.pool] for job in jobs),
-        phase=_ints(_job_phase(job) for job in jobs),
+        phase=_ints(JobPhase.HELD if job.id in given.barred else _job_phase(job) for job in jobs),
         submit=_floats(job.submitted_at for job in jobs),
         deadline=_floats(INF if job.deadline_at is None else job.deadline_at for job in jobs),
         priority=_ints(job.priority for job in jobs),
@@ -158,7 +159,7 @@ def _job_phase(job: Job) -> JobPhase:
         return JobPhase.WAITING
     if job.first_step_at is not None:
         return JobPhase.RUNNING
-    return JobPhase.LOOKUP if not job.lookup_done and lookup_of(job).budget_s else JobPhase.STARTING
+    return JobPhase.LOOKUP if not job.lookup_done and job.lookup_budget_s else JobPhase.STARTING
 
 
 def _joined(allocations: Sequence[Allocation]) -> dict[str, float]:

@@ -98,8 +98,10 @@ def _time_in(stamp: Path) -> float:
 
 
 def _limit_size(res: Resources, live: set[str], known: set[str]) -> None:
-    """Remove the largest waste first-in first-out until ``keep_mb`` is kept: what members of ended jobs wrote, then
-    folders of ended agents, results last."""
+    """Remove the largest waste first-in first-out until ``keep_mb`` is kept.
+
+    What members of ended jobs wrote, then folders of ended agents, results last.
+    """
     active = res.state.query(job_rows.active_ids)
     folders = [path for path in res.spool.jobs.iterdir() if path.name in known and path.name not in active]
     agents = sorted((path for path in res.spool.agents.iterdir() if path.name not in live), key=_mtime)

@@ -13,8 +13,11 @@ __all__ = ["Collated", "collate", "micro_batches"]
 
 
 class Collated(NamedTuple):
-    """Samples as tensors, padded on the right. A causal model cannot see padding on its right, and positions count
-    from the left, so neither attention mask nor position ids are needed, and attention takes its fastest path."""
+    """Samples as tensors, padded on the right.
+
+    A causal model cannot see padding on its right, and positions count from the left, so neither attention mask nor
+    position ids are needed, and attention takes its fastest path.
+    """
 
     ids: torch.Tensor
     """Token ids, int64 [samples, length - 1]: nothing follows the last token of the longest sample."""
@@ -61,8 +64,10 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, overhead: int) -> lis
 
 
 def collate(samples: Sequence[Encoded], pad: int, device: torch.device, width: int | None = None) -> Collated:
-    """Bring samples together into one batch, padded on the right to ``width`` (None: to the longest), less its last
-    column."""
+    """Bring samples together into one batch, less its last column.
+
+    Samples are padded on the right to ``width`` (None: to the longest).
+    """
     width = max(sample.length for sample in samples) if width is None else width
     inputs = max(1, width - 1)
     ids = torch.full((len(samples), inputs), pad, dtype=torch.int64)

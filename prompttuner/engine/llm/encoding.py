@@ -24,6 +24,7 @@ class Encoded(NamedTuple):
 
     @property
     def length(self) -> int:
+        """Tokens of input and target together."""
         return len(self.prompt) + len(self.target)
 
 

@@ -62,8 +62,10 @@ class LoadedModel:
 
     @property
     def max_positions(self) -> int | None:
-        """The longest sequence, soft prompt included, that the model was made for; None when its config does not
-        say."""
+        """The longest sequence, soft prompt included, that the model was made for.
+
+        None when its config does not say.
+        """
         value = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(value) if isinstance(value, int) and value > 0 else None
 

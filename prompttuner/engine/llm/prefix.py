@@ -84,8 +84,11 @@ class PrefixModel:
         return found
 
     def token_losses(self, prompt: torch.Tensor, samples: Sequence[Encoded], width: int | None = None) -> torch.Tensor:
-        """Negative log likelihood (nats) of each target token, [tokens], computed in float32 (in float64 where the
-        model is); one forward pass. ``prompt`` as in `target_logits`, ``width`` as in `collate`."""
+        """Negative log likelihood (nats) of each target token, [tokens], in one forward pass.
+
+        It is computed in float32 (in float64 where the model is). ``prompt`` as in `target_logits`, ``width`` as in
+        `collate`.
+        """
         batch = collate(samples, self._pad, self.loaded.device, width)
         logits = self.target_logits(prompt, batch)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -198,7 +201,8 @@ class PrefixModel:
         """Let the model's head see only the hidden states at flat ``positions`` (row-major over [samples, length]).
 
         The model's own forward still does all that it does around its head (scaling, soft caps, casts), so this holds
-        for every family without knowing any."""
+        for every family without knowing any.
+        """
 
         def select(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden = args[0]

@@ -27,7 +27,9 @@ FAR = 30 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class ElasticFlow:
-    """As released: start-up ignored, arrivals of a slot admitted or rejected together, left-over GPUs to the job whose
+    """ElasticFlow as it was released.
+
+    Start-up is ignored, arrivals of a slot are admitted or rejected together, left-over GPUs go to the job whose
     GPU-time grows most.
 
     ``slot_s``: scheduling slot; ``bank``: with the Prompt Bank (``skip``: and the right to skip a lookup where it

@@ -49,6 +49,7 @@ class Placement:
 
     @property
     def gpu_s(self) -> float:
+        """GPU-seconds of the plan."""
         ends = (*(begin for begin, _ in self.segments[1:]), self.end)
         return sum(gpus * (to - begin) for (begin, gpus), to in zip(self.segments, ends, strict=True))
 

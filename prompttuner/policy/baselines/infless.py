@@ -38,9 +38,13 @@ class _Size:
 
 @dataclass(frozen=True, slots=True)
 class Infless:
-    """``keep_s``: fixed keep-alive (its released code uses 30 to 40 s); ``bank``: with the Prompt Bank;
+    """INFless with a fixed keep-alive of ``keep_s`` seconds (its released code uses 30 to 40 s).
+
+    ``bank``: with the Prompt Bank.
+
     ``hopeless_gpus``: GPUs for a job that cannot meet its deadline (0: all it can use); ``lsth``: keep-alive from the
-    histograms of idle times, its long-term share ``gamma``."""
+    histograms of idle times, its long-term share ``gamma``.
+    """
 
     keep_s: float = 35.0
     bank: bool = True

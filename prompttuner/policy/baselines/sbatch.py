@@ -21,8 +21,11 @@ __all__ = ["Sbatch"]
 
 @dataclass(frozen=True, slots=True)
 class Sbatch:
-    """``gpus``: size of every job; 0 lets the user size it well, the fewest that would meet its deadline if it
-    started at once (one where none do). ``bank``: with the Prompt Bank."""
+    """``gpus``: size of every job.
+
+    0 lets the user size it well, the fewest that would meet its deadline if it started at once (one where none do).
+    ``bank``: with the Prompt Bank.
+    """
 
     gpus: int = 0
     bank: bool = True

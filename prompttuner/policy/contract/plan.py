@@ -135,6 +135,8 @@ Action: TypeAlias = Request | Release | Assign | SwitchModel | Demote | Restore 
 
 @dataclass(slots=True)
 class Plan:
+    """Actions, notes on jobs, and when the policy wants to be asked again."""
+
     actions: list[Action] = field(default_factory=list)
     wake_at: float = float("inf")
     """Nothing needs deciding before this time unless something happens."""
@@ -146,6 +148,8 @@ class Policy(Protocol):
     """Pure and deterministic: the same snapshot gives the same plan; no I/O, no memory between calls."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the policy, with its switches."""
 
-    def plan(self, snapshot: Snapshot) -> Plan: ...
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """The plan for this snapshot; pure: the same snapshot gives the same plan."""

@@ -105,6 +105,7 @@ class Jobs:
 
     @property
     def n(self) -> int:
+        """Number of jobs."""
         return len(self.id)
 
 
@@ -130,6 +131,7 @@ class Agents:
 
     @property
     def n(self) -> int:
+        """Number of agents."""
         return len(self.id)
 
 
@@ -166,6 +168,8 @@ class Arrivals:
 
 @dataclass(slots=True)
 class Snapshot:
+    """All that a policy may know at one moment."""
+
     now: float
     jobs: Jobs
     agents: Agents

@@ -84,8 +84,10 @@ def _left(work: Pass, running: Ints) -> Floats:
 
 
 def _capacity(work: Pass, until: Floats, paused: bool) -> Floats:
-    """GPU-seconds all agents (and those that may be asked for) can give before each time; agents of running jobs from
-    now on if ``paused``, else from their job's end."""
+    """GPU-seconds all agents (and those that may be asked for) can give before each time.
+
+    Agents of running jobs from now on if ``paused``, else from their job's end.
+    """
     timeline = work.timeline
     ready = [
         timeline.now if paused and entry[1] == Kind.BUSY else entry[0]

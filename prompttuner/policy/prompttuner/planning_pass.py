@@ -71,6 +71,7 @@ class Pass:
         return self._members.get(row, [])
 
     def assign(self, row: int, agents: list[int], why: Reason, lookup_s: float = 0.0) -> None:
+        """Give a job these agents (ids), with the reason and the seconds a look-up may take."""
         ids = self.snapshot.agents.id
         self.actions.append(Assign(self.snapshot.jobs.id[row], tuple(ids[a] for a in agents), why, lookup_s))
         self.touched.add(row)
@@ -82,6 +83,7 @@ class Pass:
         self.causes[job] = why
 
     def wake(self, at: float) -> None:
+        """Ask to be planned again at this time at the latest."""
         if at > self.snapshot.now:
             self.wake_at = min(self.wake_at, at)
 

@@ -63,8 +63,10 @@ class Timeline:
         return found
 
     def pick(self, pool: int, count: int, patient: float, latest: float = float("inf")) -> list[Entry]:
-        """The pool's earliest agents, ``count`` at most: those that come free by themselves (or are) until ``latest``,
-        those that a job must end for until ``patient``."""
+        """The pool's earliest agents, ``count`` at most.
+
+        Those that come free by themselves (or are) until ``latest``, those that a job must end for until ``patient``.
+        """
         picked: list[Entry] = []
         coming = self.coming[pool]
         for entry in self.pools[pool]:

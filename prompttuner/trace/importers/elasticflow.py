@@ -73,8 +73,10 @@ def profiles_of(throughputs: Throughputs, pools: Iterable[str], source: str) -> 
 
 
 def import_elasticflow(path: Path, throughputs: Throughputs) -> Loaded:
-    """Columns ``job_id, submission_time|submit_time, num_iteration|iteration, model_name, deadline|ddl, batch_size,
-    num_gpu, duration [, best_effort]``; times are kept as they are. Pools are named ``<model>-b<batch>``.
+    """Read one of ElasticFlow's traces; times are kept as they are, pools are named ``<model>-b<batch>``.
+
+    Columns: ``job_id, submission_time|submit_time, num_iteration|iteration, model_name, deadline|ddl, batch_size,
+    num_gpu, duration [, best_effort]``.
     """
     loaded = Loaded(str(path))
 

@@ -8,15 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from prompttuner.slurm.words import TRACE_FIELDS, Native, native_of
 from prompttuner.trace.importers.common import Arrival, Wanted, mapped, moment
 from prompttuner.trace.rows import Loaded, Problem, csv_rows, open_text
 from prompttuner.words import Counted
 
-__all__ = ["SACCT_FIELDS", "import_sacct", "import_swf"]
+__all__ = ["import_sacct", "import_swf"]
 
-SACCT_FIELDS = ("JobID", "User", "Submit", "ElapsedRaw", "AllocTRES", "State")
-"""``sacct -a -X --duplicates --parsable2 --starttime=DAY --format=JobID,User,Submit,ElapsedRaw,AllocTRES,State`` shows
-them."""
 SWF_COLUMNS = 18
 SWF_LEFT_OUT = {
     0: "failed",
@@ -29,15 +27,12 @@ SWF_LEFT_OUT = {
 SWF_KEPT = (1, -1)
 _GPUS = re.compile(r"(?:^|,)gres/gpu(:[^=,]+)?=(\d+)")
 _UNIX = re.compile(r"\d+(\.\d+)?")
-_UNDECIDED = {
-    "PENDING", "RUNNING", "SUSPENDED", "REQUEUED", "RESIZING", "CONFIGURING", "COMPLETING", "STOPPED", "REQUEUE_HOLD",
-    "REQUEUE_FED", "SIGNALING", "STAGE_OUT",
-}  # fmt: skip
 
 
 def import_swf(path: Path, wanted: Wanted, cpus_per_gpu: int = 1) -> Loaded:
-    """Standard Workload Format (Feitelson), version 2.2: 18 numbers a line; submit, run time, processors, status and
-    user are used.
+    """Standard Workload Format (Feitelson), version 2.2: 18 numbers a line.
+
+    Submit, run time, processors, status and user are used.
 
     A job that was swapped out or went back to a checkpoint has a line of its own (the sum) and one for each partial
     execution with the same number; the format's definition says that studies of workloads use the first alone. What
@@ -84,7 +79,7 @@ def _swf_job(line: int, fields: list[str], cpus_per_gpu: int) -> Arrival | str:
 
 
 def import_sacct(path: Path, wanted: Wanted) -> Loaded:
-    """A dump of ``sacct --parsable2`` with at least the fields of ``SACCT_FIELDS``, so that a lab can replay its past.
+    """A dump of ``sacct --parsable2`` with at least ``TRACE_FIELDS``, so that a lab can replay its past.
 
     A job has several lines where it was resized (one for each size, the later ones "submitted" at the resize) or
     requeued (with ``--duplicates`` one for each try). They are one job: submitted when the first was, its work the sum
@@ -93,7 +88,7 @@ def import_sacct(path: Path, wanted: Wanted) -> Loaded:
     """
     loaded = Loaded(str(path))
     found: dict[str, list[_SacctLine]] = {}
-    for line, row in csv_rows(open_text(path), str(path), SACCT_FIELDS, loaded.problems, bars=True):
+    for line, row in csv_rows(open_text(path), str(path), TRACE_FIELDS, loaded.problems, bars=True):
         if "." in row["JobID"]:
             loaded.leave_out("a step, not a job")
             continue
@@ -123,17 +118,22 @@ class _SacctLine:
 
 def _sacct_line(line: int, row: Mapping[str, str]) -> _SacctLine:
     submit, state = row["Submit"], row["State"].split(" ")[0]
-    if not row["ElapsedRaw"].isdigit() and state not in _UNDECIDED:
+    if not row["ElapsedRaw"].isdigit() and not _undecided(state):
         raise ValueError(f"ElapsedRaw is {row['ElapsedRaw']!r}, not a number of seconds")
     at = float(submit) if _UNIX.fullmatch(submit) else moment(submit, "%Y-%m-%dT%H:%M:%S")
     elapsed = float(row["ElapsedRaw"]) if row["ElapsedRaw"].isdigit() else 0.0
     return _SacctLine(line, at, elapsed, _gpus(row["AllocTRES"]), row["User"], state)
 
 
+def _undecided(state: str) -> bool:
+    """Whether a job in this state has not ended."""
+    return native_of(state) in {Native.PENDING, Native.RUNNING, Native.COMPLETING}
+
+
 def _joined(name: str, parts: list[_SacctLine], loaded: Loaded) -> Arrival | None:
     """One job of all its lines; None (and counted) where the last of them has not ended."""
     parts = sorted(parts, key=lambda part: (part.submit, part.line))
-    if parts[-1].state in _UNDECIDED:
+    if _undecided(parts[-1].state):
         loaded.leave_out("had not ended")
         return None
     gpus = max(part.gpus for part in parts)

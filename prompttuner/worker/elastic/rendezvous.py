@@ -189,9 +189,11 @@ class PlanRendezvous(RendezvousHandler):
     # -- what torchelastic uses --------------------------------------------------------------------------------
 
     def get_backend(self) -> str:
+        """Name of this rendezvous."""
         return BACKEND
 
     def get_run_id(self) -> str:
+        """Id of the run: the job."""
         return self.job_dir.name
 
     @property
@@ -254,12 +256,15 @@ class PlanRendezvous(RendezvousHandler):
         return 1 if self._parked() is not None else 0
 
     def is_closed(self) -> bool:
+        """Whether this member takes part in no further generation."""
         return self._closed
 
     def set_closed(self) -> None:
+        """Take part in no further generation."""
         self._closed = True
 
     def shutdown(self) -> bool:
+        """Leave for good; True, as torchelastic expects."""
         self._server = None
         return True
 

@@ -39,6 +39,7 @@ class PacedModel:
 
     @property
     def device(self) -> torch.device:
+        """The CPU: nothing is computed."""
         import torch
 
         return torch.device("cpu")

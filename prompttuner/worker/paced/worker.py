@@ -58,16 +58,19 @@ class PacedTask:
 
     @property
     def position(self) -> int:
+        """Steps done so far."""
         return self.step
 
     @property
     def outcome(self) -> Outcome | None:
+        """How the job ended; None while it goes on."""
         if self.step >= self._needed:
             return "reached"
         return "exhausted" if self.step >= self._limit else None
 
     @property
     def evaluation_due(self) -> bool:
+        """Whether an evaluation comes before the next step: never."""
         return False
 
     def evaluate(self, collective: Collective) -> None:
@@ -94,6 +97,7 @@ class PacedTask:
         return CheckpointPointer(self.step, looked_up=self._looked_up, train_s=self._train_s, paced=True)
 
     def pack(self) -> bytes:
+        """The state as bytes, for newcomers."""
         return json.dumps(self._state().to_json()).encode()
 
     @classmethod
@@ -128,9 +132,11 @@ class PacedTask:
         return max(0.0, 1.0 - self.step / self._needed) if self._needed else 0.0
 
     def noted(self, progress: Progress) -> Progress:
+        """The progress with what only this task knows."""
         return replace(progress, step=self.step, loss=self._loss, metric=self._loss, best=self._loss, paced=True)
 
     def write_result(self, folder: Path, outcome: Outcome) -> Done:
+        """Write a stand-in for a result and what it says."""
         result = make_private_dir(folder / "result")
         report = Done(
             outcome,

@@ -77,6 +77,7 @@ class Zygote:
 
     @property
     def pid(self) -> int:
+        """Process id of the zygote."""
         return self._process.pid
 
     @property

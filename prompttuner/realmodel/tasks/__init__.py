@@ -1,0 +1,1 @@
+"""Real-language tasks, made from pinned public packages: see :mod:`prompttuner.realmodel.tasks.registry`."""
