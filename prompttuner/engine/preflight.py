@@ -1,7 +1,7 @@
-"""What a worker would find out in its first minute, before anything is asked of the site: ``python -m
-prompttuner.engine.preflight`` reads resolved specs as JSON lines and answers each with ``{"kind", "error", "notes"}``.
+"""What a worker would find out in its first minute, before anything is asked of the site.
 
-A process of its own, since tokenizers bring torch with them. No weight is read: names and shapes are compared.
+``python -m prompttuner.engine.preflight`` reads resolved specs as JSON lines and answers each with ``{"kind", "error",
+"notes"}``. A process of its own, since tokenizers bring torch with them. No weight is read: names and shapes are compared.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class Verdict:
 
 
 def inspect(spec: Mapping[str, Any]) -> Verdict:
-    """Check model, template and data of a resolved spec against each other; never raises for what is wrong with
-    them."""
+    """Check model, template and data of a resolved spec against each other; what is wrong is said, not raised."""
     verdict = Verdict()
     try:
         _inspect(spec, verdict.notes)

@@ -98,6 +98,8 @@ def _ask(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
 
 
 def _remember(file: Path, answer: Mapping[str, Any]) -> None:
+    if not file.parent.parent.is_dir():
+        return  # a dry run makes no home
     try:
         make_private_dir(file.parent)
         write_json(file, answer)

@@ -79,7 +79,9 @@ def submit(
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
-    tell_notes(check_all(specs))
+    notes = check_all(specs)
+    if not quiet:
+        tell_notes(notes)
     if dry_run:
         _show_dry_run(specs, json)
         return
