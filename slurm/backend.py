@@ -18,6 +18,7 @@ __all__ = [
     "EndSource",
     "Seen",
     "SubmitRefused",
+    "SubmitTimeout",
     "SubmitUnknown",
 ]
 
@@ -42,6 +43,10 @@ class SubmitRefused(BackendError):
 
 class SubmitUnknown(BackendError):
     """The call failed in a way that leaves open whether something was started (time-out, lost answer)."""
+
+
+class SubmitTimeout(SubmitUnknown):
+    """No answer in time: the call was ended. Each further try may cost a tick as much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prompttuner.slurm.refusals import what_to_set
+from prompttuner.spec.when import iso
+
 __all__ = ["Allowance", "Breaker", "HardCaps", "TokenBucket", "allowance"]
 
 
@@ -62,6 +65,8 @@ class Breaker:
     failures: int = 0
     open_until: float = 0.0
     last_error: str = ""
+    failed_at: float = 0.0
+    """When the last failure was (Unix seconds)."""
 
     def allows(self, now: float) -> bool:
         """Whether a call may be made now."""
@@ -77,15 +82,22 @@ class Breaker:
 
     def success(self) -> None:
         """A call went well: the count of failures starts again."""
-        self.failures, self.open_until, self.last_error = 0, 0.0, ""
+        self.failures, self.open_until, self.last_error, self.failed_at = 0, 0.0, "", 0.0
 
-    def failure(self, now: float, error: str) -> None:
-        """A call failed."""
-        self.failures += 1
-        self.last_error = error[:500]
+    def failure(self, now: float, error: str, at_once: bool = False) -> None:
+        """A call failed; ``at_once``: pause after this one already, as each try costs much."""
+        self.failures = max(self.failures + 1, self.threshold if at_once else 0)
+        self.last_error, self.failed_at = error[:500], now
         if self.failures >= self.threshold:
             doublings = min(self.failures - self.threshold, 30)
             self.open_until = now + min(self.max_pause_s, self.pause_s * 2**doublings)
+
+    def refusal(self) -> str | None:
+        """The last failure of a submission in words, with its time and what to set; None after a success."""
+        if self.failures == 0:
+            return None
+        when = f" at {iso(self.failed_at)}" if self.failed_at else ""
+        return f"Slurm took no allocation{when}: {self.last_error}; {what_to_set(self.last_error)}"
 
     def describe(self, now: float) -> str | None:
         """What ``doctor`` and ``pool`` say while it is open; None when all is well."""
@@ -96,7 +108,12 @@ class Breaker:
 
     def to_json(self) -> dict[str, Any]:
         """The state as JSON values."""
-        return {"failures": self.failures, "open_until": self.open_until, "last_error": self.last_error}
+        return {
+            "failures": self.failures,
+            "open_until": self.open_until,
+            "last_error": self.last_error,
+            "failed_at": self.failed_at,
+        }
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Take over a state that ``to_json`` gave."""
@@ -105,6 +122,7 @@ class Breaker:
         self.failures = int(_number(state.get("failures")) or 0)
         self.open_until = _number(state.get("open_until")) or 0.0
         self.last_error = str(state.get("last_error", ""))[:500]
+        self.failed_at = _number(state.get("failed_at")) or 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from prompttuner.errors import BackendError
 from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.command import ClientError, SlurmClient, chunks
 from prompttuner.slurm.observe import Observer
-from prompttuner.slurm.script import DEFAULT_WALLTIME_S, Script, build_script
+from prompttuner.slurm.script import DEFAULT_WALLTIME_S, Script, agent_script, build_script
 from prompttuner.slurm.submit import submit
 
 __all__ = ["SlurmBackend"]
@@ -62,6 +63,18 @@ class SlurmBackend:
     def submit(self, request: AllocationRequest) -> str:
         """Ask for one allocation; returns Slurm's job id. Raises SubmitRefused or SubmitUnknown."""
         return submit(self.script(request), request, self._settings.slurm.call_timeout_s, self._entry)
+
+    def test_only(self, request: AllocationRequest) -> str:
+        """Ask Slurm whether it would take this very script; returns what it says. Nothing is started.
+
+        Raises:
+            ClientError: it would refuse, in its own words.
+        """
+        script = self.script(request)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "agent.sh"
+            path.write_text(agent_script(script))
+            return self.client.run("sbatch", "--test-only", *script.command_line, str(path))
 
     def cancel(self, native_ids: Sequence[str]) -> None:
         """End allocations; ids that are gone are no error.

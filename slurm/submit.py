@@ -12,14 +12,14 @@ from typing import Any
 
 from prompttuner.errors import ConfigError
 from prompttuner.files import make_private_dir
-from prompttuner.slurm.backend import AllocationRequest, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, SubmitRefused, SubmitTimeout, SubmitUnknown
 from prompttuner.slurm.command import foreign_variables
 from prompttuner.slurm.script import Script
 
 __all__ = ["classify", "sbatch_command", "submit"]
 
-TIMED_OUT = frozenset({124, 137})
-"""Exit codes of timeout(1)."""
+TIMED_OUT = frozenset({124, 137, -9})
+"""How timeout(1) ends when it had to kill."""
 NOT_RUN = frozenset({126, 127})
 LOST = re.compile(
     r"timed out|time-out|timeout|zero bytes|unexpected message|communication|connection (reset|refused|failure)|"
@@ -35,7 +35,9 @@ NO = re.compile(r"Batch job submission failed|(un)?recogni[sz]ed option|invalid|
 def sbatch_command(script: Script, path: Path, timeout_s: float) -> list[str]:
     """sbatch, bounded in time, with no input and without the variables of a surrounding job."""
     scrub = [word for key in foreign_variables(os.environ) for word in ("-u", key)]
-    bounded = ["timeout", "--kill-after=5", f"{timeout_s:g}", "sbatch", *script.command_line, str(path)]
+    # KILL at once: with MaxJobCount reached sbatch sleeps and tries again by itself, for minutes, and one that outlived
+    # the bound could submit after another controller has given the intent up.
+    bounded = ["timeout", "--signal=KILL", f"{timeout_s:g}", "sbatch", *script.command_line, str(path)]
     return ["sh", "-c", 'exec "$@" </dev/null', "sh", "env", *scrub, *bounded]
 
 
@@ -73,7 +75,7 @@ def submit(
         with _private_files():
             return str(executor.submit(entry, str(request.folder / "settings.json")).job_id)
     except FailedJobError as error:
-        raise classify(getattr(error.__cause__, "returncode", None), str(error)) from None
+        raise classify(getattr(error.__cause__, "returncode", None), str(error), timeout_s) from None
     except FailedSubmissionError as error:
         raise SubmitUnknown(f"sbatch gave no job id: {error}") from None
     except ConfigError:
@@ -87,13 +89,15 @@ def submit(
         raise SubmitUnknown(f"the allocation's folder cannot be written: {error}") from None
 
 
-def classify(code: int | None, said: str) -> SubmitRefused | SubmitUnknown:
+def classify(code: int | None, said: str, timeout_s: float = 0.0) -> SubmitRefused | SubmitUnknown:
     """What a failed sbatch means. What is not clearly a refusal is unknown: the job is then looked for by name."""
-    text = " ".join(said.split())[:500] or f"sbatch ended with code {code} and said nothing"
+    words = " ".join(said.split())[:500]
+    text = words or f"sbatch ended with code {code} and said nothing"
     if code in NOT_RUN:
         return SubmitRefused(f"sbatch cannot be run here: {text}")
     if code in TIMED_OUT:
-        return SubmitUnknown("sbatch did not answer in time")
+        bound = f" within {timeout_s:g} s (slurm.call_timeout_s)" if timeout_s else " in time"
+        return SubmitTimeout(f"sbatch did not answer{bound} and was ended" + (f"; it said: {words}" if words else ""))
     if NO.search(text) and not LOST.search(text):
         return SubmitRefused(text.removeprefix("sbatch: error: "))
     return SubmitUnknown(text)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
-from prompttuner.config.settings import ENV_PREFIX, Settings
+from prompttuner.config.settings import ENV_PREFIX, FORMER_NAMES, Settings
 from prompttuner.errors import ConfigError
 from prompttuner.spec.job import nearest_key
 from prompttuner.spec.load import explain_validation
@@ -66,9 +66,10 @@ def load_layers(flags: Mapping[str, Any] | None = None, cwd: Path | None = None)
     notes: list[str] = []
 
     def add(layer: Mapping[str, Any], origin: str | None) -> None:
-        for key, value in layer.items():
+        for name, value in layer.items():
+            key = FORMER_NAMES.get(name, name)
             values[key] = value
-            origins[key] = origin or f"environment {ENV_PREFIX}{key.replace('.', '__').upper()}"
+            origins[key] = origin or f"environment {ENV_PREFIX}{name.replace('.', '__').upper()}"
 
     system = _file_layer(SYSTEM_CONFIG)
     add(system, str(SYSTEM_CONFIG))
@@ -174,7 +175,7 @@ def _layer_of(path: Path, text: str) -> dict[str, Any]:
     known = known_settings()
     layer = dict(_flatten(content))
     for key in layer:
-        if key not in known:
+        if key not in known and key not in FORMER_NAMES:
             near = nearest_key(key, known)
             raise ConfigError(f"{path}: unknown setting {key!r}" + (f"; did you mean {near!r}?" if near else ""))
     return {key: _beside(path.parent, key, value) for key, value in layer.items()}
@@ -194,9 +195,11 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
 
 def _environment() -> dict[str, Any]:
     try:
-        return dict(EnvSettingsSource(Settings)())
+        found = dict(EnvSettingsSource(Settings)())
     except SettingsError as error:
         raise ConfigError(f'environment: {error}; lists are written as JSON, such as \'["a", "b"]\'') from None
+    variables = {name: f"{ENV_PREFIX}{name.replace('.', '__').upper()}" for name in FORMER_NAMES}
+    return {**{name: os.environ[key] for name, key in variables.items() if key in os.environ}, **found}
 
 
 def _groups() -> dict[str, type[BaseModel]]:

@@ -18,6 +18,7 @@ from prompttuner.controller.tick import Controller
 from prompttuner.controller.tick_report import TickReport
 from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError, Terminated
 from prompttuner.files import read_json, write_json
+from prompttuner.protocol.requests import ReleaseAgent
 from prompttuner.slurm.spool import Spool
 from prompttuner.words import Counted
 
@@ -213,7 +214,7 @@ def _left(res: Resources) -> str:
 
 def _give_back(controller: Controller, stop: list[str]) -> None:
     """Nobody is left to use the warm agents: end them, and wait a little to see them go."""
-    leave(controller.resources.settings, {"kind": "release_agent", "idle": True})
+    leave(controller.resources.settings, ReleaseAgent(idle=True))
     controller.planner.prewarm = False
     end = time.monotonic() + GIVE_BACK_S
     while not stop and controller.tick().allocations and time.monotonic() < end:

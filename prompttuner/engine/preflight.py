@@ -1,7 +1,8 @@
 """What a worker would find out in its first minute, before anything is asked of the site.
 
 ``python -m prompttuner.engine.preflight`` reads resolved specs as JSON lines and answers each with ``{"kind", "error",
-"notes"}``. A process of its own, since tokenizers bring torch with them. No weight is read: names and shapes are compared.
+"notes"}``. It is a process of its own, since tokenizers bring torch with them. No weight is read: names and shapes are
+compared.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prompttuner.errors import DataError, ModelError, PromptTunerError, SpecError
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.job import DEFAULT_PROMPT_LENGTH
 from prompttuner.spec.weights import stored_tensors
 
@@ -30,7 +31,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
 
-def inspect(spec: Mapping[str, Any]) -> Verdict:
+def inspect(spec: ResolvedSpec) -> Verdict:
     """Check model, template and data of a resolved spec against each other; what is wrong is said, not raised."""
     verdict = Verdict()
     try:
@@ -44,7 +45,7 @@ def inspect(spec: Mapping[str, Any]) -> Verdict:
     return verdict
 
 
-def _inspect(spec: Mapping[str, Any], notes: list[str]) -> None:
+def _inspect(spec: ResolvedSpec, notes: list[str]) -> None:
     from prompttuner.engine.llm.encoding import encode
     from prompttuner.engine.llm.survival import check_targets
     from prompttuner.spec.data import read_samples
@@ -60,16 +61,15 @@ def _inspect(spec: Mapping[str, Any], notes: list[str]) -> None:
             "prompt_length"
         )
     rows = int(model.get_input_embeddings().weight.shape[0])
-    allow = bool(spec.get("allow_unknown_tokens"))
-    for key in ("train", "eval"):
-        source = str(spec[key])
-        samples = read_samples(source, spec.get("eval_samples") if key == "eval" else None)
+    allow = spec.allow_unknown_tokens
+    for source in (spec.train, spec.eval):
+        samples = read_samples(source, spec.eval_samples if source == spec.eval else None)
         note = check_targets(samples, tokenizer, source, allow)
         notes += [note] if note else []
-        encode(samples, spec["template"], tokenizer, reserve=reserve, max_positions=limit, rows=rows, source=source)
+        encode(samples, spec.template, tokenizer, reserve=reserve, max_positions=limit, rows=rows, source=source)
 
 
-def _look_at_model(spec: Mapping[str, Any]) -> tuple[Any, Any]:
+def _look_at_model(spec: ResolvedSpec) -> tuple[Any, Any]:
     """The model without weights, and its tokenizer.
 
     Raises:
@@ -81,7 +81,7 @@ def _look_at_model(spec: Mapping[str, Any]) -> tuple[Any, Any]:
     from prompttuner.engine.llm.loading import load_weights, unused_text
     from prompttuner.spec.models import trusts_own_code
 
-    source, label, trusted = str(spec["model"]), str(spec.get("model_name") or spec["model"]), trusts_own_code(spec)
+    source, label, trusted = spec.model, spec.model_name or spec.model, trusts_own_code(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
         model, unused = load_weights(source, label, torch.float32, trusted, meta=True)
@@ -90,7 +90,7 @@ def _look_at_model(spec: Mapping[str, Any]) -> tuple[Any, Any]:
     except Exception as error:  # whatever transformers, or the model's own code, says of a folder it cannot load
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model {label!r} cannot be loaded: {reason}") from None
-    if unused and not spec.get("allow_unused_weights"):
+    if unused and not spec.allow_unused_weights:
         raise ModelError(unused_text(label, unused))
     if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
         raise ModelError(
@@ -102,11 +102,11 @@ def _look_at_model(spec: Mapping[str, Any]) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def prompt_tokens(spec: Mapping[str, Any], tokenizer: Any) -> int:
+def prompt_tokens(spec: ResolvedSpec, tokenizer: Any) -> int:
     """Virtual tokens that the job's prompt will have, as far as can be known now."""
-    if spec.get("prompt_length"):
-        return int(spec["prompt_length"])
-    kind = str(spec.get("initial_prompt") or "auto")
+    if spec.prompt_length:
+        return spec.prompt_length
+    kind = str(spec.initial_prompt)
     if kind.startswith("text:"):
         return len(tokenizer(kind.removeprefix("text:").strip(), add_special_tokens=False)["input_ids"])
     if kind.endswith(".safetensors"):
@@ -121,7 +121,8 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        verdict = inspect(json.loads(line))
+        spec = ResolvedSpec.read(json.loads(line))
+        verdict = inspect(spec) if isinstance(spec, ResolvedSpec) else Verdict("spec", f"no resolved spec: {spec}")
         answers.write(json.dumps({"kind": verdict.kind, "error": verdict.error, "notes": verdict.notes}) + "\n")
         answers.flush()
     return 0

@@ -60,7 +60,7 @@ def run_solo(
         loaded = load_model(
             spec["model"], spec.get("dtype", "auto"), spec.get("trust_remote_code", ()), device=device, name=name
         )
-    check_usable(loaded, spec)
+    check_usable(loaded, bool(spec.get("allow_unused_weights")))
     data = read_data(spec)
     check_survival(data, loaded, spec)
     tuner = Tuner(loaded, spec, data, initial_prompt(spec, loaded, lookup))

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from prompttuner.protocol.initial import InitialPrompt
+from prompttuner.protocol.spec import MAX_PRIORITY
 from prompttuner.spec.target import TargetField
 from prompttuner.spec.template import DEFAULT_TEMPLATE, check_template
 from prompttuner.spec.text import is_text
@@ -31,8 +33,6 @@ DEFAULT_PROMPT_LENGTH = 20
 
 DEFAULT_MAX_GPUS = 4
 """Lowered to the batch size where that is smaller: no member may be without a sample."""
-
-MAX_PRIORITY = 1000
 
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
@@ -127,13 +127,8 @@ class JobSpec(BaseModel):
     @field_validator("initial_prompt")
     @classmethod
     def _initial_prompt(cls, value: str) -> str:
-        if value in {"auto", "random", "vocab"} or value.endswith(".safetensors"):
-            return value
-        if value.startswith("text:"):
-            if not value.removeprefix("text:").strip():
-                raise ValueError("initial_prompt 'text:' holds no text")
-            return value
-        raise ValueError(f"initial_prompt {value!r} is none of auto, random, vocab, text:..., or a .safetensors file")
+        InitialPrompt.parse(value)
+        return value
 
     @field_validator("name", "gpu_type")
     @classmethod

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from prompttuner.errors import ModelError
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.text import expand, is_file, is_folder, shorten
 from prompttuner.spec.weights import check_stored_weights
 
@@ -43,10 +43,9 @@ def locate_model(model: str, base: Path) -> str:
     return model
 
 
-def trusts_own_code(spec: Mapping[str, Any]) -> bool:
+def trusts_own_code(spec: ResolvedSpec) -> bool:
     """Whether a resolved spec allows the Python code of its own model to run, by folder, hub id or the user's name."""
-    names = {str(spec["model"]), str(spec.get("model_name") or spec["model"])}
-    return bool(names & {str(name) for name in spec.get("trust_remote_code") or ()})
+    return not {spec.model, spec.model_name or spec.model}.isdisjoint(spec.trust_remote_code)
 
 
 def check_model_folder(folder: Path | str, allowed_code: tuple[str, ...] = (), name: str | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from prompttuner.errors import DataError, ModelError, PromptTunerError, SpecError
 from prompttuner.files import make_private_dir, read_json, write_json
+from prompttuner.protocol.spec import ResolvedSpec
 
 __all__ = ["preflight"]
 
@@ -30,7 +31,7 @@ ERRORS: dict[str, type[PromptTunerError]] = {"data": DataError, "model": ModelEr
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def preflight(specs: Sequence[Mapping[str, Any]], cache: Path) -> list[str]:
+def preflight(specs: Sequence[ResolvedSpec], cache: Path) -> list[str]:
     """Check resolved specs as a worker would in its first minute; returns what the user should know, each once.
 
     Only local model folders are looked at: a hub model is checked where it is loaded. Good answers are kept in
@@ -39,10 +40,10 @@ def preflight(specs: Sequence[Mapping[str, Any]], cache: Path) -> list[str]:
     Raises:
         SpecError, DataError, ModelError: the first thing that is wrong.
     """
-    distinct: dict[str, Mapping[str, Any]] = {}
+    distinct: dict[str, ResolvedSpec] = {}
     seen: dict[str, list[Any]] = {}
     for spec in specs:
-        if Path(str(spec["model"])).is_absolute():
+        if Path(spec.model).is_absolute():
             distinct.setdefault(_key(spec, seen), spec)
     known = {key: read_json(cache / f"{key}.json") for key in distinct}
     missing = [key for key, value in known.items() if not isinstance(value, dict)]
@@ -59,15 +60,15 @@ def preflight(specs: Sequence[Mapping[str, Any]], cache: Path) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _key(spec: Mapping[str, Any], seen: dict[str, list[Any]]) -> str:
+def _key(spec: ResolvedSpec, seen: dict[str, list[Any]]) -> str:
     """What a spec's answer depends on, as one word; ``seen`` keeps what models' folders hold."""
-    model = str(spec["model"])
+    model, given = spec.model, spec.to_json()
     if model not in seen:
         seen[model] = [
             [name, *_state(Path(model, name))] for name in sorted(path.name for path in Path(model).iterdir())
         ]
-    prompt = str(spec.get("initial_prompt") or "")
-    values = {key: spec.get(key) for key in KEYS} | {"initial_prompt": prompt if prompt.startswith("text:") else ""}
+    prompt = str(spec.initial_prompt)
+    values = {key: given.get(key) for key in KEYS} | {"initial_prompt": prompt if prompt.startswith("text:") else ""}
     whole = [values, seen[model], _versions()]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -77,14 +78,14 @@ def _state(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _ask(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+def _ask(specs: Sequence[ResolvedSpec]) -> list[dict[str, Any] | None]:
     """One child's answers; None for what it did not come to."""
     if not specs:
         return []
     try:
         done = subprocess.run(
             [sys.executable, "-m", "prompttuner.engine.preflight"],
-            input="".join(json.dumps(spec) + "\n" for spec in specs),
+            input="".join(json.dumps(spec.to_json()) + "\n" for spec in specs),
             check=False,
             capture_output=True,
             text=True,

@@ -102,7 +102,7 @@ class Agent:
             instance=instance,
             pid=os.getpid(),
             host=host_name(),
-            address=address_of(settings.interface),
+            address=address_of(settings.elastic.interface),
             native_id=native_id(),
             gpu=gpu_info(),
         )
@@ -243,9 +243,13 @@ class Agent:
     def _work_for_the_bank(self, model: str) -> None:
         assert self._zygote is not None
         now = self._clock()
-        if self.settings.bank_dirs and self._idle.idle_s >= 1.0 and now - self._last_idle_work >= IDLE_WORK_EVERY_S:
+        if (
+            self.settings.elastic.bank_dirs
+            and self._idle.idle_s >= 1.0
+            and now - self._last_idle_work >= IDLE_WORK_EVERY_S
+        ):
             self._last_idle_work = now
-            self._zygote.idle_work(Path(self.settings.bank_dirs[0]), model)
+            self._zygote.idle_work(Path(self.settings.elastic.bank_dirs[0]), model)
 
     def _tend_running_lease(self, lease: Lease) -> None:
         """A worker follows its job's plan by itself; here only those that do not are dealt with."""
@@ -331,16 +335,6 @@ class Agent:
 
 def start_zygote(folder: Path, settings: AgentSettings) -> ZygoteLike:
     """The real zygote, logging to the agent's folder."""
-    from prompttuner.worker.elastic.settings import ElasticSettings
     from prompttuner.worker.zygote.client import Zygote
 
-    elastic = ElasticSettings(
-        loss_timeout_s=settings.loss_timeout_s,
-        poll_s=settings.poll_s,
-        interface=settings.interface,
-        threads=settings.threads,
-        checkpoint_s=settings.checkpoint_every_s,
-        checkpoint_steps=settings.checkpoint_every_steps,
-        bank_dirs=settings.bank_dirs,
-    )
-    return Zygote.start(folder / "log.txt", elastic.to_env())
+    return Zygote.start(folder / "log.txt", settings.elastic.to_env())

@@ -23,6 +23,7 @@ from prompttuner.db import OwnerInfo, Store
 from prompttuner.db.queries import binding, jobs
 from prompttuner.db.queries.changes import Change
 from prompttuner.errors import BackendError, DatabaseError, NotOwner, SpoolError, Terminated
+from prompttuner.protocol.requests import Purge
 from prompttuner.slurm.spool import Spool
 
 tick = Controller.tick
@@ -61,7 +62,7 @@ def test_a_tick_that_fails_is_told_and_the_next_one_tries_again(
 
 
 def _ended_in_its_first_tick(controller: Controller) -> TickReport:
-    leave(controller.resources.settings, {"kind": "purge", "job": "none"})  # something is left to do
+    leave(controller.resources.settings, Purge(job="none"))  # something is left to do
     os.kill(os.getpid(), signal.SIGTERM)
     return TickReport()
 
@@ -96,7 +97,7 @@ class TakeOver:
         res = controller.resources
         self.ticks += 1
         if self.ticks == 1:
-            leave(res.settings, {"kind": "purge", "job": "none"})  # so that the tick has something to write
+            leave(res.settings, Purge(job="none"))  # so that the tick has something to write
             res.state.store.release(res.state.ownership)
             with Store.open(res.settings.database_url, notes_dir=res.settings.home) as store:
                 other = store.acquire(OwnerInfo.of_this_process("the other"), ttl_s=600.0)

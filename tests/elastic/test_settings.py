@@ -7,9 +7,9 @@ import socket
 import pytest
 
 from prompttuner.errors import ConfigError
+from prompttuner.protocol.elastic import ENV, ElasticSettings
 from prompttuner.worker.elastic import findings
 from prompttuner.worker.elastic.network import address_of, default_address, interface_of, interfaces, listen_on
-from prompttuner.worker.elastic.settings import ENV, ElasticSettings
 
 
 def test_settings_survive_the_environment() -> None:

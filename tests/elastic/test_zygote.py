@@ -16,8 +16,8 @@ import pytest
 from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import ModelError
 from prompttuner.files import write_json
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import Membership
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.membership import member_dir, propose, read_progress
 from prompttuner.worker.paced.model import read_paced_model, write_paced_model
 from prompttuner.worker.zygote.client import Zygote

@@ -13,9 +13,14 @@ from model_folders import changed_copy, fresh_model
 
 from prompttuner.engine.preflight import inspect
 from prompttuner.errors import ModelError
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec import preflight as parent
 
 MakeSpec = Callable[..., dict[str, Any]]
+
+
+def frozen(values: dict[str, Any]) -> ResolvedSpec:
+    return ResolvedSpec.expect(values)
 
 
 def write(path: Path, source: str, target: str) -> str:
@@ -39,25 +44,25 @@ def test_data_template_and_prompt_are_checked_against_the_model(
     values = {
         key: write(tmp_path / key, *value) if isinstance(value, tuple) else value for key, value in changes.items()
     }
-    verdict = inspect(make_spec() | values)
+    verdict = inspect(frozen(make_spec() | values))
     assert verdict.kind == kind
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(verdict.error)
-    assert inspect(make_spec()).error == ""
+    assert inspect(frozen(make_spec())).error == ""
 
 
 def test_weights_are_checked_against_the_config(make_spec: MakeSpec, tmp_path: Path) -> None:
     more = changed_copy(tmp_path / "more", config={"num_hidden_layers": 6})
-    assert "would be drawn anew" in inspect(make_spec(model=str(more))).error
+    assert "would be drawn anew" in inspect(frozen(make_spec(model=str(more)))).error
     fewer = changed_copy(tmp_path / "fewer", config={"num_hidden_layers": 3})
-    assert "have no place" in inspect(make_spec(model=str(fewer))).error
-    assert inspect(make_spec(model=str(fewer), allow_unused_weights=True)).error == ""
+    assert "have no place" in inspect(frozen(make_spec(model=str(fewer)))).error
+    assert inspect(frozen(make_spec(model=str(fewer), allow_unused_weights=True))).error == ""
     config = transformers.Gemma4TextConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, head_dim=8,
         hidden_size_per_layer_input=8, num_key_value_heads=2,
     )  # fmt: skip
     layered = fresh_model(tmp_path / "layered", "Gemma4ForCausalLM", config)
-    assert "embeddings in each layer" in inspect(make_spec(model=str(layered))).error
+    assert "embeddings in each layer" in inspect(frozen(make_spec(model=str(layered)))).error
 
 
 def test_a_sweep_pays_once_and_a_changed_model_is_looked_at_again(
@@ -72,7 +77,9 @@ def test_a_sweep_pays_once_and_a_changed_model_is_looked_at_again(
 
     monkeypatch.setattr(parent, "_ask", ask)
     model = changed_copy(tmp_path / "model")
-    specs = [make_spec(model=str(model), seed=seed, learning_rate=rate) for seed in range(9) for rate in (0.1, 0.2)]
+    specs = [
+        frozen(make_spec(model=str(model), seed=seed, learning_rate=rate)) for seed in range(9) for rate in (0.1, 0.2)
+    ]
     cache = tmp_path / "checks"
     assert parent.preflight(specs, cache) == ["so it is"]
     assert parent.preflight(specs, cache) == ["so it is"]

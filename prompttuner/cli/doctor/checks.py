@@ -175,13 +175,8 @@ def backend(settings: Settings) -> Iterator[Finding]:
 def communication(settings: Settings) -> Iterator[Finding]:
     """How the members of a job talk to each other."""
     from prompttuner.worker.elastic.findings import elastic_findings
-    from prompttuner.worker.elastic.settings import ElasticSettings
 
-    local = settings.backend == "local"
-    elastic = ElasticSettings(
-        loss_timeout_s=settings.loss_timeout_s, interface="lo" if local else settings.slurm.interface
-    )
-    for found in elastic_findings(elastic, one_host=local):
+    for found in elastic_findings(settings.of_leases(), one_host=settings.backend == "local"):
         yield Finding(f"members: {found.topic}", Verdict(found.level), found.message)
 
 

@@ -48,6 +48,7 @@ def slurm_findings(settings: Settings) -> Iterator[Finding]:
     yield from _ticks(settings, site)
     yield from _maintenance(settings, site)
     yield from _templates(settings)
+    yield from _would_be_taken(settings)
     yield from _paused(settings)
     for text in site.unknown:
         yield Finding("unknown", Verdict.ADVICE, f"could not be found out: {text}")
@@ -193,11 +194,57 @@ def _templates(settings: Settings) -> Iterator[Finding]:
     yield Finding("templates", Verdict.OK, text)
 
 
+def _would_be_taken(settings: Settings) -> Iterator[Finding]:
+    """Ask Slurm with the very script, for each pool that jobs and agents need."""
+    from prompttuner.cli.running.render import EXAMPLE_UUID
+    from prompttuner.slurm.backend import AllocationRequest
+    from prompttuner.slurm.refusals import what_to_set
+    from prompttuner.slurm.slurm_backend import SlurmBackend
+
+    backend = SlurmBackend(settings)
+    folder = settings.spool_dir / "agents" / EXAMPLE_UUID
+    for name, gpu_type, setup in _pools(settings):
+        request = AllocationRequest(EXAMPLE_UUID, folder, name, settings.slurm.gpus_per_agent, gpu_type, None, setup)
+        try:
+            backend.test_only(request)
+        except PromptTunerError as error:
+            text = f"Slurm would refuse an allocation of {name}: {error}; {what_to_set(str(error))}"
+            yield Finding("submission", Verdict.WRONG, text)
+        else:
+            yield Finding("submission", Verdict.OK, f"Slurm would take an allocation of {name} (sbatch --test-only)")
+
+
+def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    """(name, GPU type, set-up) of what allocations are asked for: by the settings alone, and by waiting jobs."""
+    from prompttuner.controller.plan.pools import pool_of
+    from prompttuner.db import Store
+    from prompttuner.db.queries import jobs
+    from prompttuner.errors import DatabaseError
+    from prompttuner.protocol.files import understood
+    from prompttuner.protocol.spec import ResolvedSpec
+
+    found: dict[tuple[str | None, tuple[str, ...]], str] = {(None, ()): "a job without wishes of its own"}
+    try:
+        with Store.open(settings.database_url, read_only=True) as store:
+            specs = store.query(jobs.active_specs)
+    except DatabaseError:
+        specs = {}
+    for value in specs.values():
+        spec = understood(ResolvedSpec.read(value))
+        if spec is not None:
+            pool = pool_of(spec)
+            found.setdefault((pool.gpu_type, pool.setup), f"pool {pool.key}")
+    return [(name, gpu_type, setup) for (gpu_type, setup), name in found.items()]
+
+
 def _paused(settings: Settings) -> Iterator[Finding]:
     """Submissions that pause after failures in a row."""
     from prompttuner.controller.act.gate import Gate
 
-    problem = Gate.of(settings).problem(time.time())
+    gate = Gate.of(settings)
+    problem = gate.problem(time.time())
+    if problem is None and (refusal := gate.refusal()) is not None:
+        yield Finding("submissions", Verdict.ADVICE, refusal)
     if problem:
         yield Finding("submissions", Verdict.WRONG, problem)
     if "SLURM_JOB_ID" in os.environ:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
+from prompttuner.protocol.requests import NewJob, Submit
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
 
@@ -88,7 +91,7 @@ def submit(
     _submit(specs, hold, quiet, json)
 
 
-def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> list[dict[str, Any]]:
+def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> list[ResolvedSpec]:
     """Frozen specs of everything asked for; all are checked before any is submitted.
 
     Raises:
@@ -109,7 +112,7 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     return specs
 
 
-def check_all(specs: list[dict[str, Any]]) -> list[str]:
+def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
     """The same checks for `--dry-run`, `submit` and `sbatch`; what the user should know, each once.
 
     Raises:
@@ -126,59 +129,63 @@ def tell_notes(notes: list[str]) -> None:
         sys.stderr.write(f"note: {note}\n")
 
 
-def _submit(specs: list[dict[str, Any]], hold: bool, quiet: bool, json: bool) -> None:
-    from prompttuner.cli.jobs.ask import ask_all, make_request, tell
+def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
+    """One request for all of these jobs, under new ids."""
     from prompttuner.controller.requests import new_job_id
 
-    requests = [make_request("submit", job=new_job_id(), spec=spec, hold=hold) for spec in specs]
+    return Submit(jobs=tuple(NewJob(job=new_job_id(), spec=spec) for spec in specs), hold=hold)
+
+
+def _submit(specs: list[ResolvedSpec], hold: bool, quiet: bool, json: bool) -> None:
+    from prompttuner.cli.frame.asking import ask, tell
+
+    request = new_request(specs, hold)
     try:
-        answers = ask_all(context.settings(), requests)
+        (answer,) = ask([request])
     except KeyboardInterrupt:
-        ids = ", ".join(request["job"] for request in requests)
-        sys.stderr.write(f"interrupted; `prompttuner status` shows which of {ids} were left in the inbox\n")
+        ids = ", ".join(new.job for new in request.jobs)
+        sys.stderr.write(f"interrupted; `prompttuner status` shows whether {ids} were left in the inbox\n")
         raise
     if json:
         print_json(
             [
-                {"job": a.request["job"], "name": spec["name"], "deadline_at": spec["deadline_at"],
-                 "deadline_iso": spec["deadline_iso"], "applied": a.applied, "ok": a.ok or not a.applied,
-                 "message": a.message, "request": a.request["id"]}
-                for a, spec in zip(answers, specs, strict=True)
+                {"job": new.job, "name": new.spec.name, "deadline_at": new.spec.deadline_at,
+                 "deadline_iso": new.spec.deadline_iso, "applied": answer.applied, "ok": not answer.refused,
+                 "message": answer.message, "request": answer.request.id}
+                for new in request.jobs
             ]
         )  # fmt: skip
-    else:
-        for answer, spec in zip(answers, specs, strict=True):
-            if answer.ok or not answer.applied:
-                typer.echo(answer.request["job"] if quiet else _line(answer.request["job"], spec))
-    tell(answers)
-    refused = [f"{a.request['job']}: {a.message}" for a in answers if a.applied and not a.ok]
-    if refused:
-        raise SpecError("refused: " + "; ".join(refused))
+    elif not answer.refused:
+        for new in request.jobs:
+            typer.echo(new.job if quiet else _line(new.job, new.spec))
+    tell([answer])
+    if answer.refused:
+        raise SpecError(f"refused: {answer.message}")
 
 
-def _line(job_id: str, spec: dict[str, Any]) -> str:
-    name = f" ({spec['name']})" if spec["name"] else ""
-    if spec["deadline_at"] is None:
+def _line(job_id: str, spec: ResolvedSpec) -> str:
+    name = f" ({spec.name})" if spec.name else ""
+    if spec.deadline_at is None:
         return f"submitted {job_id}{name}, best effort"
-    left = format_duration(spec["deadline_at"] - spec["submitted_at"])
-    return f"submitted {job_id}{name}, deadline {spec['deadline_iso']} (in {left})"
+    left = format_duration(spec.deadline_at - (spec.submitted_at or 0.0))
+    return f"submitted {job_id}{name}, deadline {spec.deadline_iso} (in {left})"
 
 
-def _show_dry_run(specs: list[dict[str, Any]], json: bool) -> None:
+def _show_dry_run(specs: list[ResolvedSpec], json: bool) -> None:
     where = _what_would_run()
     if json:
-        print_json({"jobs": specs, "would": where})
+        print_json({"jobs": [spec.to_json() for spec in specs], "would": where})
         return
     rows = [
         [
-            spec["name"] or "-",
-            spec["model_name"],
-            f"{spec['target']['metric']}{spec['target']['op']}{spec['target']['value']:g}",
-            "best effort" if spec["deadline_at"] is None else spec["deadline_iso"],
-            f"{spec['train_count']}+{spec['eval_count']}",
-            f"{spec['min_gpus']}-{spec['max_gpus']}",
-            spec["initial_prompt"],
-            f"at most {spec['max_iterations']}",
+            spec.name or "-",
+            spec.model_name,
+            str(spec.target),
+            spec.deadline_iso or "best effort",
+            f"{spec.train_count}+{spec.eval_count}",
+            f"{spec.min_gpus}-{spec.max_gpus}",
+            str(spec.initial_prompt),
+            f"at most {spec.max_iterations}",
         ]
         for spec in specs
     ]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli.frame import context
+from prompttuner.cli.frame.asking import ask
 from prompttuner.cli.frame.completion import allocation_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
-from prompttuner.errors import SpecError
+from prompttuner.errors import SpecError, StateError
+from prompttuner.protocol.requests import Drain, ReleaseAgent
 from prompttuner.slurm.reasons import in_words
 from prompttuner.spec.when import format_duration, iso
 
@@ -67,13 +69,13 @@ def pool(
 @app.command()
 def drain(which: Which = None, all_: Everything = False, idle: Idle = False) -> None:
     """Let allocations take no new job; each ends when its job has."""
-    _ask("drain", which, all_, idle)
+    _ask(Drain, which, all_, idle)
 
 
 @app.command()
 def release(which: Which = None, all_: Everything = False, idle: Idle = False) -> None:
     """Give allocations back now; their jobs go on elsewhere from their last checkpoint."""
-    _ask("release_agent", which, all_, idle)
+    _ask(ReleaseAgent, which, all_, idle)
 
 
 def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
@@ -156,16 +158,17 @@ def _row(view: dict[str, Any], now: float) -> list[str]:
 def _paused(now: float) -> str | None:
     from prompttuner.controller.act.gate import Gate
 
-    return Gate.of(context.settings()).problem(now)
+    gate = Gate.of(context.settings())
+    return gate.problem(now) or gate.refusal()
 
 
-def _ask(kind: str, which: str | None, everything: bool, idle: bool) -> None:
-    from prompttuner.cli.jobs.ask import ask
-
+def _ask(kind: type[Drain] | type[ReleaseAgent], which: str | None, everything: bool, idle: bool) -> None:
     if (which is not None) + everything + idle != 1:
         raise SpecError("which ones? give one allocation (`prompttuner pool` lists them), or --idle, or --all")
     name = "all" if everything else (which or "")
     if which in {"all", ""}:
         raise SpecError("write --all to mean all of them")
-    answer = ask(context.settings(), kind, allocation=name, idle=idle)
+    (answer,) = ask([kind(allocation=name, idle=idle)])
+    if answer.refused:
+        raise StateError(answer.message)
     typer.echo(answer.message if answer.applied else "left in the inbox: the controller does it at its next tick")

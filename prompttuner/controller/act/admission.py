@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
 from prompttuner import profiles
 from prompttuner.config import Settings
 from prompttuner.controller.act.limits import check_within_cap
 from prompttuner.errors import ConfigError
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.preflight import preflight
 from prompttuner.spec.when import format_duration, iso
 from prompttuner.words import Counted
@@ -19,7 +19,7 @@ from prompttuner.words import Counted
 __all__ = ["check_admission"]
 
 
-def check_admission(settings: Settings, specs: Sequence[Mapping[str, Any]]) -> list[str]:
+def check_admission(settings: Settings, specs: Sequence[ResolvedSpec]) -> list[str]:
     """Check resolved specs against this site and against their models and data.
 
     Returns what the user should know, each once: targets that do not survive the tokenizer, a batch above the number of
@@ -33,7 +33,7 @@ def check_admission(settings: Settings, specs: Sequence[Mapping[str, Any]]) -> l
         _check_writable(folder)
     notes: list[str] = []
     for spec in specs:
-        check_within_cap(settings, int(spec.get("min_gpus") or 1))
+        check_within_cap(settings, spec.min_gpus)
         notes += _batch_note(spec) + _deadline_note(spec)
     return list(dict.fromkeys(notes + preflight(specs, settings.checks)))
 
@@ -50,21 +50,21 @@ def _check_writable(folder: Path) -> None:
         )
 
 
-def _batch_note(spec: Mapping[str, Any]) -> list[str]:
-    batch, count = int(spec["batch_size"]), int(spec["train_count"])
-    if batch <= count:
+def _batch_note(spec: ResolvedSpec) -> list[str]:
+    batch, count = spec.batch_size, spec.train_count
+    if count is None or batch <= count:
         return []
     return [f"batch_size {batch} is above the {Counted(count, 'training sample')}: some come twice in an iteration"]
 
 
-def _deadline_note(spec: Mapping[str, Any]) -> list[str]:
+def _deadline_note(spec: ResolvedSpec) -> list[str]:
     """A deadline that even a job of one iteration on a new agent would miss, and the first one that is possible."""
-    if spec.get("deadline_at") is None:
+    if spec.deadline_at is None or spec.submitted_at is None:
         return []
-    label = PurePath(str(spec.get("model_name") or spec["model"])).name
+    label = PurePath(spec.model_name or spec.model).name
     profile = profiles.stated([label])[label]
     least = profile.queue_s + profile.start_s + profile.warm_s + profile.step_s
-    given = float(spec["deadline_at"]) - float(spec["submitted_at"])
+    given = spec.deadline_at - spec.submitted_at
     if given >= least:
         return []
     return [

@@ -103,11 +103,15 @@ class Gate:
         self._breaker.success()
         self._save()
 
-    def failed(self, now: float, reason: str) -> None:
-        """One submission failed: after a few in a row all pause, each time for longer."""
+    def failed(self, now: float, reason: str, *, blocks: bool = False) -> None:
+        """One submission failed: after a few in a row, or at once if it ``blocks`` ticks, all pause, ever longer."""
         self._bucket.take(now)
-        self._breaker.failure(now, reason)
+        self._breaker.failure(now, reason, at_once=blocks)
         self._save()
+
+    def refusal(self) -> str | None:
+        """The last submission's failure, when it was and what to set; None once one was taken again."""
+        return self._breaker.refusal()
 
     def _save(self, *, durable: bool = True) -> None:
         value = {

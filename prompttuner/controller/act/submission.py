@@ -16,7 +16,7 @@ from prompttuner.errors import BackendError
 from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
 from prompttuner.protocol.files import write_message
-from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitTimeout, SubmitUnknown
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Submitter:
                 continue
             except SubmitUnknown as error:
                 failures += 1
-                self._gate.failed(res.now(), str(error))
+                self._gate.failed(res.now(), str(error), blocks=isinstance(error, SubmitTimeout))
                 res.warn(f"{error}; it is looked for by its name {request.name}")
                 continue
             self._gate.submitted(res.now())
@@ -92,15 +92,10 @@ class Submitter:
             dtype=str(place.get("dtype") or "auto"),
             trust_remote_code=tuple(place.get("trust_remote_code") or ()),
             gpus=allocation.gpus,
-            threads=s.threads,
             idle_limit_s=s.idle_limit_s,
             heartbeat_s=s.heartbeat_s,
             poll_s=s.poll_s,
-            loss_timeout_s=s.loss_timeout_s,
-            checkpoint_every_s=s.checkpoint_every_s,
-            checkpoint_every_steps=s.checkpoint_every_steps,
-            interface="lo" if s.backend == "local" else s.slurm.interface,
-            bank_dirs=tuple(str(path) for path in s.all_bank_dirs),
+            elastic=s.of_leases(),
             jobs_dir=str(res.spool.jobs),
             stay_warm=s.pool == "warm",
             walltime_s=limit,

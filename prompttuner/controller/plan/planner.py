@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from prompttuner.controller.act.limits import Limits
 from prompttuner.controller.act.transaction import WENT_ON
@@ -17,8 +17,8 @@ from prompttuner.db.queries import leases as lease_rows
 from prompttuner.db.queries.live import Rows
 from prompttuner.db.tables.models import Allocation
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.contract.plan import Plan, Policy
-from prompttuner.states import AllocationState
+from prompttuner.policy.contract.plan import Assign, Plan, Policy
+from prompttuner.states import AllocationState, JobState
 
 __all__ = ["Decision", "Planner"]
 
@@ -63,7 +63,9 @@ class Planner:
         res = self._res
         if not rows.jobs and not rows.allocations and res.now() < self._plan_at:
             return Decision(Plan(wake_at=self._plan_at))
-        outlook = self._expectations.of(rows.jobs, rows.allocations)
+        specs = self._expectations.specs_of(rows.jobs)
+        jobs = [job for job in rows.jobs if job.id in specs]
+        outlook = self._expectations.of(jobs, rows.allocations)
         if not outlook.pools:
             self._plan_at = float("inf")
             return Decision(Plan())
@@ -85,12 +87,23 @@ class Planner:
             barred=frozenset(in_vain),
         )
         counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
-        snapshot = build_snapshot(rows.jobs, counted, given)
+        snapshot = build_snapshot(jobs, counted, given)
         each = self._limits.gpus_per_agent
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
         plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
+        plan = self._with_refusal(plan, rows, in_vain)
         self._plan_at = plan.wake_at
-        return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, rows.jobs)))
+        return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, jobs)))
+
+    def _with_refusal(self, plan: Plan, rows: Rows, explained: Mapping[str, str]) -> Plan:
+        """While the manager takes no allocation, that is why jobs wait, whatever a policy makes of it."""
+        refusal = self._limits.gate.refusal()
+        if refusal is None:
+            return plan
+        assigned = {action.job for action in plan.actions if isinstance(action, Assign)}
+        waiting = [job.id for job in rows.jobs if job.state == JobState.QUEUED]
+        notes = {name: refusal for name in waiting if name not in explained and name not in assigned}
+        return replace(plan, notes={**plan.notes, **notes})
 
     def _with_unexplained_loss(self, allocations: Sequence[Allocation]) -> frozenset[str]:
         """Jobs that a member has left by itself a moment ago.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -64,15 +64,15 @@ def load_weights(source: str, label: str, dtype: torch.dtype, trusted: bool, *, 
     return Loaded(model, tuple(sorted(report["unexpected_keys"])))
 
 
-def check_usable(loaded: LoadedModel, spec: Mapping[str, Any]) -> None:
-    """Check that a loaded model is what a resolved spec takes it for.
+def check_usable(loaded: LoadedModel, allow_unused: bool) -> None:
+    """Check that a loaded model is what a job takes it for.
 
     Raises:
-        ModelError: a probe refused it, or stored weights were left unused and ``allow_unused_weights`` is not set.
+        ModelError: a probe refused it, or stored weights were left unused which the job does not allow.
     """
     if loaded.refusal:
         raise ModelError(loaded.refusal)
-    if loaded.unused and not spec.get("allow_unused_weights"):
+    if loaded.unused and not allow_unused:
         raise ModelError(unused_text(loaded.name, loaded.unused))
 
 

@@ -37,7 +37,7 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
     taken = [e for e in timeline.pick(pool, low, now + work.rules.wait_s) if e[1] != Kind.SPARE]
     idle = [entry for entry in taken if entry[1] == Kind.IDLE]
     if len(taken) == low:
-        timeline.take(pool, taken)
+        timeline.take(taken)
         timeline.give(pool, taken[-1][0] + seconds, low)
         if len(idle) == low:
             why = Why("{}: {} with {}, now idle", standing, Counted(low, "GPU"), profile.name)
@@ -47,11 +47,11 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
             work.notes[name] = Why(text, standing, taken[-1][0] - now, Counted(low, "GPU"))
         return
     short = low - len(taken)
-    moved = [e for e in timeline.elsewhere(pool, low) if e[2][1] == Kind.IDLE][:short] if work.rules.switch else []
+    moved = [e for _, e in timeline.elsewhere(pool, short) if e[1] == Kind.IDLE] if work.rules.switch else []
     if len(moved) + timeline.room >= short:
-        timeline.take(pool, taken)
-        for _, other, entry in moved:
-            timeline.take(other, [entry])
+        timeline.take(taken)
+        timeline.take(moved)
+        for entry in moved:
             why = Why("best-effort job {} waits for {}, and no deadline needs this GPU", name, profile.name)
             work.actions.append(SwitchModel(snapshot.agents.id[entry[3]], pool, why, name))
         for _ in range(short - len(moved)):
@@ -90,7 +90,7 @@ def boost(work: Pass) -> None:
                 break
             row = rows[i]
             entry = entries[0]
-            timeline.take(pool, [entry])
+            timeline.take([entry])
             text = "an idle GPU of its pool brings {:.2f} of a GPU's speed; others get it back when they need it"
             work.assign(row, [*work.members(row), entry[3]], Why(text, gains[i]))
             timeline.give(pool, float(work.ends[row]), 1)

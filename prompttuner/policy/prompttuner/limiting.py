@@ -33,7 +33,7 @@ def respect_limits(work: Pass) -> None:
         missing, least = low - len(have), Counted(low, "GPU")
         own = set(have)
         picked = [e for e in timeline.pick(pool, missing + len(have), now) if e[3] not in own][:missing]
-        timeline.take(pool, picked)
+        timeline.take(picked)
         idle = [entry[3] for entry in picked if entry[1] == Kind.IDLE]
         if len(idle) == missing:
             work.assign(row, have + idle, Why("needs {} at least and has {}", least, len(have)))

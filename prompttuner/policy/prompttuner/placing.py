@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from prompttuner.policy.contract.plan import Demote, Reason, Request, Restore, SwitchModel, Why
 from prompttuner.policy.contract.snapshot import JobPhase
 from prompttuner.policy.estimate import queue_order
-from prompttuner.policy.prompttuner.overload import put_last
+from prompttuner.policy.prompttuner.choosing import Choice, choose
+from prompttuner.policy.prompttuner.growing import grow
+from prompttuner.policy.prompttuner.lending import begin
 from prompttuner.policy.prompttuner.planning_pass import Pass
-from prompttuner.policy.prompttuner.rescue import rescue
-from prompttuner.policy.prompttuner.timeline import Entry, Kind
+from prompttuner.policy.prompttuner.timeline import Kind
 from prompttuner.words import Counted
 
 __all__ = ["place_all"]
 
 LOOK_AHEAD = 2
 """Jobs placed in one pass, at most: this many times the GPUs (and 64 at least); later deadlines wait their turn."""
-
-
-@dataclass(slots=True)
-class _Choice:
-    """One way to run a job: ``members`` agents, ``own`` of its pool, ``moved`` of other LLMs, ``cold`` of Slurm."""
-
-    cost: float
-    members: int
-    own: list[Entry]
-    moved: int
-    cold: int
-    start: float
-    seconds: float
-    lookup: bool
+WAITING = 64
+"""Jobs that are planned to wait, at most, once nothing more can start now; later deadlines wait their turn."""
 
 
 def place_all(work: Pass) -> None:
     """Place what has a deadline; tell the user of those that lost or regained theirs."""
     snapshot = work.snapshot
-    jobs, now = snapshot.jobs, snapshot.now
     timely = np.array(work.timely, dtype=np.bool_)
     _restore(work)
     rows = np.concatenate([work.waiting[timely[work.waiting]], work.needy])
@@ -46,26 +32,55 @@ def place_all(work: Pass) -> None:
     for row in rows[hopeless].tolist():
         _demote(work, row)
     _demote_running(work)
-    queue = queue_order(snapshot, rows[~hopeless]).tolist()
-    if work.rules.rescue:
-        queue = put_last(work, queue)
-    most = max(64, int(LOOK_AHEAD * min(snapshot.limits.gpus, 1e6)))
-    members = work.guess.members
-    for row in queue[:most]:
-        if members[row] > 0:
-            if row not in work.touched:
-                _grow(work, row)
-        elif not (_place(work, row) or (work.rules.rescue and rescue(work, row))):
+    rows = rows[~hopeless]
+    most = max(WAITING, int(LOOK_AHEAD * min(snapshot.limits.gpus, 1e6)))
+    if len(rows) > most:
+        chosen = np.argpartition(snapshot.jobs.deadline[rows], most)
+        rows, work.behind = rows[chosen[:most]], rows[chosen[most:]]
+    queue = _without_dropped(work, queue_order(snapshot, rows).tolist())
+    waiting = 0
+    for place, row in enumerate(queue):
+        if waiting >= WAITING and not work.timeline.startable():
+            rest = np.array([r for r in queue[place:] if r not in work.accepted.pressing], dtype=np.int64)
+            work.behind = np.concatenate([rest, work.behind])
+            work.ahead += place
+            for later in queue[place:]:
+                if later in work.accepted.pressing:
+                    _serve(work, later)
+            return
+        waiting += not _serve(work, row)
+    work.ahead += len(queue)
+
+
+def _serve(work: Pass, row: int) -> bool:
+    """Place one job; True where its membership changes now."""
+    jobs, before = work.snapshot.jobs, len(work.touched)
+    if work.guess.members[row] > 0:
+        if row not in work.touched:
+            grow(work, row)
+    elif not (_place(work, row) or begin(work, row)):
+        work.late.append(row)
+        text = (
+            "its deadline in {:.0f} s does not fit behind more urgent jobs; it runs when GPUs are spare; "
+            "a later deadline, or others that end early, would change that"
+        )
+        work.notes[jobs.id[row]] = Why(text, float(jobs.deadline[row]) - work.snapshot.now)
+    return len(work.touched) > before
+
+
+def _without_dropped(work: Pass, queue: list[int]) -> list[int]:
+    """The queue without jobs whose deadline was given up for others; these go first where GPUs are spare."""
+    jobs, dropped = work.snapshot.jobs, work.accepted.dropped
+    for row in queue:
+        if row in dropped and work.guess.members[row] == 0:
             work.late.append(row)
-            left = float(jobs.deadline[row]) - now
             text = (
-                "its deadline in {:.0f} s does not fit behind more urgent jobs; it runs when GPUs are spare; "
+                "more is due within {:.0f} s than the GPUs can do; its {:.0f} GPU-seconds would make more jobs late; "
                 "a later deadline, or others that end early, would change that"
             )
-            work.notes[jobs.id[row]] = Why(text, left)
-    for place, row in enumerate(queue[most:]):
-        text = "waits behind {}, due earlier"
-        work.notes[jobs.id[row]] = Why(text, Counted(most + place, "job"))
+            left = float(jobs.deadline[row]) - work.snapshot.now
+            work.notes[jobs.id[row]] = Why(text, left, dropped[row])
+    return [row for row in queue if row not in dropped]
 
 
 def _hopeless(work: Pass, rows: np.ndarray) -> np.ndarray:
@@ -124,70 +139,23 @@ def _restore(work: Pass) -> None:
 
 def _place(work: Pass, row: int) -> bool:
     """Give the job its place on the timeline; False where no place meets its deadline."""
-    choice = _choose(work, row, bool(work.guess.lookup[row]))
+    choice = choose(work, row, bool(work.guess.lookup[row]))
     if choice is None and work.guess.lookup[row]:
-        choice = _choose(work, row, False)
+        choice = choose(work, row, False)
     if choice is None:
         return False
     _commit(work, row, choice)
     return True
 
 
-def _choose(work: Pass, row: int, lookup: bool) -> _Choice | None:
-    """The cheapest way that meets the deadline. Cost: GPU-seconds of the run, of starts and of pauses it causes."""
-    snapshot, timeline, rules = work.snapshot, work.timeline, work.rules
-    pool, now = int(snapshot.jobs.pool[row]), snapshot.now
-    profile, table = snapshot.pools[pool], work.guess.speeds[pool]
-    load = work.work[row] if lookup else work.plain[row]
-    fixed = work.fixed[row] - (0.0 if lookup or not work.guess.lookup[row] else profile.lookup_s)
-    last = float(snapshot.jobs.deadline[row]) - work.margin_s - fixed
-    top = int(work.guess.top[row])
-    moved = timeline.elsewhere(pool, top) if rules.switch else []
-    cold_at, room = timeline.cold_at[pool], timeline.room
-    impatience = 1.0 - rules.patience if rules.delay else 1.0
-    best: _Choice | None = None
-    for n in range(max(int(snapshot.jobs.min_gpus[row]), 1), top + 1):
-        seconds = fixed + load / table[n]
-        latest = last - load / table[n]
-        if latest < now:
-            continue
-        patient = latest - impatience * (latest - now)
-        own = timeline.pick(pool, n, patient, latest)
-        start = max(own[-1][0], now) if own else now
-        cost = n * seconds + 2 * profile.resize_s * sum(entry[1] == Kind.SPARE for entry in own)
-        short = n - len(own)
-        used = 0
-        while used < short and used < len(moved) and moved[used][0] <= latest:
-            cost += profile.switch_s
-            start = max(start, moved[used][0])
-            used += 1
-        cold = 0
-        if used < short and cold_at <= latest and room >= short - used:
-            cold = short - used
-            cost += cold * (profile.start_s + 1e-3)
-            start = max(start, cold_at)
-        if len(own) + used + cold < n:
-            # nothing but waiting longer for the pool's own agents may be left
-            own, used, cold = timeline.pick(pool, n, latest, latest), 0, 0
-            if len(own) < n:
-                continue
-            start, cost = max(own[-1][0], now), n * seconds
-        if best is None or cost < best.cost:
-            best = _Choice(cost, n, own, used, cold, start, seconds, lookup)
-        elif n > best.members + 1:
-            break
-    return best
-
-
-def _commit(work: Pass, row: int, choice: _Choice) -> None:
+def _commit(work: Pass, row: int, choice: Choice) -> None:
     """Take the chosen agents: assign, ask, switch, or wait."""
     snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
     jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
     profile = snapshot.pools[pool]
     left = float(jobs.deadline[row]) - now
-    sources = timeline.elsewhere(pool, int(work.guess.top[row]))[: choice.moved] if choice.moved else []
     taken = choice.own
-    timeline.take(pool, taken)
+    timeline.take(taken)
     idle = [entry[3] for entry in taken if entry[1] == Kind.IDLE]
     members = Counted(choice.members, "GPU")
     text = "{} with {}, the cheapest that end before its deadline ({:.0f} s predicted, {:.0f} s left)"
@@ -201,11 +169,11 @@ def _commit(work: Pass, row: int, choice: _Choice) -> None:
             text = "starts on {}, now idle; it is to have {} in {:.0f} s (deadline in {:.0f} s)"
             why = Why(text, Counted(len(idle), "GPU"), choice.members, choice.start - now, left)
             work.assign(row, idle, why, lookup_s)
-        _obtain(work, row, choice, sources)
+        _obtain(work, row, choice)
     timeline.give(pool, choice.start + choice.seconds, choice.members)
 
 
-def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, int, Entry]]) -> None:
+def _obtain(work: Pass, row: int, choice: Choice) -> None:
     """Free, move and ask for what the job waits for, and note why it waits."""
     snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
     pool, name = int(snapshot.jobs.pool[row]), snapshot.jobs.id[row]
@@ -214,11 +182,11 @@ def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, in
     for entry in choice.own:
         if entry[1] == Kind.SPARE:
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", name, left))
-    for _, other, entry in sources:
-        timeline.take(other, [entry])
+    timeline.take(choice.moved)
+    for entry in choice.moved:
         if entry[1] == Kind.IDLE:
             text = "job {} needs {} more with {}, and this one is idle (deadline in {:.0f} s)"
-            why = Why(text, name, choice.moved, profile.name, left)
+            why = Why(text, name, len(choice.moved), profile.name, left)
             work.actions.append(SwitchModel(snapshot.agents.id[entry[3]], pool, why, name))
         elif entry[1] == Kind.SPARE:
             work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", name, left))
@@ -232,66 +200,7 @@ def _obtain(work: Pass, row: int, choice: _Choice, sources: list[tuple[float, in
         "deadline in {:.0f} s; a nearer one would change that"
     )
     start = choice.start - now
-    work.notes[name] = Why(text, start, members, len(choice.own), choice.moved, choice.cold, left)
+    work.notes[name] = Why(text, start, members, len(choice.own), len(choice.moved), choice.cold, left)
     # a job that waits for running ones is looked at again before its patience ends
     if any(entry[1] >= Kind.BUSY for entry in choice.own):
         work.wake(choice.start)
-
-
-def _grow(work: Pass, row: int) -> None:
-    """A running job that would miss its deadline gets more members, as soon as there are any."""
-    snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
-    jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
-    have, top = int(work.guess.members[row]), int(work.guess.top[row])
-    if jobs.phase[row] not in (JobPhase.RUNNING, JobPhase.LOOKUP) or have >= top:
-        return
-    profile, table = snapshot.pools[pool], work.guess.speeds[pool]
-    entries = timeline.pools[pool]
-    deadline, load = float(jobs.deadline[row]), work.work[row]
-    pause = 0.0 if jobs.phase[row] == JobPhase.LOOKUP else profile.resize_s + profile.warm_s
-    for n in range(have + 1, top + 1):
-        if len(entries) < n - have:
-            break
-        start = entries[n - have - 1][0]
-        done = (start - now) * table[have] if jobs.phase[row] == JobPhase.RUNNING else 0.0
-        end = max(start, now + work.fixed[row]) + pause + max(load - done, 0.0) / table[n]
-        if end + work.margin_s <= deadline:
-            _commit_growth(work, row, n, end)
-            return
-    _ask_to_grow(work, row, deadline)
-
-
-def _ask_to_grow(work: Pass, row: int, deadline: float) -> None:
-    """No agent comes in time: one from Slurm at least shortens the delay, where it comes well before the end."""
-    timeline, have = work.timeline, int(work.guess.members[row])
-    jobs, pool = work.snapshot.jobs, int(work.snapshot.jobs.pool[row])
-    short = int(work.needs[row]) - have
-    if short <= 0 or timeline.cold_at[pool] - timeline.now > 0.5 * (work.ends[row] - timeline.now):
-        return
-    awaited = [entry for entry in timeline.pools[pool] if entry[1] == Kind.COMING][:short]
-    timeline.take(pool, awaited)
-    short -= len(awaited)
-    if timeline.room >= short:
-        text = "job {} would end {:.0f} s after its deadline with {}"
-        why = Why(text, jobs.id[row], float(work.ends[row]) - deadline, Counted(have, "GPU"))
-        timeline.room -= short
-        work.actions.extend(Request(pool, why, jobs.id[row]) for _ in range(short))
-
-
-def _commit_growth(work: Pass, row: int, members: int, end: float) -> None:
-    snapshot, timeline, now = work.snapshot, work.timeline, work.snapshot.now
-    jobs, pool = snapshot.jobs, int(snapshot.jobs.pool[row])
-    have = int(work.guess.members[row])
-    taken = timeline.pools[pool][: members - have]
-    timeline.take(pool, taken)
-    left = float(jobs.deadline[row]) - now
-    late = float(work.ends[row]) - float(jobs.deadline[row])
-    idle = [entry[3] for entry in taken if entry[1] == Kind.IDLE]
-    for entry in taken:
-        if entry[1] == Kind.SPARE:
-            work.take_spare(entry[3], Why("job {} needs its GPU (deadline in {:.0f} s)", jobs.id[row], left))
-    if idle:
-        text = "with {} it would end {:.0f} s late; with {} it ends in {:.0f} s, its deadline is in {:.0f} s"
-        why = Why(text, Counted(have, "GPU"), late, have + len(idle), end - now, left)
-        work.assign(row, work.members(row) + idle, why)
-    timeline.give(pool, end, members - have)

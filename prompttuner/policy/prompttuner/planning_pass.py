@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prompttuner.policy.contract.plan import Action, Assign, Plan, Reason, Why
 from prompttuner.policy.contract.snapshot import AgentPhase, Floats, Ints, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate
+from prompttuner.policy.prompttuner.accepting import Accepted, Outlook, accept
 from prompttuner.policy.prompttuner.switches import Switches
 from prompttuner.policy.prompttuner.timeline import Timeline, build_timeline
 from prompttuner.policy.stopping import next_stop, stops
@@ -44,6 +45,7 @@ class Pass:
     needy: Ints
     """Running jobs that need more members than they have."""
     stopped: set[int]
+    accepted: Accepted
     actions: list[Action] = field(default_factory=list)
     notes: dict[str, Reason] = field(default_factory=dict)
     leaving: dict[int, set[int]] = field(default_factory=dict)
@@ -56,6 +58,10 @@ class Pass:
     """Waiting jobs whose deadline does not fit into the plan."""
     expected: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Pool -> (agents to be kept for jobs that are expected, until when)."""
+    behind: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Waiting jobs with a deadline that are not placed in this pass."""
+    ahead: int = 0
+    """Jobs before them."""
     wake_at: float = float("inf")
     _members: dict[int, list[int]] | None = None
 
@@ -119,7 +125,20 @@ class _Notes(Mapping[str, Reason]):
             np.where(jobs.best_effort, np.inf, jobs.deadline)[running] - work.snapshot.now,
             work.needs[running],
         )
+        rows = work.behind
+        self._waits = ([jobs.id[row] for row in rows.tolist()], jobs.deadline[rows], rows, work.ahead)
+        self._queue: dict[str, Reason] | None = None
         self._rows: dict[str, int] | None = None
+
+    def _behind(self) -> dict[str, Reason]:
+        """Jobs that wait their turn, by deadline."""
+        if self._queue is None:
+            names, due, rows, ahead = self._waits
+            self._queue = {}
+            for place, i in enumerate(np.lexsort((rows, due)).tolist()):
+                text = "waits behind {}, due earlier"
+                self._queue[names[i]] = Why(text, Counted(ahead + place, "job"))
+        return self._queue
 
     def _lazy(self) -> dict[str, int]:
         if self._rows is None:
@@ -129,6 +148,8 @@ class _Notes(Mapping[str, Reason]):
     def __getitem__(self, name: str) -> Reason:
         if name in self._ready:
             return self._ready[name]
+        if name in self._behind():
+            return self._behind()[name]
         members, end, left, need = (column[self._lazy()[name]] for column in self._columns)
         if not np.isfinite(left):
             text = "best effort: keeps {} until a job with a deadline needs GPUs, ends in about {:.0f} s"
@@ -139,10 +160,11 @@ class _Notes(Mapping[str, Reason]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._ready
+        yield from (name for name in self._behind() if name not in self._ready)
         yield from self._lazy()
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._lazy())
+        return sum(1 for _ in self)
 
 
 def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
@@ -165,6 +187,16 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
     late = running & counts & (ends + margin * 0.5 > jobs.deadline)
     stopping = jobs.stop_on_miss & (now > jobs.deadline)
     spare = _spare(snapshot, guess, counts, work, rules.margin_ticks)
+    waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~running & ~stopping)
+    waiting = waiting[~_resting(snapshot, waiting)]
+    chosen = Accepted()
+    if rules.rescue:
+        urgent = waiting[counts[waiting] & (jobs.deadline[waiting] > now)]
+        outlook = Outlook(work, ends, margin)
+        chosen = accept(
+            snapshot, rules, guess, outlook, urgent, np.flatnonzero(running & counts & (jobs.deadline > now))
+        )
+        spare[list(chosen.lend)] = 0
     timeline = build_timeline(snapshot, ends, spare if rules.resize else np.zeros_like(spare))
     hopeful = running & counts & (jobs.deadline > now)
     needy = np.flatnonzero(late & hopeful & (needs > guess.members)) if rules.resize else np.zeros(0, dtype=np.int64)
@@ -180,7 +212,8 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
         timely=counts.tolist(),
         margin_s=margin,
         timeline=timeline,
-        waiting=np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~running & ~stopping),
+        waiting=waiting,
+        accepted=chosen,
         needy=needy,
         stopped=set(np.flatnonzero(stopping).tolist()),
     )
@@ -201,6 +234,14 @@ def _spare(snapshot: Snapshot, guess: Estimate, counts: NDArray[np.bool_], work:
     keep = np.where(enough > 0, np.maximum(enough, jobs.min_gpus), guess.members)
     spare = np.where(free, guess.members, np.maximum(guess.members - keep, 0))
     return np.where(tuning, spare, 0).astype(np.int64)
+
+
+def _resting(snapshot: Snapshot, waiting: Ints) -> NDArray[np.bool_]:
+    """Paused so lately that to go on at once would make the pause a mistake."""
+    jobs, tick = snapshot.jobs, snapshot.tick_s
+    rest = 2.0 * (np.array([p.resize_s for p in snapshot.pools])[jobs.pool[waiting]] + tick)
+    since = jobs.phase_since[waiting]
+    return np.asarray((since > jobs.submit[waiting] + tick) & (snapshot.now - since < rest))
 
 
 def _speeds(guess: Estimate, pool: Ints, members: Ints) -> Floats:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -30,8 +30,8 @@ class Kind(IntEnum):
     """Free once a job placed in this very pass ends."""
 
 
-Entry: TypeAlias = tuple[float, int, int, int]
-"""(time, kind, rank among equals, agent row or -1)."""
+Entry: TypeAlias = tuple[float, int, int, int, int]
+"""(time, kind, rank among equals, agent row or -1, pool)."""
 
 
 @dataclass(slots=True)
@@ -40,6 +40,8 @@ class Timeline:
 
     now: float
     pools: list[list[Entry]]
+    every: list[Entry]
+    """Those of all pools."""
     room: int
     """Allocations that may still be asked for."""
     cold_at: list[float]
@@ -50,17 +52,22 @@ class Timeline:
     spare_rows: dict[int, int] = field(default_factory=dict)
     """Agent row -> job row, for SPARE entries."""
 
-    def elsewhere(self, pool: int, most: int) -> list[tuple[float, int, Entry]]:
-        """(time it would have this pool's LLM, its pool, entry) of other pools' earliest agents, ascending."""
+    def elsewhere(self, pool: int, most: int) -> list[tuple[float, Entry]]:
+        """(time it would have this pool's LLM, entry) of other pools' earliest agents, ascending."""
         delay, now = self.switch_s[pool], self.now
-        found = [
-            (max(entry[0], now) + delay, other, entry)
-            for other, entries in enumerate(self.pools)
-            if other != pool
-            for entry in islice(entries, most)
-        ]
-        found.sort()
+        if len(self.pools) < 2:
+            return []
+        found: list[tuple[float, Entry]] = []
+        for entry in self.every:
+            if len(found) >= most:
+                break
+            if entry[4] != pool:
+                found.append((max(entry[0], now) + delay, entry))
         return found
+
+    def startable(self) -> bool:
+        """Something could begin now: an agent is idle, or one may be asked for."""
+        return self.room > 0 or (len(self.every) > 0 and self.every[0][1] == Kind.IDLE)
 
     def pick(self, pool: int, count: int, patient: float, latest: float = float("inf")) -> list[Entry]:
         """The pool's earliest agents, ``count`` at most.
@@ -79,22 +86,24 @@ class Timeline:
                 picked.append(entry)
         return picked
 
-    def take(self, pool: int, entries: list[Entry]) -> None:
+    def take(self, entries: Iterable[Entry]) -> None:
         """Promise these agents."""
         for entry in entries:
-            self.pools[pool].remove(entry)
+            pool = entry[4]
+            for row in (self.pools[pool], self.every):
+                del row[bisect_left(row, entry)]
             self.coming[pool] -= entry[1] == Kind.COMING
 
     def drop(self, pool: int, agents: set[int]) -> None:
-        """Agents (rows) that are promised outside of the timeline."""
-        kept = [entry for entry in self.pools[pool] if entry[3] not in agents]
-        self.pools[pool] = kept
-        self.coming[pool] = sum(entry[1] == Kind.COMING for entry in kept)
+        """Agents (rows) of one pool that are promised outside of the timeline."""
+        self.take([entry for entry in self.pools[pool] if entry[3] in agents])
 
     def give(self, pool: int, at: float, count: int) -> None:
         """Agents of a job placed in this pass come free."""
+        entry = (at, int(Kind.PLANNED), 0, -1, pool)
         for _ in range(count):
-            insort(self.pools[pool], (at, int(Kind.PLANNED), 0, -1))
+            insort(self.pools[pool], entry)
+            insort(self.every, entry)
 
 
 def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
@@ -133,13 +142,16 @@ def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
         ready[rows] = now + snapshot.tick_s
     alive = np.flatnonzero(known & (phase != AgentPhase.DRAINING))
     alive = alive[np.lexsort((alive, rank[alive], kind[alive], ready[alive]))]
+    columns = (ready, kind, rank)
+    every = list(zip(*(c[alive].tolist() for c in columns), alive.tolist(), agents.pool[alive].tolist(), strict=True))
+    every.sort()  # nearly sorted already; pools break ties
     pools: list[list[Entry]] = [[] for _ in snapshot.pools]
-    columns = (agents.pool, ready, kind, rank)
-    for pool, at, sort, order, row in zip(*(c[alive].tolist() for c in columns), alive.tolist(), strict=True):
-        pools[pool].append((at, sort, order, row))
+    for entry in every:
+        pools[entry[4]].append(entry)
     return Timeline(
         now=now,
         pools=pools,
+        every=every,
         room=room(snapshot),
         cold_at=[now + p.queue_s + p.start_s for p in snapshot.pools],
         switch_s=[p.switch_s for p in snapshot.pools],

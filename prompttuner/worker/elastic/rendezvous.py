@@ -19,6 +19,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from prompttuner.errors import ConfigError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import Membership, Parked, StorePlace
 from prompttuner.worker.elastic.gathering import (
@@ -33,7 +34,6 @@ from prompttuner.worker.elastic.gathering import (
 )
 from prompttuner.worker.elastic.group import PeerLost
 from prompttuner.worker.elastic.network import listen_on
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.membership import member_dir, read_membership
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.errors import PromptTunerError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.spec.models import trusts_own_code
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.zygote.leases import SIGNALS, Run, Worker, fork_worker
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class Zygote:
         from prompttuner.worker.lease import read_spec
 
         spec = read_spec(job_dir)
-        return self._key(str(spec["model"]), str(spec.get("dtype") or "auto"), trusts_own_code(spec))
+        return self._key(spec.model, spec.dtype, trusts_own_code(spec))
 
     def _key(self, model: str, dtype: str, trusted: bool) -> ModelKey:
         """``auto`` is the type that this host's device computes best in, as `choose_dtype` says."""
