@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prompttuner.engine.llm.probe import probe
+from prompttuner.engine.llm.causality import probe
 from prompttuner.errors import ModelError
 from prompttuner.spec.weights import stored_tensors
 
@@ -117,7 +117,7 @@ def load_model(
         trust_remote_code: names (or paths) of models whose own Python code may run; no other model's ever does.
         device: where the weights go.
         name: what the user calls this model, if not ``path``; also looked up in ``trust_remote_code``.
-        probed: False where it moves to a GPU later, and is probed there (`prompttuner.engine.llm.probe`).
+        probed: False where it moves to a GPU later, and is probed there (`prompttuner.engine.llm.causality`).
 
     Raises:
         ModelError: folder, config, weights or tokenizer missing or broken; weights that do not match the config; no

@@ -1,83 +1,71 @@
-"""Whether a loaded model is one that a soft prompt can be tuned on: asked of the model itself, with a few tokens."""
+"""Whether a shared pass of the soft prompt gives what the model gives without: tried, not assumed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
-from prompttuner.errors import ModelError
+from prompttuner.engine.llm.encoding import Encoded
+from prompttuner.engine.llm.model import LoadedModel
 
-if TYPE_CHECKING:
-    from prompttuner.engine.llm.model import LoadedModel
+__all__ = ["objection", "probe_samples"]
 
-__all__ = ["probe"]
-
-LENGTH = 6
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
-"""Of a change, as a share of the largest logit. Causal models show none at all, bidirectional ones with random weights
-10 to 100 times as much in float32."""
-HALF_TOLERANCE = 1e-2
+TOLERANCE = 1e-5
+"""Relative difference of loss and gradient that rounding may make in float32; in other types as many of their steps."""
 
 
-@torch.no_grad()
-def probe(loaded: LoadedModel) -> None:
-    """Check a model where it computes, and note whether padding on the left is masked (``loaded.pads_left``).
+class Engine(Protocol):
+    """What is tried: a `PrefixModel`."""
 
-    Raises:
-        ModelError: no head or input embeddings; input embeddings do not stand for tokens; a later token changes the
-            logits of an earlier one.
+    loaded: LoadedModel
+    sharing: bool | None
+
+    def gradient(
+        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None
+    ) -> tuple[float, torch.Tensor]:
+        """Summed loss, and its gradient by ``prompt``."""
+        ...
+
+
+def probe_samples(samples: Sequence[Encoded], longest_answer: int) -> list[Encoded]:
+    """The longest sample there can be, and a short one that has to be padded beside it.
+
+    The longest one has an answer of ``longest_answer`` tokens, if that is more than its target has. Samples without
+    input are left out: they are never shared.
     """
-    model, embed = loaded.model, loaded.model.get_input_embeddings()
-    if embed is None or model.get_output_embeddings() is None:
-        raise ModelError(f"model {loaded.name!r} has no language-model head or no word embeddings")
-    ids = _tokens(loaded, embed.weight.shape[0]).to(embed.weight.device)
-    given = embed(ids)
-    soft = (given[:1].mean(dim=1, keepdim=True) * 0.5).expand(2, -1, -1)  # the same for both; stands for no token
-    seen = _logits(loaded, torch.cat([soft, given], dim=1))
-    limit = TOLERANCE.get(seen.dtype, HALF_TOLERANCE) * float(seen.abs().max())
-    if float((seen[0, :-1] - seen[1, :-1]).abs().max()) > limit:
-        raise ModelError(
-            f"model {loaded.name!r} ({type(model).__name__}) is no causal language model: a later token changes what "
-            "it says of earlier ones, so the loss would see the answer"
-        )
-    plain = model(input_ids=ids, use_cache=False).logits
-    if float((_logits(loaded, given) - plain).abs().max()) > limit:
-        raise ModelError(
-            f"model {loaded.name!r} ({type(model).__name__}) takes more from a token than its embedding, so a soft "
-            "prompt cannot stand before its input"
-        )
-    loaded.pads_left = _masks_the_left(loaded, given, soft, limit)
+    usable = [sample for sample in samples if sample.prompt and sample.target]
+    if not usable:
+        return []
+    longest = max(usable, key=lambda sample: len(sample.prompt) + max(longest_answer, len(sample.target)))
+    times = -(-longest_answer // len(longest.target)) or 1
+    target = (longest.target * times)[: max(longest_answer, len(longest.target))]
+    return [longest._replace(target=target), min(usable, key=lambda sample: sample.length)]
 
 
-def _tokens(loaded: LoadedModel, rows: int) -> torch.Tensor:
-    """Two samples, int64 [2, LENGTH], that differ in the last token; none is special, where there are enough."""
-    special = set(getattr(loaded.tokenizer, "all_special_ids", ()))
-    usable = [i for i in range(min(rows, 10_000)) if i not in special] or list(range(rows))
-    first = [usable[(7 * i + 3) % len(usable)] for i in range(LENGTH)]
-    other = usable[(usable.index(first[-1]) + 1) % len(usable)]
-    return torch.tensor([first, [*first[:-1], other]])
+def objection(engine: Engine, prompt: torch.Tensor, pair: Sequence[Encoded]) -> str | None:
+    """Why the prompt's pass cannot be shared; None where it can.
 
-
-def _logits(loaded: LoadedModel, embeds: torch.Tensor, **more: Any) -> torch.Tensor:
-    try:
-        logits: torch.Tensor = loaded.model(inputs_embeds=embeds, use_cache=False, **more).logits
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"model {loaded.name!r} ({type(loaded.model).__name__}) does not compute with embeddings that stand for no "
-            f"token, so a soft prompt cannot stand before its input: {reason}"
-        ) from None
-    return logits
-
-
-def _masks_the_left(loaded: LoadedModel, given: torch.Tensor, soft: torch.Tensor, limit: float) -> bool:
-    """Whether what stands on the left under a mask of 0 leaves all later logits alone."""
-    both = torch.cat([torch.stack([soft[0], 3 * given[0, :1]]), given[:1].expand(2, -1, -1)], dim=1)
-    mask = torch.ones(both.shape[:2], dtype=torch.int64, device=both.device)
-    mask[:, 0] = 0
-    try:
-        seen = _logits(loaded, both, attention_mask=mask)
-    except ModelError:
-        return False
-    return float((seen[0, 1:] - seen[1, 1:]).abs().max()) <= limit
+    Compares loss and gradient of the samples, padded to one width. So it covers what these samples cover: sliding
+    windows and switches of long-context positions matter where the longest sample reaches them.
+    """
+    if not pair:
+        return "no sample has both input and target"
+    if engine.loaded.model.training:
+        return "the model is in training mode"
+    width = max(sample.length for sample in pair)
+    found = []
+    for shared in (False, True):
+        engine.sharing = shared
+        found.append(engine.gradient(prompt, pair, [width] * len(pair)))
+    (loss, gradient), (shared_loss, shared_gradient) = found
+    bound = TOLERANCE * max(1.0, torch.finfo(engine.loaded.dtype).eps / torch.finfo(torch.float32).eps)
+    bound = min(bound, 0.05)
+    apart = abs(shared_loss - loss) / max(abs(loss), 1e-12)
+    turned = float((shared_gradient - gradient).norm() / gradient.norm().clamp(min=1e-30))
+    if not apart <= bound:
+        return f"its loss would differ by {apart:.1e}"
+    if not turned <= bound:
+        return f"its gradient would differ by {turned:.1e}"
+    return None

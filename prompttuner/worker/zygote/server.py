@@ -358,7 +358,7 @@ def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callabl
 
 def _probe_model(model: LoadedModel | PacedModel) -> None:
     """On the device: a model that no prompt can be tuned on is refused by each job's lease, in error.json."""
-    from prompttuner.engine.llm.probe import probe
+    from prompttuner.engine.llm.causality import probe
     from prompttuner.worker.paced.model import PacedModel
 
     if not isinstance(model, PacedModel):
