@@ -124,7 +124,8 @@ class Zygote:
             seconds += self._pace_load(self._models[key], first)
         except (PromptTunerError, OSError, RuntimeError, ValueError, ImportError, MemoryError) as error:
             traceback.print_exc()
-            self._send({"ev": "load_failed", "model": key[0], "error": str(error) or type(error).__name__})
+            said = str(error) or type(error).__name__
+            self._send({"ev": "load_failed", "model": key[0], "error": said, "kind": _whose(error)})
             return
         size = self._models[key].bytes
         names = [name for name, _, _ in self._models]
@@ -337,6 +338,15 @@ class Zygote:
                 self._hear_worker(worker)
         if self._worker is not None:
             self._forget_worker(worker, kill=True)
+
+
+def _whose(error: Exception) -> str:
+    """Whose fault a load is: ``job`` (its model), ``site`` (files that cannot be read now) or ``host`` (memory)."""
+    if isinstance(error, MemoryError):
+        return "host"
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    unread = isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
+    return "site" if unread and not absent else "job"
 
 
 def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callable[[], bool]) -> dict[str, Any]:
