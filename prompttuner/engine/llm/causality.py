@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from prompttuner.errors import ModelError
-
-if TYPE_CHECKING:
-    from prompttuner.engine.llm.model import LoadedModel
 
 __all__ = ["probe"]
 
@@ -20,8 +17,17 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 HALF_TOLERANCE = 1e-2
 
 
+class Probed(Protocol):
+    """A loaded model, as far as the probe looks at it."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    pads_left: bool
+
+
 @torch.no_grad()
-def probe(loaded: LoadedModel) -> None:
+def probe(loaded: Probed) -> None:
     """Check a model where it computes, and note whether padding on the left is masked (``loaded.pads_left``).
 
     Raises:
@@ -50,7 +56,7 @@ def probe(loaded: LoadedModel) -> None:
     loaded.pads_left = _masks_the_left(loaded, given, soft, limit)
 
 
-def _tokens(loaded: LoadedModel, rows: int) -> torch.Tensor:
+def _tokens(loaded: Probed, rows: int) -> torch.Tensor:
     """Two samples, int64 [2, LENGTH], that differ in the last token; none is special, where there are enough."""
     special = set(getattr(loaded.tokenizer, "all_special_ids", ()))
     usable = [i for i in range(min(rows, 10_000)) if i not in special] or list(range(rows))
@@ -59,7 +65,7 @@ def _tokens(loaded: LoadedModel, rows: int) -> torch.Tensor:
     return torch.tensor([first, [*first[:-1], other]])
 
 
-def _logits(loaded: LoadedModel, embeds: torch.Tensor, **more: Any) -> torch.Tensor:
+def _logits(loaded: Probed, embeds: torch.Tensor, **more: Any) -> torch.Tensor:
     try:
         logits: torch.Tensor = loaded.model(inputs_embeds=embeds, use_cache=False, **more).logits
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
@@ -71,7 +77,7 @@ def _logits(loaded: LoadedModel, embeds: torch.Tensor, **more: Any) -> torch.Ten
     return logits
 
 
-def _masks_the_left(loaded: LoadedModel, given: torch.Tensor, soft: torch.Tensor, limit: float) -> bool:
+def _masks_the_left(loaded: Probed, given: torch.Tensor, soft: torch.Tensor, limit: float) -> bool:
     """Whether what stands on the left under a mask of 0 leaves all later logits alone."""
     both = torch.cat([torch.stack([soft[0], 3 * given[0, :1]]), given[:1].expand(2, -1, -1)], dim=1)
     mask = torch.ones(both.shape[:2], dtype=torch.int64, device=both.device)

@@ -6,19 +6,23 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from prompttuner.engine.llm.chat import ChatFrame, chat_frame
 from prompttuner.spec.template import CHAT
 
-if TYPE_CHECKING:
-    from prompttuner.engine.llm.model import LoadedModel
-
 __all__ = ["AnswerReader", "end_tokens", "own_generation_config"]
 
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class Speaking(Protocol):
+    """A loaded model, as far as its answers are concerned."""
+
+    model: Any
+    tokenizer: Any
 
 
 def own_generation_config(source: str, config: Any) -> Any:
@@ -38,7 +42,7 @@ def own_generation_config(source: str, config: Any) -> Any:
     return GenerationConfig(**{key: value for key, value in own.items() if value is not None})
 
 
-def end_tokens(loaded: LoadedModel) -> frozenset[int]:
+def end_tokens(loaded: Speaking) -> frozenset[int]:
     """Tokens that end an answer: those of the model's generation config, and the tokenizer's end of text."""
     told = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
     return frozenset([*_ids(told), *_ids(loaded.tokenizer.eos_token_id)])
@@ -53,7 +57,7 @@ class AnswerReader:
     frame: ChatFrame | None = None
 
     @classmethod
-    def of(cls, loaded: LoadedModel, template: str | None = None) -> AnswerReader:
+    def of(cls, loaded: Speaking, template: str | None = None) -> AnswerReader:
         """For a model and a template (``chat`` ends a turn with a token of its own, and may write around an answer)."""
         ends = end_tokens(loaded)
         if template != CHAT:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from prompttuner.engine.llm.generation import own_generation_config
 from prompttuner.errors import ModelError
 
-if TYPE_CHECKING:
-    from prompttuner.engine.llm.model import LoadedModel
-
 __all__ = ["Loaded", "check_usable", "load_weights", "name_some", "unused_text"]
 
 SHOWN = 4
+
+
+class Usable(Protocol):
+    """A loaded model, as far as it says what is wrong with it."""
+
+    name: str
+    unused: tuple[str, ...]
+    refusal: str
 
 
 class Loaded(NamedTuple):
@@ -64,7 +69,7 @@ def load_weights(source: str, label: str, dtype: torch.dtype, trusted: bool, *, 
     return Loaded(model, tuple(sorted(report["unexpected_keys"])))
 
 
-def check_usable(loaded: LoadedModel, allow_unused: bool) -> None:
+def check_usable(loaded: Usable, allow_unused: bool) -> None:
     """Check that a loaded model is what a job takes it for.
 
     Raises:
