@@ -79,6 +79,7 @@ def summary(tuner: Tuner) -> dict[str, Any]:
         "initial": {"origin": tuner.initial.origin, "warnings": tuner.initial.warnings},
         "first": _row(tuner.progress.evaluations[0]),
         "early_step": tuner.progress.early_step,
+        "learning_rate": tuner.learning_rate,
         "max_new_tokens": tuner.max_new_tokens,
         "weights_dtype": str(tuner.loaded.dtype).removeprefix("torch."),
         "spec": {key: tuner.spec[key] for key in SPEC_KEYS if key in tuner.spec},

@@ -87,6 +87,9 @@ class ResolvedSpec(Message):
     prompt_length: int | None = None
     """Virtual tokens; None where the prompt sets it."""
     learning_rate: float = 0.01
+    """Of AdamW; where ``learning_rate_auto`` holds, what agents of a build that does not know it take."""
+    learning_rate_auto: bool = False
+    """Whether the rate follows the scale of the model's embeddings."""
     eval_every: int = 1
     eval_samples: int | None = None
     seed: int = 0

@@ -43,7 +43,9 @@ def submit(
         int | None, _option("Give up after so many.", TUNING, "--max-iterations", "--iterations")
     ] = None,
     prompt_length: Annotated[int | None, _option("Virtual tokens.", TUNING, "--prompt-length", "--length")] = None,
-    learning_rate: Annotated[float | None, _option("Of AdamW.", TUNING, "--learning-rate", "--lr")] = None,
+    learning_rate: Annotated[
+        str | None, _option("Of AdamW: a number, or auto.", TUNING, "--learning-rate", "--lr")
+    ] = None,
     batch_size: Annotated[
         int | None, _option("Samples of an iteration, over all GPUs.", TUNING, "--batch-size", "--batch", "--bs")
     ] = None,
