@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.text import expand, is_file, is_folder, shorten
 from prompttuner.spec.weights import check_stored_weights
 
-__all__ = ["SMALL", "check_model_folder", "locate_model", "trusts_own_code"]
+__all__ = ["SMALL", "check_at_hand", "check_model_folder", "locate_model", "trusts_own_code"]
 
 SMALL = "small"
 """Alias of the small model that is shipped with the package."""
@@ -41,6 +42,41 @@ def locate_model(model: str, base: Path) -> str:
             "'facebook/opt-125m'"
         )
     return model
+
+
+def check_at_hand(model: str, offline: bool) -> None:
+    """Check that a hub id can be loaded where there is no internet: that it is in the hub's cache.
+
+    Args:
+        model: as ``locate_model`` returns it.
+        offline: whether allocations have no internet; the environment's ``HF_HUB_OFFLINE`` counts too.
+
+    Raises:
+        ModelError: it is not there; a mistyped folder looks like a hub id, too.
+    """
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    if not offline or Path(model).is_absolute():
+        return
+    folder = _hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots"
+    try:
+        there = any(folder.iterdir())
+    except OSError:
+        there = False
+    if not there:
+        place = f"no folder {shorten(str(Path.cwd() / model))} and " if "/" in model else ""
+        raise ModelError(
+            f"model {shorten(model)!r}: there is {place}no such model in the hub's cache ({folder.parents[1]}), and "
+            f"allocations have no internet: correct the folder, or `prompttuner fetch {model}` where there is one"
+        )
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps models, by its own environment variables."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
+    return Path(home).expanduser() / "hub"
 
 
 def trusts_own_code(spec: ResolvedSpec) -> bool:

@@ -101,16 +101,21 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     """
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
+    from prompttuner.spec.models import check_at_hand
 
     if not files and not flags:
         raise SpecError("nothing to submit: give a spec file, or at least --model, --train, --eval and --target")
     now = time.time()
+    settings = context.settings()
+    offline = settings.backend == "slurm" and settings.slurm.offline
     axes = parse_grid(grid)
     sources = [(str(path), load_values(path, flags)) for path in files] or [("flags", flags)]
     specs = []
     for source, values in sources:
         for combination in expand_grid(values, axes):
             specs.append(resolve(make_spec(combination, source=source), now))
+    for model in dict.fromkeys(spec.model for spec in specs):
+        check_at_hand(model, offline)
     return specs
 
 
