@@ -20,7 +20,7 @@ WANTED = [Sample("a, b", 'say "x"'), Sample("two\nlines", "y")]
         ("t.tsv", 'input\ttarget\na, b\t"say ""x"""\n"two\nlines"\ty\n'),
         (
             "t.json",
-            '[{"input": "a, b", "target": "say \\"x\\""},\n {"input": "two\\nlines", "target": "y", "more": 1}]',
+            '[{"input": "a, b", "target": "say \\"x\\""},\n {"input": "two\\nlines", "target": "y", "z": 1}]',
         ),
     ],
 )
@@ -44,8 +44,6 @@ def test_is_read_like_json_lines(name: str, text: str, tmp_path: Path) -> None:
         ("t.csv", b"input,target\n\xff,b\n", "not UTF-8 text"),
         ("t.csv", b"input,target\n", "holds no samples"),
         ("t.tsv", b"", "holds no samples"),
-        ("t.json", b'{"input": "a", "target": "b"}', "must be an array"),
-        ("t.json", b'{"input": "a", "target": "b"}\n{"input": "a", "target": "b"}', r"call the file \.jsonl"),
         ("t.json", b'[{"input": "a"}]', "element 1: has no 'target'"),
         ("t.json", b'[{"input": "a", "target": 3}]', "element 1: 'target' must be text, not int"),
         ("t.json", b"[", "line 1, column 2: broken JSON"),
