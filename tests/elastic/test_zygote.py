@@ -80,11 +80,11 @@ def new_job(folder: Path, spec: dict[str, Any], agent: str = "a") -> Path:
     return folder
 
 
-def wait_for_step(job: Path, step: int) -> dict[str, Any]:
+def wait_for_step(job: Path, step: int) -> Progress:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         progress = read_progress(job, 1, "a")
-        if progress.get("step", -1) >= step:
+        if progress is not None and progress.step is not None and progress.step >= step:
             return progress
         time.sleep(0.02)
     raise AssertionError(f"never came to step {step}: {read_progress(job, 1, 'a')}")
