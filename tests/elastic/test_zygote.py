@@ -17,7 +17,7 @@ from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import ModelError
 from prompttuner.files import write_json
 from prompttuner.protocol.elastic import ElasticSettings
-from prompttuner.protocol.jobs import Membership
+from prompttuner.protocol.jobs import Membership, Progress
 from prompttuner.worker.membership import member_dir, propose, read_progress
 from prompttuner.worker.paced.model import read_paced_model, write_paced_model
 from prompttuner.worker.zygote.client import Zygote
