@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from prompttuner.engine.llm.ends import adopt_end
 from prompttuner.errors import ModelError
 
 __all__ = ["LoadedModel", "check_fits", "choose_dtype", "load_model", "weight_elements"]
@@ -35,6 +36,10 @@ class LoadedModel:
     seconds: float = 0.0
     asked_dtype: str | None = None
     """What the job asked for; ``auto`` is decided anew when the model moves to another kind of device."""
+
+    def __post_init__(self) -> None:
+        """Let the tokenizer know the end of text where only the model's configs do."""
+        adopt_end(self.tokenizer, self.model)
 
     @property
     def hidden(self) -> int:
