@@ -11,6 +11,7 @@ from prompttuner.controller.observe.reports import AgentFacts, JobFacts
 from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
+from prompttuner.slurm.memory import OUT_OF_MEMORY
 from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
 from prompttuner.slurm.words import Native
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
@@ -147,7 +148,8 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
             tx.learn(allocation, "queue", max(0.0, view.start_at - (allocation.submitted_at or tx.now)))
     if view.state == Native.ENDED:
         why = " ".join(filter(None, (view.native_state, view.reason)))
-        if view.native_state.startswith("CANCELLED") and not allocation.drain:
+        killed = view.reason.startswith(OUT_OF_MEMORY)  # by Slurm, not by a user
+        if view.native_state.startswith("CANCELLED") and not allocation.drain and not killed:
             _respect_scancel(tx, allocation)
         reason = view.reason or view.native_state
         cause = f"Slurm says it has ended: {why}".rstrip(": ")
