@@ -84,6 +84,9 @@ def submit(
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
+    notes = check_all(specs)
+    if not quiet:
+        tell_notes(notes)
     if dry_run:
         _show_dry_run(specs, json)
         return
@@ -98,17 +101,39 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     """
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
+    from prompttuner.spec.models import check_at_hand
 
     if not files and not flags:
         raise SpecError("nothing to submit: give a spec file, or at least --model, --train, --eval and --target")
     now = time.time()
+    settings = context.settings()
+    offline = settings.backend == "slurm" and settings.slurm.offline
     axes = parse_grid(grid)
     sources = [(str(path), load_values(path, flags)) for path in files] or [("flags", flags)]
     specs = []
     for source, values in sources:
         for combination in expand_grid(values, axes):
             specs.append(resolve(make_spec(combination, source=source), now))
+    for model in dict.fromkeys(spec.model for spec in specs):
+        check_at_hand(model, offline)
     return specs
+
+
+def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
+    """The same checks for `--dry-run`, `submit` and `sbatch`; what the user should know, each once.
+
+    Raises:
+        PromptTunerError: what would be refused, or fail in a worker's first minute.
+    """
+    from prompttuner.controller.act.admission import check_admission
+
+    return check_admission(context.settings(), specs)
+
+
+def tell_notes(notes: list[str]) -> None:
+    """On standard error, so that ids on standard output stay alone."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
