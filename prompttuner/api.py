@@ -33,6 +33,7 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
         StateError: the controller refused the job.
     """
     from prompttuner.client.asking import ask_all
+    from prompttuner.controller.act.admission import check_admission
     from prompttuner.controller.requests import new_job_id
     from prompttuner.protocol.requests import NewJob, Submit
     from prompttuner.spec import make_spec, resolve
@@ -42,6 +43,7 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
     job = new_job_id()
     resolved = resolve(make_spec(spec.model_dump(mode="json", exclude_unset=True)), time.time())
     check_at_hand(resolved.model, settings.backend == "slurm" and settings.slurm.offline)
+    check_admission(settings, [resolved])
     (answer,) = ask_all(settings, [Submit(jobs=(NewJob(job=job, spec=resolved),))])
     if answer.refused:
         raise StateError(f"{job} was refused: {answer.message}")

@@ -16,6 +16,7 @@ from prompttuner.engine.initial import InitialPrompt
 from prompttuner.engine.llm.encoding import Encoded, encode
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.prefix import PrefixModel
+from prompttuner.engine.llm.survival import check_targets
 from prompttuner.engine.metrics import GENERATED, HOPELESS
 from prompttuner.engine.rate import job_rate
 from prompttuner.engine.sampling import SampleOrder
@@ -24,7 +25,7 @@ from prompttuner.errors import PromptTunerError, SpecError
 from prompttuner.protocol.jobs import Outcome
 from prompttuner.spec.data import Sample, read_samples
 
-__all__ = ["StepOutcome", "Tuner", "TuningData", "read_data"]
+__all__ = ["StepOutcome", "Tuner", "TuningData", "check_survival", "read_data"]
 
 MAX_GRADIENT_NORM = 1.0
 """The usual bound, that of the Hugging Face Trainer too: one odd batch must not fill AdamW's second moment."""
@@ -66,6 +67,17 @@ def read_data(spec: Mapping[str, Any]) -> TuningData:
     return TuningData(read_samples(spec["train"]), read_samples(spec["eval"], spec.get("eval_samples")))
 
 
+def check_survival(data: TuningData, loaded: LoadedModel, spec: Mapping[str, Any]) -> None:
+    """Check that the model's vocabulary can say the targets.
+
+    Raises:
+        DataError: targets hold unknown tokens, and ``allow_unknown_tokens`` is not set.
+    """
+    allowed = bool(spec.get("allow_unknown_tokens"))
+    for samples, key in ((data.train, "train"), (data.evaluation, "eval")):
+        check_targets(samples, loaded.tokenizer, str(spec.get(key, key)), allowed)
+
+
 class Tuner:
     """Tunes one soft prompt of a frozen model.
 
@@ -103,8 +115,12 @@ class Tuner:
         self.loaded = loaded
         self.initial = initial
         length = initial.tensor.shape[0]
-        limits: dict[str, Any] = {"reserve": length, "max_positions": loaded.max_positions}
         template = spec["template"]
+        self._prefix = PrefixModel(loaded, template)
+        limits: dict[str, Any] = {
+            "reserve": length, "max_positions": loaded.max_positions, "rows": loaded.rows,
+            "reader": self._prefix.reader,
+        }  # fmt: skip
         self._train = encode(
             data.train, template, loaded.tokenizer, source=str(spec.get("train", "training data")), **limits
         )
@@ -113,7 +129,6 @@ class Tuner:
         )
         lengths = [sample.length for sample in self._train] if spec.get("bucketing") else None
         self._order = SampleOrder(len(self._train), spec["batch_size"], spec["seed"], lengths)
-        self._prefix = PrefixModel(loaded)
         self._generates = self.target["metric"] in GENERATED
         self._eval_widths = self._prefix.widths(length, self._eval, answering=self._generates)
         self._prompt = torch.nn.Parameter(initial.tensor.to(loaded.device, torch.float32).clone())

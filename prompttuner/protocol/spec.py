@@ -101,6 +101,8 @@ class ResolvedSpec(Message):
     on_miss: str = "continue"
     bucketing: bool = False
     trust_remote_code: tuple[str, ...] = ()
+    allow_unused_weights: bool = False
+    allow_unknown_tokens: bool = False
     dtype: str = "auto"
     gpu_type: str | None = None
     setup: tuple[str, ...] = ()

@@ -80,6 +80,8 @@ class JobSpec(BaseModel):
     on_miss: Literal["continue", "stop"] = Field(default="continue", description="what to do after a missed deadline")
     bucketing: bool = Field(default=False, description="batches of samples of similar length")
     trust_remote_code: Names = Field(default=(), description="models (by name) whose own Python code may run")
+    allow_unused_weights: bool = Field(default=False, description="tune although stored weights have no place")
+    allow_unknown_tokens: bool = Field(default=False, description="tune although targets hold unknown tokens")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gpu_type: str | None = Field(default=None, description="GPU type as Slurm names it; none: any one type")
     setup: Names = Field(default=(), description="shell lines before the agent: module, conda, export")

@@ -12,6 +12,7 @@ from typing import Any
 from prompttuner.errors import ModelError
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.text import expand, is_file, is_folder, shorten
+from prompttuner.spec.weights import check_stored_weights
 
 __all__ = ["SMALL", "check_at_hand", "check_model_folder", "locate_model", "trusts_own_code"]
 
@@ -92,8 +93,15 @@ def check_model_folder(folder: Path | str, allowed_code: tuple[str, ...] = (), n
         ModelError: no config, no (or incomplete) weights, no tokenizer, or remote code that is not allowed.
     """
     folder = Path(folder)
+    _check_no_adapter(folder)
     config = _read_object(folder / "config.json", "a model folder must hold it (is this the right folder?)")
+    if config.get("is_encoder_decoder"):
+        raise ModelError(
+            f"model {name or str(folder)!r} is an encoder-decoder ({config.get('model_type')}), not a causal language "
+            "model: a prompt before its input is another method, which is not supported"
+        )
     _check_weights(folder)
+    check_stored_weights(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(f"model folder {folder} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)})")
     names = {str(folder), name or str(folder)}
@@ -103,6 +111,23 @@ def check_model_folder(folder: Path | str, allowed_code: tuple[str, ...] = (), n
             f"model {label!r} wants to run its own Python code (auto_map in config.json); if you trust it, allow it by "
             f"name: trust_remote_code = [{json.dumps(label)}]"
         )
+
+
+def _check_no_adapter(folder: Path) -> None:
+    """An adapter's folder is no model; and a model is not tuned with an adapter on it that nobody spoke of."""
+    if not (folder / "adapter_config.json").is_file():
+        return
+    adapter = _read_object(folder / "adapter_config.json", "it describes the adapter")
+    kind, base = adapter.get("peft_type", "PEFT"), adapter.get("base_model_name_or_path") or "its base model"
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is a PEFT adapter ({kind}), not a model: its base is {base}; give that as the model (a soft "
+            "prompt's adapter_model.safetensors can be the initial_prompt)"
+        )
+    raise ModelError(
+        f"model folder {folder} also holds a PEFT adapter ({kind}, adapter_config.json), which would be loaded on top "
+        "of the model; merge it into the weights, or move it away to tune on the plain model"
+    )
 
 
 def _check_weights(folder: Path) -> None:

@@ -53,9 +53,11 @@ def sbatch(
 
 def _submit(spec: dict[str, object], grid: list[str], hold: bool) -> list[str]:
     from prompttuner.cli.frame.asking import ask, tell
-    from prompttuner.cli.jobs.submit import new_request, resolve_all
+    from prompttuner.cli.jobs.submit import check_all, new_request, resolve_all, tell_notes
 
-    answers = ask([new_request(resolve_all([], spec, grid), hold)])
+    specs = resolve_all([], spec, grid)
+    tell_notes(check_all(specs))
+    answers = ask([new_request(specs, hold)])
     tell(answers)
     for answer in answers:
         if answer.refused:

@@ -84,6 +84,9 @@ def submit(
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
+    notes = check_all(specs)
+    if not quiet:
+        tell_notes(notes)
     if dry_run:
         _show_dry_run(specs, json)
         return
@@ -114,6 +117,23 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     for model in dict.fromkeys(spec.model for spec in specs):
         check_at_hand(model, offline)
     return specs
+
+
+def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
+    """The same checks for `--dry-run`, `submit` and `sbatch`; what the user should know, each once.
+
+    Raises:
+        PromptTunerError: what would be refused, or fail in a worker's first minute.
+    """
+    from prompttuner.controller.act.admission import check_admission
+
+    return check_admission(context.settings(), specs)
+
+
+def tell_notes(notes: list[str]) -> None:
+    """On standard error, so that ids on standard output stay alone."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
