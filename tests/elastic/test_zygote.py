@@ -111,6 +111,16 @@ def test_one_load_serves_several_leases_each_in_a_fresh_process(
     assert len(pids) == 2 and running.zygote.pid not in pids
 
 
+def test_a_job_of_one_member_needs_no_address_that_others_could_reach(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_job_spec(max_iterations=3)
+    running.zygote.load(spec["model"])
+    running.next("loaded")
+    running.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "203.0.113.7")
+    assert running.next("lease_ended")["outcome"] == "done"
+
+
 def test_end_lease_checkpoints_and_the_next_lease_goes_on_from_there(
     running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
