@@ -15,6 +15,8 @@ WIDTH = 960
 LEFT, RIGHT = 130, 16
 PLOT = WIDTH - LEFT - RIGHT
 INK, GRID = "#222", "#ddd"
+FEW_ROWS = 12
+"""So few jobs get rows in which two GPUs can be told from one at a glance."""
 
 
 def svg_of(chart: Chart) -> str:
@@ -161,7 +163,7 @@ PALE = {"#a6cee3", "#E69F00", "#56B4E9"}
 
 
 def _gantt(chart: Gantt) -> tuple[list[str], int]:
-    row_height = 15
+    row_height = 15 if len(chart.rows) > FEW_ROWS else 28
     top, bottom = 8, 8 + row_height * len(chart.rows)
     last = max([chart.end_s, *(row.deadline_s for row in chart.rows if row.deadline_s < chart.end_s * 1.15)])
     out = _time_axis(last, bottom, top)
