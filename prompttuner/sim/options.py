@@ -40,6 +40,8 @@ class SimOptions:
     """The same at the planning quantile (P90)."""
     predict_sigma: float = 0.0
     """Standard deviation of the natural logarithm of predicted over true iterations; 0: known exactly."""
+    predict_bias: float = 1.0
+    """Predicted over true iterations in the median: 0.5 tells a policy half of the truth, until it has seen more."""
     start_sigma: float = 0.0
     """The same for the start-up times and queue waits of allocations, around the profile's."""
     losses_per_gpu_hour: float = 0.0
@@ -66,6 +68,7 @@ class SimOptions:
             (not self.idle_limit_s > 0, "idle_limit_s must be above 0"),
             (not 0 < self.bank_mid <= self.bank_hi <= 1, "0 < bank_mid <= bank_hi <= 1 must hold"),
             (min(self.predict_sigma, self.start_sigma) < 0, "spreads must be 0 or more"),
+            (not 0 < self.predict_bias < math.inf, "predict_bias must be above 0"),
             (min(self.losses_per_gpu_hour, self.preemptions_per_gpu_hour) < 0, "rates must be 0 or more"),
             (self.gpus_per_node < 1, "gpus_per_node must be 1 or more"),
         ):

@@ -109,7 +109,7 @@ class World:
         sigma = self.options.predict_sigma
         if self.options.stale_s:
             left = np.minimum(left + rate * self.options.stale_s, table["total"][:n])
-        if sigma:
+        if sigma or self.options.predict_bias != 1.0:
             # what is left to guess shrinks with what has been seen of the loss curve
             unseen = left / table["total"][:n]
             np.multiply(left, 1.0 + (table["error"][:n] - 1.0) * unseen, out=mid)
@@ -185,7 +185,9 @@ class World:
         options, pool = self.options, self.pool_of[trace.llm]
         job = SimJob(trace, pool)
         bank = options.bank
-        error = math.exp(self.rng.normal(0.0, options.predict_sigma)) if options.predict_sigma else 1.0
+        error = options.predict_bias
+        if options.predict_sigma:
+            error *= math.exp(self.rng.normal(0.0, options.predict_sigma))
         values = {
             "pool": pool, "phase": JobPhase.WAITING, "submit": trace.submit_s, "deadline": trace.deadline_s,
             "priority": trace.priority, "min_gpus": trace.min_gpus, "max_gpus": trace.max_gpus, "step_s": trace.step_s,
