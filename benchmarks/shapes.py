@@ -2,11 +2,11 @@
 
 python benchmarks/shapes.py [--quick] [--draws N] [--only WORD] [--seed N] [--jobs N] [--json] [--out FILE]
 
-A shape differs from the usual one (``Shape()``) in what its name says: 16 GPUs, an hour of bursts at a load of 0.6, three
-LLMs, deadlines of U(0.5,1.5) times the work, no bank. A draw is one seed: jobs, deadlines and scatter; every policy
-gets the same. A row is *lost* where ours misses more than the better of both baselines by over 1% of the jobs, pooled
-over the draws, and *dear* where it costs over 3% more than edf at no fewer misses. ``--quick``: two draws of a few
-shapes. The definitions were not chosen by looking at results; figures of the policy are tuned on other windows.
+A shape differs from the usual one (``Shape()``) in what its name says: 16 GPUs, an hour of bursts at a load of 0.6,
+three LLMs, deadlines of U(0.5,1.5) times the work, no bank. A draw is one seed: jobs, deadlines and scatter; every
+policy gets the same. A row is *lost* where ours misses more than the better of both baselines by over 1% of the jobs,
+pooled over the draws, and *dear* where it costs over 3% more than edf at no fewer misses. ``--quick``: two draws of a
+few shapes. The definitions were not chosen by looking at results; figures of the policy are tuned on other windows.
 """
 
 from __future__ import annotations

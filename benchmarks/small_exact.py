@@ -2,8 +2,8 @@
 
 python benchmarks/small_exact.py [--instances N] [--json] [--out FILE]
 
-An instance: 8 jobs of one LLM within five minutes on 4 GPUs, 30 to 600 s of work, deadlines of U(0.5,1.5) times it, no
-bank. Starts, pauses and resizes take a hundredth of a second, so that what is measured is the choice of jobs. The optimum
+An instance: 8 jobs of one LLM within five minutes on 4 GPUs, 30 to 600 s of work, deadlines of U(0.5,1.5) times it,
+no bank. Starts, pauses and resizes take a hundredth of a second: what is measured is the choice of jobs. The optimum
 is the mixed-integer program of ``prompttuner/sim/bound.py`` (malleable and preemptive jobs, who is in time is a whole
 number), solved by HiGHS; it knows all jobs beforehand, which no policy does. ``elasticflow-fixed`` decides in slots.
 """

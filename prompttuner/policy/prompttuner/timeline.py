@@ -95,8 +95,11 @@ class Timeline:
             self.coming[pool] -= entry[1] == Kind.COMING
 
     def drop(self, pool: int, at: float, agent: int) -> None:
-        """An agent (row) of a job that ends at this time is promised outside of the timeline."""
-        self.take([(max(at, self.now), int(Kind.BUSY), 0, agent, pool)])
+        """An agent (row) of a job that ends at this time is promised outside of the timeline, if not already in it."""
+        entry = (max(at, self.now), int(Kind.BUSY), 0, agent, pool)
+        place = bisect_left(self.pools[pool], entry)
+        if self.pools[pool][place : place + 1] == [entry]:
+            self.take([entry])
 
     def give(self, pool: int, at: float, count: int) -> None:
         """Agents of a job placed in this pass come free."""
