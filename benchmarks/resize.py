@@ -41,10 +41,10 @@ from prompttuner.engine.initial import initial_prompt
 from prompttuner.engine.llm.model import load_model
 from prompttuner.engine.tuner import Tuner, read_data
 from prompttuner.files import write_json
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import Membership
 from prompttuner.smallmodel import tasks
 from prompttuner.spec import make_spec, resolve
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.lease import run_lease
 from prompttuner.worker.membership import propose, read_membership
 from prompttuner.worker.zygote.client import Zygote
@@ -77,7 +77,7 @@ def make_job(folder: Path, model: str) -> dict[str, Any]:
         "eval_samples": 1,
         "initial_prompt": "vocab",
     }
-    spec = resolve(make_spec(values), time.time())
+    spec = resolve(make_spec(values), time.time()).to_json()
     write_json(folder / "spec.json", spec)
     return spec
 

@@ -31,6 +31,7 @@ from prompttuner.controller.requests import leave
 from prompttuner.db import Store
 from prompttuner.db.queries import profiles as profile_rows
 from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.protocol.requests import Scale
 from prompttuner.smallmodel import tasks
 
 PROFILE = Path(__file__).parents[1] / "prompttuner" / "profiles" / "small.json"
@@ -63,7 +64,7 @@ class Lab:
         self.user.wait(self.start("pair", members=2))
         scaled = self.start("scaled")
         self.user.wait_step(scaled, self.steps // 4)
-        leave(self.user.settings, {"kind": "scale", "job": scaled, "members": 2})
+        leave(self.user.settings, Scale(job=scaled, members=2))
         self.user.wait(scaled)
         self.user.wait(self.start("other", model=str(self.user.another_model())))
 

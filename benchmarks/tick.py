@@ -34,6 +34,7 @@ from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.policy import get
 from prompttuner.protocol.agents import AgentStatus
 from prompttuner.protocol.jobs import Membership
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.spool import Spool
 from prompttuner.slurm.words import Native
@@ -48,7 +49,7 @@ SPEC: dict[str, Any] = {
     "target": {"metric": "loss", "op": "<=", "value": 0.1},
     "initial_prompt": "vocab",
 }
-POOL = pool_of(SPEC)
+POOL = pool_of(ResolvedSpec.expect(SPEC))
 
 
 class FakeBackend:

@@ -38,6 +38,7 @@ from prompttuner import JobSpec
 from prompttuner.config import Settings, load_settings
 from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.protocol.agents import AgentSettings, AgentStatus, Order
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import Membership
 from prompttuner.slurm.backend import AllocationRequest
 from prompttuner.slurm.slurm_backend import SlurmBackend
@@ -50,7 +51,7 @@ COLD = """
 import sys
 from pathlib import Path
 from prompttuner.files import read_json
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.worker.lease import run_lease
 from prompttuner.engine.llm.model import load_model
 folder, agent = Path(sys.argv[1]), sys.argv[2]
@@ -74,7 +75,7 @@ class Bench:
     def __init__(self, cluster: Cluster, home: Path) -> None:
         self.cluster = cluster
         self.settings: Settings = load_settings(
-            {"home": str(home), "backend": "slurm", "slurm.interface": "lo", "slurm.partition": "gpu"}, cwd=home
+            {"home": str(home), "backend": "slurm", "elastic.interface": "lo", "slurm.partition": "gpu"}, cwd=home
         )
         self.spool = Spool(self.settings.spool_dir).ensure()
         train, evaluation = tasks.write_dataset("reverse+upper", home / "data", train=128, evaluation=16)
@@ -82,7 +83,7 @@ class Bench:
             model="small", train=train, eval=evaluation, target="loss<=0.000001", initial_prompt="vocab", batch_size=8,
             max_iterations=3, eval_every=3, max_gpus=1,
         )  # fmt: skip
-        self.spec = resolve(spec, time.time())
+        self.spec = resolve(spec, time.time()).to_json()
         self.backend = SlurmBackend(self.settings)
         self.agent = str(uuid.uuid4())
         self.order = Order(seq=1, owner=1)
@@ -92,7 +93,8 @@ class Bench:
         """Submit the agent and wait until it is warm."""
         folder = make_private_dir(self.spool.agent(self.agent))
         chosen = AgentSettings(
-            agent=self.agent, pool="bench", model=self.spec["model"], interface="lo", jobs_dir=str(self.spool.jobs),
+            agent=self.agent, pool="bench", model=self.spec["model"],
+            elastic=ElasticSettings(interface="lo"), jobs_dir=str(self.spool.jobs),
             walltime_s=3600, idle_limit_s=900,
         )  # fmt: skip
         write_json(folder / AgentSettings.FILE, chosen.to_json())

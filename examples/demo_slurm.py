@@ -50,7 +50,7 @@ def main() -> int:
             {
                 "home": str(home), "backend": "slurm", "policy": "prompttuner", "tick_s": 0.25, "poll_s": 0.1,
                 "idle_limit_s": 60, "squeue_min_s": 1, "max_gpus": 2, "slurm.partition": "gpu",
-                "slurm.interface": "lo", "slurm.walltime_s": 1800,
+                "elastic.interface": "lo", "slurm.walltime_s": 1800,
             }
         )  # fmt: skip
         code = demo.run(settings)

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompttuner.errors import NotFound, NotOwner, StateError
-from prompttuner.files import read_json
+from prompttuner.errors import NotFound, StateError
 
 if TYPE_CHECKING:
     from prompttuner.config import Settings
@@ -33,22 +32,21 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
         SpoolError, DatabaseError: state or spool cannot be used.
         StateError: the controller refused the job.
     """
-    from prompttuner.controller.requests import leave, new_job_id
-    from prompttuner.controller.run import tick_once
-    from prompttuner.slurm.spool import Spool
+    from prompttuner.client.asking import ask_all
+    from prompttuner.controller.act.admission import check_admission
+    from prompttuner.controller.requests import new_job_id
+    from prompttuner.protocol.requests import NewJob, Submit
     from prompttuner.spec import make_spec, resolve
+    from prompttuner.spec.models import check_at_hand
 
     settings = settings or _settings()
     job = new_job_id()
     resolved = resolve(make_spec(spec.model_dump(mode="json", exclude_unset=True)), time.time())
-    request = leave(settings, {"kind": "submit", "job": job, "spec": resolved})
-    try:
-        tick_once(settings)
-    except NotOwner:
-        return job  # a controller runs: it takes the request within a tick
-    reply = read_json(Spool(settings.spool_dir).reply(request))
-    if isinstance(reply, dict) and not reply.get("ok", True):
-        raise StateError(f"{job} was refused: {reply.get('message', '')}")
+    check_at_hand(resolved.model, settings.backend == "slurm" and settings.slurm.offline)
+    check_admission(settings, [resolved])
+    (answer,) = ask_all(settings, [Submit(jobs=(NewJob(job=job, spec=resolved),))])
+    if answer.refused:
+        raise StateError(f"{job} was refused: {answer.message}")
     return job
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DatabaseError",
+    "HostError",
     "InterruptedByUser",
     "ModelError",
     "NotFound",
@@ -14,6 +15,7 @@ __all__ = [
     "PromptTunerError",
     "SpecError",
     "SpoolError",
+    "StartsFail",
     "StateError",
     "Terminated",
 ]
@@ -39,6 +41,10 @@ class ConfigError(PromptTunerError):
     """A setting that cannot be right."""
 
     exit_code = 2
+
+
+class HostError(ConfigError):
+    """Something about this host that no job can help: an address that it does not have."""
 
 
 class NotFound(PromptTunerError):
@@ -81,6 +87,12 @@ class ModelError(PromptTunerError):
     """A model that cannot be loaded, or does not fit."""
 
     exit_code = 8
+
+
+class StartsFail(PromptTunerError):
+    """Nothing can go on, as allocations end before they are warm; the message says why they do."""
+
+    exit_code = 7
 
 
 class InterruptedByUser(PromptTunerError):

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "sbatch_templates": BASE,
     "slurm": {*BASE, "worker", "sbatch_templates"},
     "report": {*BASE, "db", "sim", "trace"},
+    "client": {*BASE, "controller", "db", "slurm"},
     "controller": {*BASE, "bank", "db", "policy", "profiles", "slurm", "trace", "worker"},
 }
 """What each layer may import of prompttuner, at the top of a file or within functions. The command line and the Python

@@ -20,7 +20,9 @@ from prompttuner.bank.lookup.strategies import DEFAULT_STRATEGY, Choice, choose,
 from prompttuner.engine.initial import initial_prompt
 from prompttuner.engine.llm.encoding import Encoded
 from prompttuner.engine.llm.model import LoadedModel
+from prompttuner.engine.rate import job_rate
 from prompttuner.engine.tuner import TuningData
+from prompttuner.protocol.initial import InitialPrompt
 
 __all__ = ["DEFAULT_SAMPLES", "Found", "LookupSettings", "find_initial_prompt"]
 
@@ -173,7 +175,7 @@ class _Lookup:
             [choice.scores[c] for c in prompts],
             batches,
             samples,
-            learning_rate=float(self.spec["learning_rate"]),
+            learning_rate=job_rate(self.spec, self.loaded),
             settings=settings,
         )
         numbers = list(prompts)
@@ -231,8 +233,8 @@ class _Lookup:
 
 def _own_texts(spec: Mapping[str, Any]) -> list[str]:
     """What the user wrote about the task: a ``text:`` prompt, and the note."""
-    initial, note = str(spec.get("initial_prompt", "")), str(spec.get("note") or "")
-    texts = [initial.removeprefix("text:"), note] if initial.startswith("text:") else [note]
+    asked, note = InitialPrompt.parse(str(spec.get("initial_prompt") or "auto")), str(spec.get("note") or "")
+    texts = [asked.value, note] if asked.kind == "text" else [note]
     return [text.strip() for text in texts if text.strip()]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select, union_all
 from sqlalchemy.orm import Session, defer
 
 from prompttuner.db.queries import events
-from prompttuner.db.queries.bulk import check_columns, insert_rows, table_of
+from prompttuner.db.queries.bulk import check_columns, chunks, insert_rows, table_of
 from prompttuner.db.queries.changes import Change, apply_changes
 from prompttuner.db.tables.models import Job
 from prompttuner.errors import NotFound
@@ -68,6 +68,11 @@ def add(session: Session, rows: Sequence[Mapping[str, Any]], at: float, cause: s
         [events.NewEvent("job.submitted", cause, job=row["id"], data={"state": row["state"]}) for row in full],
         at,
     )
+
+
+def existing(session: Session, ids: Sequence[str]) -> set[str]:
+    """Those of ``ids`` that jobs have, ended ones included."""
+    return {name for part in chunks(ids) for name in session.scalars(select(_TABLE.c.id).where(_TABLE.c.id.in_(part)))}
 
 
 def load_active(session: Session) -> Sequence[Row[Any]]:

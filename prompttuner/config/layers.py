@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
-from prompttuner.config.settings import ENV_PREFIX, Settings
+from prompttuner.config.settings import ENV_PREFIX, FORMER_NAMES, Settings
 from prompttuner.errors import ConfigError
 from prompttuner.spec.job import nearest_key
 from prompttuner.spec.load import explain_validation
@@ -66,9 +67,10 @@ def load_layers(flags: Mapping[str, Any] | None = None, cwd: Path | None = None)
     notes: list[str] = []
 
     def add(layer: Mapping[str, Any], origin: str | None) -> None:
-        for key, value in layer.items():
+        for name, value in layer.items():
+            key = FORMER_NAMES.get(name, name)
             values[key] = value
-            origins[key] = origin or f"environment {ENV_PREFIX}{key.replace('.', '__').upper()}"
+            origins[key] = origin or f"environment {ENV_PREFIX}{name.replace('.', '__').upper()}"
 
     system = _file_layer(SYSTEM_CONFIG)
     add(system, str(SYSTEM_CONFIG))
@@ -132,9 +134,25 @@ def _foreign(path: Path) -> str | None:
     return f"{path} is left out: it belongs to another user (uid {owner}) and could name commands to run"
 
 
+def _need_private(handle: IO[str], path: Path) -> None:
+    """A file that names commands to run must be its owner's alone to write.
+
+    Raises:
+        ConfigError: others may write it; says how to mend that.
+    """
+    mode = os.fstat(handle.fileno()).st_mode
+    if mode & 0o022:
+        raise ConfigError(
+            f"{path} can be written by others (mode {mode & 0o777:o}) and could name commands to run: "
+            f"chmod go-w {shlex.quote(str(path))}"
+        )
+
+
 def _file_layer(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as handle:
+            _need_private(handle, path)
+            text = handle.read()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except PermissionError as error:
@@ -174,7 +192,7 @@ def _layer_of(path: Path, text: str) -> dict[str, Any]:
     known = known_settings()
     layer = dict(_flatten(content))
     for key in layer:
-        if key not in known:
+        if key not in known and key not in FORMER_NAMES:
             near = nearest_key(key, known)
             raise ConfigError(f"{path}: unknown setting {key!r}" + (f"; did you mean {near!r}?" if near else ""))
     return {key: _beside(path.parent, key, value) for key, value in layer.items()}
@@ -194,9 +212,11 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
 
 def _environment() -> dict[str, Any]:
     try:
-        return dict(EnvSettingsSource(Settings)())
+        found = dict(EnvSettingsSource(Settings)())
     except SettingsError as error:
         raise ConfigError(f'environment: {error}; lists are written as JSON, such as \'["a", "b"]\'') from None
+    variables = {name: f"{ENV_PREFIX}{name.replace('.', '__').upper()}" for name in FORMER_NAMES}
+    return {**{name: os.environ[key] for name, key in variables.items() if key in os.environ}, **found}
 
 
 def _groups() -> dict[str, type[BaseModel]]:

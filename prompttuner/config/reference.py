@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prompttuner.config.settings import LocalSettings, Settings, SlurmSettings
+from prompttuner.config.settings import ElasticOptions, LocalSettings, Settings, SlurmSettings
 from prompttuner.spec.when import format_duration
 
 __all__ = ["reference"]
@@ -28,6 +28,8 @@ def reference() -> str:
         _table(LocalSettings, "local."),
         "## Slurm\n",
         _table(SlurmSettings, "slurm."),
+        "## Members of a running job\n",
+        _table(ElasticOptions, "elastic."),
     ]
     return "\n".join(parts)
 

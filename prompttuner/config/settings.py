@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -12,9 +13,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from prompttuner.errors import ConfigError
 from prompttuner.files import make_private_dir
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.spec.when import parse_duration
 
-__all__ = ["ENV_PREFIX", "LocalSettings", "Seconds", "Settings", "SlurmSettings"]
+__all__ = ["ENV_PREFIX", "FORMER_NAMES", "ElasticOptions", "LocalSettings", "Seconds", "Settings", "SlurmSettings"]
 
 ENV_PREFIX = "PROMPTTUNER_"
 
@@ -41,6 +43,12 @@ class LocalSettings(BaseModel):
     )
     walltime_s: Seconds | None = Field(default=None, gt=0, description="end of an allocation; none: no end")
     queue_s: Seconds = Field(default=0.0, ge=0, description="expected wait for a slot, for predictions")
+
+
+def _plain_word(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[\w.,:&|()\[\]*=+@/-]+", value):
+        raise ValueError(f"{value!r} holds blanks or characters that Slurm does not take")
+    return value
 
 
 class SlurmSettings(BaseModel):
@@ -77,9 +85,6 @@ class SlurmSettings(BaseModel):
         default=None, description="python in an allocation, such as the one of a container; none: this one"
     )
     offline: bool = Field(default=True, description="compute nodes have no internet: HF_HUB_OFFLINE=1 in allocations")
-    interface: str | None = Field(
-        default=None, description="network interface of the agents' rendezvous; none: find it"
-    )
     templates: Folder | None = Field(default=None, description="folder of own templates, looked into first")
     extra: dict[str, str] = Field(default_factory=dict, description="further sbatch parameters by name")
     call_timeout_s: Seconds = Field(default=30.0, gt=0, description="bound of one Slurm command")
@@ -91,12 +96,56 @@ class SlurmSettings(BaseModel):
     )
     accounting: Literal["auto", "yes", "no"] = Field(default="auto", description="whether sacct may be asked")
 
-    @field_validator("account", "qos", "partition", "constraint", "reservation", "gpu_type", "mem", "interface")
+    @field_validator("account", "qos", "partition", "constraint", "reservation", "gpu_type", "mem")
     @classmethod
     def _one_word(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.,:&|()\[\]*=+@/-]+", value):
-            raise ValueError(f"{value!r} holds blanks or characters that Slurm does not take")
-        return value
+        return _plain_word(value)
+
+
+_LEASES = ElasticSettings()
+
+
+class ElasticOptions(BaseModel):
+    """Of the leases of all jobs; what they mean and their defaults are in ``prompttuner.protocol.elastic``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss_timeout_s: Seconds = Field(
+        default=_LEASES.loss_timeout_s, gt=0, description="a member that keeps the others waiting for so long is lost"
+    )
+    grace_s: Seconds = Field(
+        default=_LEASES.grace_s, ge=1, description="after a loss: a member without a sign of life for so long is dead"
+    )
+    join_timeout_s: Seconds = Field(
+        default=_LEASES.join_timeout_s, gt=0, description="a newcomer that is not ready for so long is left out"
+    )
+    checkpoint_s: Seconds = Field(default=_LEASES.checkpoint_s, gt=0, description="a checkpoint at least this often")
+    checkpoint_steps: int = Field(default=_LEASES.checkpoint_steps, ge=1, description="and after so many iterations")
+    way: Literal["in_place", "restart"] = Field(
+        default=_LEASES.way, description="who stays keeps process and model, or torchelastic starts workers anew"
+    )
+    backend: Literal["gloo", "nccl", "auto"] = Field(
+        default=_LEASES.backend, description="how members add up gradients; nccl: each on a GPU that all can reach"
+    )
+    interface: str | None = Field(
+        default=_LEASES.interface, description="network interface of agents and members, such as ib0; none: find it"
+    )
+    threads: int = Field(default=_LEASES.threads, ge=1, le=256, description="CPU threads of a worker")
+
+    @field_validator("interface")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        return _plain_word(value)
+
+
+FORMER_NAMES = {
+    "loss_timeout_s": "elastic.loss_timeout_s",
+    "checkpoint_every_s": "elastic.checkpoint_s",
+    "checkpoint_every_steps": "elastic.checkpoint_steps",
+    "threads": "elastic.threads",
+    "slurm.interface": "elastic.interface",
+}
+"""Settings of the release before, which files, variables and flags may name for one more."""
 
 
 class Settings(BaseSettings):
@@ -117,7 +166,12 @@ class Settings(BaseSettings):
     bank_dirs: tuple[Folder, ...] = Field(
         default=(), description="Prompt Banks to look into besides the own one, home/bank"
     )
-    policy: str = Field(default="prompttuner", description="scheduling policy")
+    checks_dir: Folder | None = Field(
+        None, description="where checks of models and data at submit are remembered; none: home/checks"
+    )
+    policy: Literal["prompttuner", "edf", "elasticflow", "elasticflow-fixed", "infless", "sbatch"] = Field(
+        default="prompttuner", description="scheduling policy"
+    )
     pool: Literal["warm", "none"] = Field(default="warm", description="none: agents end with their job")
     prewarm: bool = Field(
         default=True, description="agents may be started before the jobs that regular past ones foretell (pool = warm)"
@@ -135,10 +189,6 @@ class Settings(BaseSettings):
     idle_limit_s: Seconds = Field(
         default=600.0, gt=0, lt=3600, description="an agent without a job ends itself after it"
     )
-    checkpoint_every_s: Seconds = Field(default=30.0, gt=0, description="a checkpoint at least this often")
-    checkpoint_every_steps: int = Field(default=50, ge=1, description="and after so many iterations")
-    loss_timeout_s: Seconds = Field(default=15.0, gt=0, description="loss of a member is noticed within it")
-    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of a worker")
 
     max_gpus: int | None = Field(default=None, ge=1, description="GPUs held at a time; none: what the site allows")
     max_jobs: int | None = Field(default=None, ge=1, description="allocations at a time, queued ones included")
@@ -161,6 +211,23 @@ class Settings(BaseSettings):
 
     local: LocalSettings = Field(default_factory=LocalSettings)
     slurm: SlurmSettings = Field(default_factory=SlurmSettings)
+    elastic: ElasticOptions = Field(default_factory=ElasticOptions)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: Any) -> Any:
+        """Names of the release before, for those who build settings in Python."""
+        if not isinstance(values, dict) or isinstance(values.get("elastic"), ElasticOptions):
+            return values
+        found, elastic = dict(values), dict(values.get("elastic") or {})
+        slurm = dict(found["slurm"]) if isinstance(found.get("slurm"), dict) else {}
+        if "interface" in slurm:
+            elastic.setdefault("interface", slurm.pop("interface"))
+            found["slurm"] = slurm
+        for old, new in FORMER_NAMES.items():
+            if old in found:
+                elastic.setdefault(new.partition(".")[2], found.pop(old))
+        return {**found, "elastic": elastic}
 
     @classmethod
     def settings_customise_sources(
@@ -187,6 +254,13 @@ class Settings(BaseSettings):
             )
         return self
 
+    def of_leases(self) -> ElasticSettings:
+        """The elastic settings whole, with what the other settings say about leases."""
+        chosen = ElasticSettings(**self.elastic.model_dump())
+        interface = "lo" if self.backend == "local" else chosen.interface
+        banks = tuple(str(path) for path in self.all_bank_dirs)
+        return replace(chosen, poll_s=self.poll_s, interface=interface, bank_dirs=banks)
+
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the state."""
@@ -196,6 +270,11 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         """The spool: the setting, or a folder below home."""
         return self.spool or self.home / "spool"
+
+    @property
+    def checks(self) -> Path:
+        """Where good answers of `prompttuner.spec.preflight` are kept."""
+        return self.checks_dir or self.home / "checks"
 
     @property
     def bank_dir(self) -> Path:

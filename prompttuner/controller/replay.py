@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +23,9 @@ from prompttuner.errors import NotFound, SpecError, StateError
 from prompttuner.files import append_line, create_json, make_private_dir, read_json
 from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.policy.estimate import speed_table
+from prompttuner.protocol.files import read_message, understood
+from prompttuner.protocol.requests import NewJob, Reply, Submit
+from prompttuner.protocol.spec import PacedSpec, ResolvedSpec
 from prompttuner.slurm.spool import Spool
 from prompttuner.spec import make_spec, resolve
 from prompttuner.spec.when import iso
@@ -168,9 +171,9 @@ class Replay:
         spool = Spool(settings.spool_dir)
         out = {}
         for entry in self.entries:
-            reply = read_json(spool.reply(entry.request)) if entry.job in self._done else None
-            if isinstance(reply, dict) and not reply.get("ok", True):
-                out[entry.trace_id] = str(reply.get("message", ""))
+            reply = understood(read_message(Reply, spool.reply(entry.request))) if entry.job in self._done else None
+            if reply is not None and not reply.ok:
+                out[entry.trace_id] = reply.message
         return out
 
     def submit_due(self, settings: Settings, now: float) -> list[Submitted]:
@@ -184,14 +187,14 @@ class Replay:
         for entry in self.left:
             if self.begin + entry.at_s > now:
                 break
-            leave(settings, {"id": entry.request, "kind": "submit", "job": entry.job, "spec": self._spec(entry, now)})
+            leave(settings, Submit(id=entry.request, jobs=(NewJob(job=entry.job, spec=self._spec(entry, now)),)))
             done = Submitted(entry.job, entry.trace_id, now, max(0.0, now - self.begin - entry.at_s))
             append_line(self.folder / "submitted.jsonl", asdict(done))
             self._done.add(entry.job)
             out.append(done)
         return out
 
-    def _spec(self, entry: Entry, now: float) -> dict[str, Any]:
+    def _spec(self, entry: Entry, now: float) -> ResolvedSpec:
         values = dict(entry.spec)
         paced = values.pop("paced", None)
         if paced is not None:
@@ -199,15 +202,13 @@ class Replay:
             values.update(model="small", train=str(train), eval=str(evaluation), target="loss<=0.5")
         spec = resolve(make_spec(values, source=f"replay of {entry.trace_id}"), now)
         if entry.slo_s is not None:
-            spec["deadline_at"] = now + entry.slo_s
-            spec["deadline_iso"] = iso(now + entry.slo_s)
-        if paced is not None:
-            # a model of its own makes it a pool of its own, as its LLM would
-            paced = dict(paced)
-            spec["model_name"] = str(paced.pop("llm"))
-            spec["model"] = str(self._model(spec["model_name"], paced.pop("start_s"), paced.pop("switch_s")))
-            spec["paced"] = paced
-        return spec
+            spec = replace(spec, deadline_at=now + entry.slo_s, deadline_iso=iso(now + entry.slo_s))
+        if paced is None:
+            return spec
+        # a model of its own makes it a pool of its own, as its LLM would
+        llm = str(paced["llm"])
+        model = str(self._model(llm, paced["start_s"], paced["switch_s"]))
+        return replace(spec, model_name=llm, model=model, paced=PacedSpec.expect(paced))
 
     def _model(self, llm: str, start_s: float, switch_s: float) -> Path:
         """The folder that stands in for an LLM, whose loads take these times; written once."""

@@ -7,17 +7,15 @@ import os
 import secrets
 import time
 import uuid
-from typing import Any
+from dataclasses import replace
 
 from prompttuner.config import Settings
-from prompttuner.errors import SpecError, SpoolError
-from prompttuner.files import write_json
+from prompttuner.errors import SpoolError
+from prompttuner.protocol.files import write_message
+from prompttuner.protocol.requests import Request
 from prompttuner.slurm.spool import Spool
 
-__all__ = ["KINDS", "leave", "new_job_id"]
-
-KINDS = frozenset({"submit", "cancel", "update", "hold", "release", "scale", "drain", "release_agent", "purge"})
-"""Kinds a controller understands; anything else is answered with an error, not ignored."""
+__all__ = ["leave", "new_job_id"]
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -27,24 +25,21 @@ def new_job_id() -> str:
     return "j" + "".join(secrets.choice(BASE32) for _ in range(9))
 
 
-def leave(settings: Settings, request: dict[str, Any]) -> str:
+def leave(settings: Settings, request: Request) -> str:
     """Put a request into the spool's inbox; returns its id. A running controller applies it within a tick.
 
-    ``request`` holds ``kind`` and its arguments; ``id``, ``at`` and ``by`` are filled in where they are missing.
+    ``id``, ``at`` and ``by`` are filled in where they are empty.
 
     Raises:
-        SpecError: an unknown kind.
         SpoolError: the inbox cannot be written (full disk, rights); nothing was left then.
     """
-    if request.get("kind") not in KINDS:
-        raise SpecError(f"unknown request kind {request.get('kind')!r}; known: {', '.join(sorted(KINDS))}")
-    body = {"id": uuid.uuid4().hex, "at": time.time(), "by": _user(), **request}
+    whole = replace(request, id=request.id or uuid.uuid4().hex, at=request.at or time.time(), by=request.by or _user())
     spool = Spool(settings.spool_dir).ensure()
     try:
-        write_json(spool.request(str(body["id"])), body)
+        write_message(spool.request(whole.id), whole)
     except OSError as error:
         raise SpoolError(f"the request could not be left in {spool.inbox}: {error.strerror or error}") from error
-    return str(body["id"])
+    return whole.id
 
 
 def _user() -> str:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,17 @@ from prompttuner.controller.requests import leave
 from prompttuner.controller.resources import Resources, State
 from prompttuner.controller.tick import Controller
 from prompttuner.controller.tick_report import TickReport
-from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError, Terminated
+from prompttuner.errors import (
+    BackendError,
+    DatabaseError,
+    InterruptedByUser,
+    NotOwner,
+    SpoolError,
+    StartsFail,
+    Terminated,
+)
 from prompttuner.files import read_json, write_json
+from prompttuner.protocol.requests import ReleaseAgent
 from prompttuner.slurm.spool import Spool
 from prompttuner.words import Counted
 
@@ -30,6 +40,8 @@ INBOX_LOOK_S = 0.1
 """How often a sleeping daemon looks for new requests, so that a submit is acted on at once."""
 ACQUIRE_WAIT_S = 2.0
 GIVE_BACK_S = 15.0
+IN_VAIN = 3
+"""Failed starts in a row after which ``until_done`` waits no more for a pool."""
 AGAIN_EXPIRIES = 2.0
 """How long a controller that lost the state waits to own it again, in ``owner_expiry_s``."""
 
@@ -52,6 +64,7 @@ def run_until_done(settings: Settings, on_tick: OnTick | None = None, wait_s: fl
     """Tick until no job is queued or running (held ones do not count), then give idle agents back.
 
     Raises:
+        StartsFail: nothing can go on (``until_done`` alone): all that is left waits for allocations that cannot start.
         Terminated: SIGTERM came before all was done.
     """
     run(settings, on_tick, wait_s, until_done=True)
@@ -95,11 +108,14 @@ def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> 
 
     with _handling(handler):
         while not stop:
-            began = time.monotonic()
+            began, tried = time.monotonic(), frozenset[Path]()
             try:
                 report = controller.tick()
                 if on_tick is not None:
                     on_tick(res.state, report)
+                if until_done and (why := _in_vain(res)):
+                    _give_back(controller, stop)
+                    raise StartsFail(why)
                 if until_done and not _unfinished(res):
                     _give_back(controller, stop)
                     return True
@@ -109,8 +125,9 @@ def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> 
                 res.warn(f"another controller took over meanwhile, waiting until it lets go ({error})")
                 return False
             except (DatabaseError, SpoolError, BackendError, OSError) as error:
-                res.warn(f"{error}: the next tick tries again")
-            _sleep(controller, stop, began + res.settings.tick_s)
+                res.warn(f"{_told(error)}: the next tick tries again")
+                tried = _waiting(controller)
+            _sleep(controller, stop, began + res.settings.tick_s, tried)
     if stop == ["SIGINT"]:
         raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
     if until_done:
@@ -200,6 +217,27 @@ def _unfinished(res: Resources) -> bool:
     return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(res.spool))
 
 
+def _in_vain(res: Resources) -> str:
+    """Why nothing can go on: all that has not ended waits for pools whose starts fail again and again; else empty."""
+    from prompttuner.db.queries import jobs, live, trials
+
+    states = res.state.query(jobs.count_by_state)
+    if states.get("running", 0) or not states.get("queued", 0) or pending_requests(res.spool):
+        return ""
+    known = res.state.query(trials.load)
+    failing = {key: one for key, one in known.items() if one.failures >= IN_VAIN}
+    rows = res.state.query(live.live_rows)
+    waiting = [job for job in rows.jobs if job.state == "queued"]
+    stuck = {job.pool: one for job in waiting if (one := failing.get(job.pool) or failing.get(""))}
+    if rows.allocations or not failing or any(job.pool not in stuck for job in waiting):
+        return ""
+    one = next(iter(stuck.values()))
+    return (
+        f"nothing can go on: {Counted(len(waiting), 'job')} queued, and {Counted(one.failures, 'start')} in a row "
+        f"failed ({one.reason}); mend that, and `prompttuner run` goes on"
+    )
+
+
 def _left(res: Resources) -> str:
     """In words, how many jobs have not ended; a database that is away must not hide the signal."""
     from prompttuner.db.queries import jobs
@@ -213,19 +251,38 @@ def _left(res: Resources) -> str:
 
 def _give_back(controller: Controller, stop: list[str]) -> None:
     """Nobody is left to use the warm agents: end them, and wait a little to see them go."""
-    leave(controller.resources.settings, {"kind": "release_agent", "idle": True})
+    leave(controller.resources.settings, ReleaseAgent(idle=True))
     controller.planner.prewarm = False
     end = time.monotonic() + GIVE_BACK_S
     while not stop and controller.tick().allocations and time.monotonic() < end:
         time.sleep(INBOX_LOOK_S)
 
 
-def _sleep(controller: Controller, stop: list[str], until: float) -> None:
-    """Sleep until the next tick is due, a request comes in, or a signal asks for the end."""
+def _told(error: Exception) -> str:
+    """An error in words that stay the same when it comes again: small files are written under a new name each time."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{Path(str(error.filename)).parent}: {error.strerror}"
+    return str(error)
+
+
+def _waiting(controller: Controller) -> frozenset[Path]:
+    """Requests that lie in the inbox now; none where that cannot be known."""
+    with contextlib.suppress(OSError):
+        return frozenset(pending_requests(controller.resources.spool))
+    return frozenset()
+
+
+def _sleep(controller: Controller, stop: list[str], until: float, tried: frozenset[Path] = frozenset()) -> None:
+    """Sleep until the next tick is due, a request comes in, or a signal asks for the end.
+
+    Args:
+        tried: requests that a tick has just failed with: no reason to tick again at once.
+    """
+    known = controller.inbox.unread | tried
     while not stop and (left := until - time.monotonic()) > 0:
         time.sleep(min(INBOX_LOOK_S, left))
         with contextlib.suppress(OSError):  # a spool that cannot be read now: the tick says so
-            if not controller.inbox.unread.issuperset(pending_requests(controller.resources.spool)):
+            if not known.issuperset(pending_requests(controller.resources.spool)):
                 return
 
 

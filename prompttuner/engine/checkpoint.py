@@ -15,13 +15,14 @@ from typing import Any
 from prompttuner.engine.state import TunerState
 from prompttuner.errors import PromptTunerError, SpoolError
 from prompttuner.files import make_private_dir, sha256_file, write_bytes, write_json
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer
 
 __all__ = ["CheckpointClock", "load_checkpoint", "new_folder", "save_checkpoint"]
 
 KEEP = 2
-EVERY_STEPS, EVERY_S = 50, 30.0
+EVERY_STEPS, EVERY_S = ElasticSettings().checkpoint_steps, ElasticSettings().checkpoint_s
 
 
 class CheckpointClock:

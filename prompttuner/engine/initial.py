@@ -11,6 +11,7 @@ import torch
 
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.errors import DataError, SpecError
+from prompttuner.protocol.initial import InitialPrompt as AskedPrompt
 
 __all__ = ["DEFAULT_LENGTH", "InitialPrompt", "embed_tokens", "fit_length", "initial_prompt", "read_prompt_file"]
 
@@ -42,23 +43,24 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
         SpecError: the text has no token, or the spec is unknown.
         DataError: the file is missing, broken, or of another width.
     """
-    kind, length = str(spec["initial_prompt"]), spec.get("prompt_length")
-    if kind == "auto":
+    try:
+        asked, length = AskedPrompt.parse(str(spec["initial_prompt"])), spec.get("prompt_length")
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    if asked.kind == "auto":
         found = lookup() if lookup is not None else None
         if found is None:
             return InitialPrompt(
                 _vocabulary(loaded, length or DEFAULT_LENGTH, spec["seed"]), "vocab (nothing from the bank)"
             )
         return _fitted(_checked(found, loaded, "the bank's prompt"), length, "bank", [])
-    if kind == "random":
+    if asked.kind == "random":
         return InitialPrompt(_random(loaded, length or DEFAULT_LENGTH, spec["seed"]), "random")
-    if kind == "vocab":
+    if asked.kind == "vocab":
         return InitialPrompt(_vocabulary(loaded, length or DEFAULT_LENGTH, spec["seed"]), "vocab")
-    if kind.startswith("text:"):
-        return _text(kind.removeprefix("text:").strip(), loaded, length)
-    if kind.endswith(".safetensors"):
-        return _fitted(read_prompt_file(Path(kind), loaded), length, f"file {kind}", [])
-    raise SpecError(f"initial_prompt {kind!r} is none of auto, random, vocab, text:..., or a .safetensors file")
+    if asked.kind == "text":
+        return _text(asked.value, loaded, length)
+    return _fitted(read_prompt_file(Path(asked.value), loaded), length, f"file {asked.value}", [])
 
 
 @torch.no_grad()

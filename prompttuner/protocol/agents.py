@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from prompttuner.protocol.wire import Message
+from prompttuner.protocol.elastic import ElasticSettings
+from prompttuner.protocol.wire import Message, Unread
 
 __all__ = ["PROTOCOL", "AgentSettings", "AgentStatus", "Farewell", "GivenOrder", "Instance", "KnownStatus", "Order"]
 
 PROTOCOL = 1
 """Raised when an older agent could misunderstand a newer controller; such agents are drained, not confused."""
+
+
+_FORMER_ELASTIC = {
+    "threads": "threads",
+    "poll_s": "poll_s",
+    "loss_timeout_s": "loss_timeout_s",
+    "checkpoint_every_s": "checkpoint_s",
+    "checkpoint_every_steps": "checkpoint_steps",
+    "interface": "interface",
+    "bank_dirs": "bank_dirs",
+}
+"""Keys of settings.json in the release before, and the fields of ``ElasticSettings`` that they are now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +39,12 @@ class AgentSettings(Message):
     dtype: str = "auto"
     trust_remote_code: tuple[str, ...] = ()
     gpus: int = 1
-    threads: int = 1
     idle_limit_s: float = 600.0
     heartbeat_s: float = 5.0
     poll_s: float = 0.2
-    loss_timeout_s: float = 15.0
-    checkpoint_every_s: float = 30.0
-    checkpoint_every_steps: int = 50
-    interface: str | None = None
-    bank_dirs: tuple[str, ...] = ()
+    """How often it looks at its order."""
+    elastic: ElasticSettings = field(default_factory=ElasticSettings)
+    """Of its leases, handed on whole."""
     jobs_dir: str = ""
     signals: tuple[str, ...] = ("TERM", "USR1", "USR2")
     stay_warm: bool = True
@@ -42,6 +52,14 @@ class AgentSettings(Message):
     walltime_end_margin_s: float = 60.0
     walltime_s: float | None = None
     protocol: int = PROTOCOL
+
+    @classmethod
+    def read(cls, value: object) -> Self | Unread:
+        """Also settings of the release before, which held those of its leases one by one."""
+        if isinstance(value, Mapping) and "elastic" not in value:
+            former = {new: value[old] for old, new in _FORMER_ELASTIC.items() if old in value}
+            value = {**value, "elastic": former}
+        return cls._from_fields(value)
 
     def trusts(self, model: str) -> bool:
         """Whether ``model``'s own Python code may run: the list names models by folder or hub id.

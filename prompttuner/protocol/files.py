@@ -30,7 +30,7 @@ def read_message(
     if value is None or value == {}:
         return None
     message = kind.read(value)
-    return Unread(f"{path}: {message.why}") if isinstance(message, Unread) else message
+    return Unread(f"{path} makes no sense: {message.why}") if isinstance(message, Unread) else message
 
 
 def understood(message: M | Unread | None) -> M | None:

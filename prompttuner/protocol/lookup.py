@@ -57,7 +57,6 @@ class LookupReport(Message):
     """What a lookup found and why, and what it cost."""
 
     FILE: ClassVar[str] = "lookup.json"
-    SPARSE: ClassVar[bool] = True
 
     source: str | None = None
     """Where the prompt came from: ``bank:<entry>``, ``own text`` or ``vocab``."""

@@ -43,6 +43,10 @@ class Message:
     @classmethod
     def read(cls, value: object) -> Self | Unread:
         """Read parsed JSON."""
+        return cls._from_fields(value)
+
+    @classmethod
+    def _from_fields(cls, value: object) -> Self | Unread:
         if not isinstance(value, Mapping):
             return Unread(f"{_name(cls)}: not an object but {_shown(value)}")
         given = {}
@@ -81,6 +85,8 @@ class Message:
 def _plain(value: Any) -> Json:
     if isinstance(value, Message):
         return value.to_json()
+    if hasattr(value, "parse"):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -119,6 +125,8 @@ def _reader(kind: Any) -> Reader:
         return _table(_reader(parts[1]))
     if isinstance(kind, type) and issubclass(kind, Message):
         return _nested(kind)
+    if hasattr(kind, "parse"):
+        return _parsed(kind.parse)
     return _PLAIN[kind]
 
 
@@ -197,6 +205,11 @@ def _table(reader: Reader) -> Reader:
         return {str(key): reader(item) for key, item in value.items()}
 
     return read
+
+
+def _parsed(parse: Callable[[str], Any]) -> Reader:
+    """Of classes that are a text in JSON, which they ``parse`` and ``str`` makes again."""
+    return lambda value: parse(_text(value))
 
 
 def _nested(kind: type[Message]) -> Reader:

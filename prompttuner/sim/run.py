@@ -15,6 +15,13 @@ from prompttuner.words import Counted
 
 __all__ = ["simulate"]
 
+STALL_PLANS = 2000
+"""Progress is looked at once in so many plans."""
+STALL_STARTS = 50
+"""So many cold starts without progress, while the policy keeps acting, are no bad luck."""
+STALL_S = 30 * 86400.0
+"""As long as that a policy may do nothing at all, waiting for a time of its own."""
+
 
 def simulate(
     trace: Sequence[TraceJob],
@@ -34,7 +41,8 @@ def simulate(
 
     Raises:
         SpecError: an empty trace, or an LLM without a profile.
-        StateError: the policy asked for something illegal, or left jobs behind for ever.
+        StateError: the policy asked for something illegal, left jobs behind for ever, or acts without end and without
+            any job coming nearer to its own.
     """
     options = options or SimOptions()
     missing = sorted({job.llm for job in trace} - set(profiles))
@@ -56,6 +64,7 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
     tick_at = wake = math.inf
     decided = -1.0
     origin = 0.0
+    watch = _Watch(world)
 
     def on_grid(at: float) -> float:
         return origin + math.ceil((at - origin) / tick) * tick
@@ -80,6 +89,8 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
         else:
             world.advance(tick_at)
             wake = _decide(world, policy)
+            if world.result.plans % STALL_PLANS == 0:
+                watch.look(world, policy, upcoming)
             decided, tick_at = world.now, math.inf
         if world.dirty:
             grid = on_grid(world.now)
@@ -88,6 +99,33 @@ def _loop(world: Site, policy: Policy, queue: list[TraceJob], options: SimOption
             tick_at = min(tick_at, on_grid(max(wake, world.now + 1e-9)))
         if options.daemon and (events or upcoming < len(queue)):
             tick_at = min(tick_at, on_grid(world.now + 1e-9))
+
+
+class _Watch:
+    """Notices a simulation that would never end: nothing was submitted or ended, and never was less work left."""
+
+    def __init__(self, world: Site) -> None:
+        slowest = max(max(p.queue_s + p.start_s, p.switch_s) for p in world.pools)
+        self._patience_s = max(STALL_STARTS * slowest, 3600.0)
+        self._best: tuple[int, float] = (-1, math.inf)
+        self._since, self._actions = 0.0, 0
+
+    def look(self, world: Site, policy: Policy, arrived: int) -> None:
+        """Raises StateError."""
+        gone = 2 * arrived - world.jobs.n  # grows with each arrival and with each end
+        left = float(world.jobs.data["left"][: world.jobs.n].sum())
+        if gone > self._best[0] or left < self._best[1]:
+            self._best, self._since, self._actions = (gone, left), world.now, world.result.actions
+            return
+        for_s, acted = world.now - self._since, world.result.actions > self._actions
+        if for_s > (self._patience_s if acted else STALL_S):
+            names = ", ".join(world.jobs.ids[:3])
+            raise StateError(
+                f"policy {policy.name} makes no progress: no job has come nearer to its end since {self._since:.0f} s "
+                f"({Counted(world.jobs.n, 'job')} left at {world.now:.0f} s: {names} ...). An idle_limit_s "
+                f"({world.options.idle_limit_s:g} s here) below the time between two plans ends agents before they are "
+                "used; losses that come faster than checkpoints undo all work"
+            )
 
 
 def _decide(world: Site, policy: Policy) -> float:

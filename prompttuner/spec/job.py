@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from prompttuner.protocol.initial import InitialPrompt
+from prompttuner.protocol.spec import MAX_PRIORITY
 from prompttuner.spec.target import TargetField
 from prompttuner.spec.template import DEFAULT_TEMPLATE, check_template
 from prompttuner.spec.text import is_text
@@ -31,8 +33,6 @@ DEFAULT_PROMPT_LENGTH = 20
 
 DEFAULT_MAX_GPUS = 4
 """Lowered to the batch size where that is smaller: no member may be without a sample."""
-
-MAX_PRIORITY = 1000
 
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
@@ -61,7 +61,9 @@ class JobSpec(BaseModel):
     prompt_length: int | None = Field(
         default=None, ge=1, le=4096, description="virtual tokens; default 20, or the found, text or file prompt's own"
     )
-    learning_rate: float = Field(default=0.01, gt=0, le=100)
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=100, description="of AdamW; auto (the default): by the scale of the model's embeddings"
+    )
     batch_size: int = Field(
         default=16, ge=1, le=65536, description="samples of one iteration over all members together"
     )
@@ -78,6 +80,8 @@ class JobSpec(BaseModel):
     on_miss: Literal["continue", "stop"] = Field(default="continue", description="what to do after a missed deadline")
     bucketing: bool = Field(default=False, description="batches of samples of similar length")
     trust_remote_code: Names = Field(default=(), description="models (by name) whose own Python code may run")
+    allow_unused_weights: bool = Field(default=False, description="tune although stored weights have no place")
+    allow_unknown_tokens: bool = Field(default=False, description="tune although targets hold unknown tokens")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gpu_type: str | None = Field(default=None, description="GPU type as Slurm names it; none: any one type")
     setup: Names = Field(default=(), description="shell lines before the agent: module, conda, export")
@@ -106,6 +110,13 @@ class JobSpec(BaseModel):
             renamed["max_gpus"] = max(1, least, min(DEFAULT_MAX_GPUS, batch))
         return renamed
 
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _learning_rate(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return None
+        return value
+
     @field_validator("template")
     @classmethod
     def _template(cls, value: str) -> str:
@@ -125,13 +136,8 @@ class JobSpec(BaseModel):
     @field_validator("initial_prompt")
     @classmethod
     def _initial_prompt(cls, value: str) -> str:
-        if value in {"auto", "random", "vocab"} or value.endswith(".safetensors"):
-            return value
-        if value.startswith("text:"):
-            if not value.removeprefix("text:").strip():
-                raise ValueError("initial_prompt 'text:' holds no text")
-            return value
-        raise ValueError(f"initial_prompt {value!r} is none of auto, random, vocab, text:..., or a .safetensors file")
+        InitialPrompt.parse(value)
+        return value
 
     @field_validator("name", "gpu_type")
     @classmethod

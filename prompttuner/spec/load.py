@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prompttuner.errors import SpecError
+from prompttuner.protocol.initial import InitialPrompt
 from prompttuner.spec.job import ALIASES, JobSpec
 from prompttuner.spec.models import SMALL
 from prompttuner.spec.text import expand, is_folder, shorten
@@ -32,7 +33,7 @@ def make_spec(values: Mapping[str, Any], base: Path | None = None, source: str =
     except ValidationError as error:
         raise SpecError(f"{source}: {explain_validation(error)}") from None
     changes: dict[str, Any] = {key: (folder / expand(getattr(spec, key))).absolute() for key in PATH_KEYS}
-    if spec.initial_prompt.endswith(".safetensors") and not spec.initial_prompt.startswith("text:"):
+    if InitialPrompt.parse(spec.initial_prompt).kind == "file":
         changes["initial_prompt"] = str((folder / expand(spec.initial_prompt)).absolute())
     local = (folder / expand(spec.model)).absolute()
     if spec.model != SMALL and (is_folder(local) or spec.model.startswith((".", "/", "~"))):

@@ -8,28 +8,30 @@ from typing import Any
 
 from prompttuner.errors import DataError, SpecError
 from prompttuner.files import sha256_file
+from prompttuner.protocol.initial import InitialPrompt
+from prompttuner.protocol.spec import SPEC_VERSION, ResolvedSpec
 from prompttuner.spec.data import count_samples
 from prompttuner.spec.job import DEFAULT_PROMPT_LENGTH, JobSpec
 from prompttuner.spec.models import check_model_folder, locate_model
 from prompttuner.spec.text import expand
 from prompttuner.spec.when import iso, parse_deadline
 
-__all__ = ["SPEC_VERSION", "check_data", "resolve"]
+__all__ = ["check_data", "resolve"]
 
-SPEC_VERSION = 1
-
+DEFAULT_RATE = 0.01
+"""The default of the build before, for its agents: they do not know ``learning_rate_auto``."""
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format itself."""
 
 
-def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
-    """The frozen JSON of a job submitted at ``now`` (Unix seconds): plain values only, nothing relative in it.
+def resolve(spec: JobSpec, now: float) -> ResolvedSpec:
+    """The frozen spec of a job submitted at ``now`` (Unix seconds): nothing relative in it.
 
     All fields of the spec, and: ``spec_version``; ``model`` as an absolute folder or hub id, ``model_name`` as the user
     wrote it; absolute ``train`` and ``eval`` with ``train_sha256``, ``eval_sha256``, ``train_count``, ``eval_count``;
     ``deadline_at`` (Unix seconds, None for best effort) and ``deadline_iso``; ``submitted_at`` and ``submitted_iso``;
     ``prompt_length`` (None where the prompt sets it: a ``text:`` or file prompt, or for ``auto`` the one found);
-    ``initial_prompt_sha256`` (None: no file).
+    ``initial_prompt_sha256`` (None: no file); ``learning_rate_auto``, with 0.01 as ``learning_rate`` for older agents.
 
     Raises:
         SpecError: the deadline is not in the future.
@@ -43,16 +45,18 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
     model = locate_model(spec.model, Path.cwd())
     if Path(model).is_absolute():
         check_model_folder(model, spec.trust_remote_code, spec.model)
-    own_length = spec.initial_prompt.startswith(("auto", "text:")) or spec.initial_prompt.endswith(".safetensors")
+    initial = InitialPrompt.parse(spec.initial_prompt)
     values: dict[str, Any] = spec.model_dump(mode="json")
-    prompt, prompt_hash = _initial_prompt(spec.initial_prompt)
+    prompt, prompt_hash = _initial_prompt(initial)
     values.update(
         spec_version=SPEC_VERSION,
+        learning_rate=DEFAULT_RATE if spec.learning_rate is None else spec.learning_rate,
+        learning_rate_auto=spec.learning_rate is None,
         model=model,
         model_name=spec.model,
         initial_prompt=prompt,
         initial_prompt_sha256=prompt_hash,
-        prompt_length=spec.prompt_length or (None if own_length else DEFAULT_PROMPT_LENGTH),
+        prompt_length=spec.prompt_length or (None if initial.has_own_length else DEFAULT_PROMPT_LENGTH),
         deadline_at=deadline_at,
         deadline_iso=None if deadline_at is None else iso(deadline_at),
         submitted_at=now,
@@ -63,20 +67,23 @@ def resolve(spec: JobSpec, now: float) -> dict[str, Any]:
         values[key] = str(real)
         values[f"{key}_count"] = count_samples(real)
         values[f"{key}_sha256"] = sha256_file(real)
-    return values
+    return ResolvedSpec.expect(values)
 
 
-def check_data(spec: dict[str, Any]) -> None:
+def check_data(spec: ResolvedSpec) -> None:
     """Check that the files of a resolved spec are still those that were submitted.
 
     Raises:
         DataError: a file is gone or its content differs.
     """
-    for key in ("train", "eval", "initial_prompt"):
-        expected = spec.get(f"{key}_sha256")
+    for key, name, expected in (
+        ("train", spec.train, spec.train_sha256),
+        ("eval", spec.eval, spec.eval_sha256),
+        ("initial_prompt", spec.initial_prompt.value, spec.initial_prompt_sha256),
+    ):
         if expected is None:
             continue
-        path = Path(spec[key])
+        path = Path(name)
         try:
             found = sha256_file(path)
         except OSError as error:
@@ -85,10 +92,10 @@ def check_data(spec: dict[str, Any]) -> None:
             raise DataError(f"{key} file {path} has changed since submit; submit the job again if that was meant")
 
 
-def _initial_prompt(text: str) -> tuple[str, str | None]:
-    if text.startswith("text:") or not text.endswith(".safetensors"):
-        return text, None
-    path = expand(text).absolute()
+def _initial_prompt(initial: InitialPrompt) -> tuple[str, str | None]:
+    if initial.kind != "file":
+        return str(initial), None
+    path = expand(initial.value).absolute()
     try:
         with path.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer
+
+from prompttuner.protocol.target import Target
 
 __all__ = ["METRICS", "Target", "TargetField", "parse_target"]
 
@@ -15,26 +17,6 @@ METRICS: dict[str, str] = {"loss": "<=", "exact_match": ">=", "rougeL": ">="}
 
 _FORM = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|<|>|==|=)\s*(\S+)\s*")
 _USAGE = "write it like loss<=0.1, exact_match>=0.9 or rougeL>=0.4"
-
-
-class Target(BaseModel):
-    """What evaluation must reach.
-
-    ``loss`` is the mean negative log likelihood of a target token (nats); the others are shares between 0 and 1.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    metric: Literal["loss", "exact_match", "rougeL"]
-    op: Literal["<=", ">="]
-    value: float
-
-    def reached(self, value: float) -> bool:
-        """Whether an evaluation result meets the target; NaN never does."""
-        return value <= self.value if self.op == "<=" else value >= self.value
-
-    def __str__(self) -> str:
-        return f"{self.metric}{self.op}{self.value:g}"
 
 
 def parse_target(text: str) -> Target:
@@ -58,7 +40,7 @@ def parse_target(text: str) -> Target:
     except ValueError:
         raise ValueError(f"target {text!r}: {number!r} is not a number; {_USAGE}") from None
     _check_value(metric, value, text)
-    return Target.model_validate({"metric": metric, "op": op, "value": value})
+    return Target.expect({"metric": metric, "op": op, "value": value})
 
 
 def _check_value(metric: str, value: float, text: str) -> None:
@@ -83,6 +65,6 @@ def _coerce(value: Any) -> Any:
 
 
 TargetField: TypeAlias = Annotated[
-    Target, BeforeValidator(_coerce), PlainSerializer(lambda target: target.model_dump(), return_type=dict)
+    Target, BeforeValidator(_coerce), PlainSerializer(lambda target: target.to_json(), return_type=dict)
 ]
 """A pydantic field that takes ``"loss<=0.1"`` as well as ``{"metric", "op", "value"}``."""

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prompttuner.engine.llm.loading import check_usable
 from prompttuner.errors import ConfigError, ModelError, SpoolError, StateError
-from prompttuner.files import read_json
+from prompttuner.protocol.elastic import ElasticSettings
+from prompttuner.protocol.files import read_message
 from prompttuner.protocol.jobs import Membership
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec import check_data
 from prompttuner.worker.elastic.rendezvous import PlanRendezvous
 from prompttuner.worker.elastic.restart import run_under_torchelastic
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.failure import WorkerDied, tell_failure
 from prompttuner.worker.member import LeaseEnd, Member
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.paced.model import PacedModel
-from prompttuner.worker.paced.worker import PacedTask, is_paced
+from prompttuner.worker.paced.worker import PacedTask
 from prompttuner.worker.plan_watch import plan_for
 from prompttuner.worker.resume import MAX_CRASHES, crashes_without_progress, newest_checkpoint
 from prompttuner.worker.signals import Signals
@@ -34,15 +36,15 @@ PLAN_WAIT_S = 30.0
 """A network file system may show a new plan so late."""
 
 
-def read_spec(job_dir: Path) -> dict[str, Any]:
+def read_spec(job_dir: Path) -> ResolvedSpec:
     """The frozen spec of a job.
 
     Raises:
-        SpoolError: missing or no JSON object.
+        SpoolError: missing, or it makes no sense.
     """
-    spec = read_json(job_dir / "spec.json")
-    if not isinstance(spec, dict):
-        raise SpoolError(f"{job_dir / 'spec.json'} is missing or not readable")
+    spec = read_message(ResolvedSpec, job_dir / ResolvedSpec.FILE)
+    if not isinstance(spec, ResolvedSpec):
+        raise SpoolError(f"{job_dir / ResolvedSpec.FILE} is missing or not readable" if spec is None else spec.why)
     return spec
 
 
@@ -96,14 +98,14 @@ def _run(
             f"the worker died {crashes} times in a row without an error and without getting further; most likely "
             f"the node's memory is too small for it (see the agent's log)"
         )
-    if not is_paced(spec):
+    if spec.paced is None:
         check_data(spec)
-    rendezvous.limit = int(spec["batch_size"])
+    rendezvous.limit = spec.batch_size
     maker = TaskMaker(job_dir, spec, model, settings)
     if settings.way == "restart":
         return run_under_torchelastic(rendezvous, maker, signals, plan, choose_backend(settings, model))
     member = Member(rendezvous, signals, maker, choose_backend(settings, model))
-    files.note(model=spec["model"])
+    files.note(model=spec.model)
     return member.run(plan)
 
 
@@ -111,10 +113,12 @@ class TaskMaker:
     """Makes a lease's task: from a checkpoint, from another member's state, or anew."""
 
     def __init__(
-        self, job_dir: Path, spec: dict[str, Any], model: LoadedModel | PacedModel, settings: ElasticSettings
+        self, job_dir: Path, spec: ResolvedSpec, model: LoadedModel | PacedModel, settings: ElasticSettings
     ) -> None:
-        if isinstance(model, PacedModel) and not is_paced(spec):
+        if isinstance(model, PacedModel) and spec.paced is None:
             raise ModelError(f"{model.name} is a paced model, which has no weights: only replayed jobs can use it")
+        if not isinstance(model, PacedModel) and spec.paced is None:
+            check_usable(model, spec.allow_unused_weights)
         self._job_dir = job_dir
         self._spec = spec
         self._model: Any = model
@@ -139,9 +143,7 @@ class TaskMaker:
         return self._kind().restore(self._spec, self._model, data)
 
     def _kind(self) -> type[TunerTask | PacedTask]:
-        if is_paced(self._spec):
-            return PacedTask
-        return TunerTask
+        return TunerTask if self._spec.paced is None else PacedTask
 
 
 def choose_backend(settings: ElasticSettings, model: LoadedModel | PacedModel) -> str:

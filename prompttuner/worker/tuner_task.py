@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,13 +13,14 @@ from prompttuner.engine.checkpoint import load_checkpoint, save_checkpoint
 from prompttuner.engine.collective import Collective
 from prompttuner.engine.initial import InitialPrompt, initial_prompt
 from prompttuner.engine.llm.model import LoadedModel
-from prompttuner.engine.result import write_result
+from prompttuner.engine.result import keep_prompt, write_result
 from prompttuner.engine.state import TunerState, pack, unpack
-from prompttuner.engine.tuner import Tuner, TuningData, read_data
-from prompttuner.errors import DataError, StateError
+from prompttuner.engine.tuner import Tuner, TuningData, check_survival, read_data
+from prompttuner.errors import DataError, ModelError, SpoolError, StateError
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
 from prompttuner.protocol.lookup import LookupReport
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.task import Stepped
 
@@ -39,14 +39,16 @@ class TunerTask:
 
     @classmethod
     def begin(
-        cls, spec: Mapping[str, Any], model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
+        cls, spec: ResolvedSpec, model: LoadedModel, plan: Membership, files: MemberFiles, bank_dirs: Sequence[str]
     ) -> TunerTask:
         """A new task.
 
         ``auto`` is looked up in the Prompt Bank for at most ``plan.lookup_s`` seconds, if that is above 0; what came
         of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
         """
-        data = read_data(spec)
+        values = spec.to_json()
+        data = read_data(values)
+        check_survival(data, model, values)
         found: list[str] = []
 
         def lookup() -> torch.Tensor | None:
@@ -54,21 +56,19 @@ class TunerTask:
             found.append(source)
             return prompt
 
-        initial = initial_prompt(spec, model, lookup if plan.lookup_s > 0 else None)
+        initial = initial_prompt(values, model, lookup if plan.lookup_s > 0 else None)
         if found:
             initial.origin = found[0]
         try:
-            return cls(Tuner(model, spec, data, initial))
+            return cls(Tuner(model, values, data, initial))
         except DataError as error:
             if not found or found[0] == "vocab":
                 raise
             _take_back(files, f"the prompt that was found leaves no room for the data ({error})")
-            return cls(Tuner(model, spec, data, initial_prompt(spec, model)))
+            return cls(Tuner(model, values, data, initial_prompt(values, model)))
 
     @classmethod
-    def resume(
-        cls, spec: Mapping[str, Any], model: LoadedModel, folder: Path, _pointer: CheckpointPointer
-    ) -> TunerTask:
+    def resume(cls, spec: ResolvedSpec, model: LoadedModel, folder: Path, _pointer: CheckpointPointer) -> TunerTask:
         """Go on from the checkpoint in ``folder``.
 
         Raises:
@@ -80,14 +80,15 @@ class TunerTask:
         return cls._from_state(spec, model, state)
 
     @classmethod
-    def restore(cls, spec: Mapping[str, Any], model: LoadedModel, data: bytes) -> TunerTask:
+    def restore(cls, spec: ResolvedSpec, model: LoadedModel, data: bytes) -> TunerTask:
         """Go on from what another member's ``pack`` made."""
         return cls._from_state(spec, model, unpack(data))
 
     @classmethod
-    def _from_state(cls, spec: Mapping[str, Any], model: LoadedModel, state: TunerState) -> TunerTask:
+    def _from_state(cls, spec: ResolvedSpec, model: LoadedModel, state: TunerState) -> TunerTask:
         start = InitialPrompt(state.tensors["prompt"], str(state.meta["origin"]))
-        tuner = Tuner(model, spec, read_data(spec), start)
+        values = spec.to_json()
+        tuner = Tuner(model, values, read_data(values), start)
         tuner.load_state(state)
         return cls(tuner)
 
@@ -114,6 +115,10 @@ class TunerTask:
     def evaluate(self, collective: Collective) -> None:
         """Evaluate the prompt together with the other members."""
         self.tuner.evaluate(collective)
+
+    def share(self, possible: bool) -> None:
+        """See `Tuner.share`."""
+        self.tuner.share(possible)
 
     def sample_ids(self, step: int) -> Sequence[int]:
         """The samples of an iteration, the same for any number of members."""
@@ -148,11 +153,25 @@ class TunerTask:
         )
 
     def write_result(self, folder: Path, outcome: Outcome) -> Done:
-        """A job that is stopped before its first evaluation has no result, only an outcome."""
+        """A job that is stopped before its first evaluation has no result, only an outcome.
+
+        Raises:
+            SpoolError: the disk does not take it; the job is tried again.
+            ModelError: the result cannot be written for another reason, now or ever; the prompt is kept beside it.
+        """
         tuner = self.tuner
         best = tuner.progress.best
         if best is not None:
-            write_result(folder / "result", tuner)
+            try:
+                write_result(folder / "result", tuner)
+            except (SpoolError, OSError, MemoryError):
+                raise
+            except Exception as error:
+                kept = keep_prompt(folder, tuner)
+                raise ModelError(
+                    f"the result cannot be written ({type(error).__name__}: {error}); the tuned prompt of step "
+                    f"{best.step} is kept in {kept}"
+                ) from error
         return Done(
             outcome,
             step=tuner.step_index,
@@ -164,7 +183,7 @@ class TunerTask:
 
 
 def _look_up(
-    spec: Mapping[str, Any],
+    spec: ResolvedSpec,
     model: LoadedModel,
     data: TuningData,
     seconds: float,
@@ -182,7 +201,7 @@ def _look_up(
         from prompttuner.bank.lookup.search import find_initial_prompt
 
         found = find_initial_prompt(
-            spec, model, data, [Path(folder) for folder in bank_dirs], seconds, int(spec["seed"])
+            spec.to_json(), model, data, [Path(folder) for folder in bank_dirs], seconds, spec.seed
         )
         prompt, source, report = found.prompt, found.source, LookupReport.expect(found.report)
     except Exception as error:

@@ -21,7 +21,11 @@ __all__ = ["Agent", "ZygoteLike"]
 LEAVE_GRACE_S = 20.0
 """A worker that was told to leave gets this long before it is signalled, and as long again before it is killed."""
 LOAD_LIMIT_S = 1800.0
+READY_LIMIT_S = 900.0
+"""A worker process that has not imported everything by then never will."""
 ZYGOTE_RESTARTS = 3
+LOAD_REASONS = {"site": "model unread", "host": "host"}
+"""Why the agent ends, by whose fault a load failed; all else is the model's."""
 IDLE_WORK_EVERY_S = 60.0
 """A warm agent without a job looks this often whether its own bank lacks anything; it does not count as a job."""
 POOLLESS_GRACE_S = 5.0
@@ -92,7 +96,7 @@ class Agent:
         self._lease: Lease | None = None
         self._loading: tuple[str, float] | None = None
         self._ready = False
-        self._born = clock()
+        self._born = self._started = clock()
         self._last_report = -1e9
         self._said = ""
         self._last_idle_work = -1e9
@@ -102,7 +106,7 @@ class Agent:
             instance=instance,
             pid=os.getpid(),
             host=host_name(),
-            address=address_of(settings.interface),
+            address=address_of(settings.elastic.interface),
             native_id=native_id(),
             gpu=gpu_info(),
         )
@@ -168,7 +172,9 @@ class Agent:
             self.status.state = "loading" if self.status.model is None else "switching"
             self._zygote.load(model, self.settings.dtype, self.settings.trusts(model))
         if self._loading is not None and self._clock() - self._loading[1] > LOAD_LIMIT_S:
-            self._finish("model", f"loading {self._loading[0]} took more than {LOAD_LIMIT_S:.0f} s")
+            self._finish("model unread", f"loading {self._loading[0]} took more than {LOAD_LIMIT_S:.0f} s")
+        elif not self._ready and self._clock() - self._started > READY_LIMIT_S:
+            self._finish("zygote", f"its worker process was not ready within {READY_LIMIT_S:.0f} s; see log.txt")
 
     def _start_zygote(self) -> None:
         if self._zygote is not None:
@@ -179,6 +185,7 @@ class Agent:
             self._finish("zygote", "the zygote died again and again; see log.txt")
             return
         self._zygote_starts += 1
+        self._started = self._clock()
         self._ready, self._loading = False, None
         self.status.model, self.status.models = None, ()
         self.status.state = "starting"
@@ -199,7 +206,8 @@ class Agent:
         elif kind == "load_failed":
             self._loading = None
             self.status.error = str(event.get("error", ""))
-            self._finish("model", f"{event.get('model')}: {event.get('error')}")
+            reason = LOAD_REASONS.get(str(event.get("kind")), "model")
+            self._finish(reason, f"{event.get('model')}: {event.get('error')}")
         elif kind == "lease_started" and self._lease is not None:
             self.status.lease = "starting"
         elif kind == "lease_ended" and self._lease is not None:
@@ -243,9 +251,13 @@ class Agent:
     def _work_for_the_bank(self, model: str) -> None:
         assert self._zygote is not None
         now = self._clock()
-        if self.settings.bank_dirs and self._idle.idle_s >= 1.0 and now - self._last_idle_work >= IDLE_WORK_EVERY_S:
+        if (
+            self.settings.elastic.bank_dirs
+            and self._idle.idle_s >= 1.0
+            and now - self._last_idle_work >= IDLE_WORK_EVERY_S
+        ):
             self._last_idle_work = now
-            self._zygote.idle_work(Path(self.settings.bank_dirs[0]), model)
+            self._zygote.idle_work(Path(self.settings.elastic.bank_dirs[0]), model)
 
     def _tend_running_lease(self, lease: Lease) -> None:
         """A worker follows its job's plan by itself; here only those that do not are dealt with."""
@@ -331,16 +343,6 @@ class Agent:
 
 def start_zygote(folder: Path, settings: AgentSettings) -> ZygoteLike:
     """The real zygote, logging to the agent's folder."""
-    from prompttuner.worker.elastic.settings import ElasticSettings
     from prompttuner.worker.zygote.client import Zygote
 
-    elastic = ElasticSettings(
-        loss_timeout_s=settings.loss_timeout_s,
-        poll_s=settings.poll_s,
-        interface=settings.interface,
-        threads=settings.threads,
-        checkpoint_s=settings.checkpoint_every_s,
-        checkpoint_steps=settings.checkpoint_every_steps,
-        bank_dirs=settings.bank_dirs,
-    )
-    return Zygote.start(folder / "log.txt", elastic.to_env())
+    return Zygote.start(folder / "log.txt", settings.elastic.to_env())

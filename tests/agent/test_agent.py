@@ -11,6 +11,7 @@ import pytest
 
 from prompttuner.files import read_json, write_json
 from prompttuner.protocol.agents import AgentSettings, Order
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.slurm.agent.agent import LEAVE_GRACE_S, Agent
 from prompttuner.slurm.agent.entry import main
 from prompttuner.slurm.agent.guard import IdleGuard, WalltimeGuard
@@ -52,13 +53,19 @@ class FakeZygote:
         self.events.append({"ev": "lease_ended", "outcome": outcome, **more})
 
 
+LOOPBACK = ElasticSettings(interface="lo")
+
+
 class World:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.time = 1000.0
         self.zygote = FakeZygote()
         self.settings = AgentSettings(
-            agent="a1", model="m", jobs_dir=str(folder / "jobs"), interface="lo", **{"idle_limit_s": 60.0, **settings}
+            agent="a1",
+            model="m",
+            jobs_dir=str(folder / "jobs"),
+            **{"elastic": LOOPBACK, "idle_limit_s": 60.0, **settings},
         )
         self.order = Order(seq=1, owner=1)
         self.agent = Agent(folder, self.settings, "i1", lambda *_: self.zygote, lambda: self.time)
@@ -132,7 +139,7 @@ def test_ends_itself_at_the_idle_limit(world: World) -> None:
 
 
 def test_idle_work_for_the_bank_does_not_reset_the_idle_clock(tmp_path: Path) -> None:
-    world = World(tmp_path, bank_dirs=["/bank"], idle_limit_s=100.0)
+    world = World(tmp_path, elastic=ElasticSettings(interface="lo", bank_dirs=("/bank",)), idle_limit_s=100.0)
     world.steps(90, seconds=1.0)
     assert world.zygote.calls.count(("idle_work", "m")) == 2 and world.end is None
     world.steps(15, seconds=1.0)
@@ -215,7 +222,7 @@ def test_switches_its_model_when_told(world: World) -> None:
 
 
 def test_a_second_copy_of_an_allocation_leaves_without_writing(tmp_path: Path) -> None:
-    write_json(tmp_path / "settings.json", AgentSettings(agent="a1", model="m", interface="lo").to_json())
+    write_json(tmp_path / "settings.json", AgentSettings(agent="a1", model="m", elastic=LOOPBACK).to_json())
     write_json(tmp_path / "instance.json", {"instance": "first"})
     assert main(str(tmp_path / "settings.json")) == "refused"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["instance.json", "settings.json"]

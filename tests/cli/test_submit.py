@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_calls import Cli, QuietBackend
 
-from prompttuner.cli.jobs import ask
+from prompttuner.client import asking as ask
 from prompttuner.config import Settings
 from prompttuner.controller.run import tick_once
 from prompttuner.errors import NotOwner
@@ -171,7 +171,7 @@ def test_a_request_left_while_owned_is_applied_by_the_next_tick(
     cli: Cli, spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(ask, "_try_tick", lambda _settings: False)
+        patch.setattr(ask, "_try_tick", lambda *_: False)
         patch.setattr(ask, "ANSWER_WAIT_S", 0.0)
         done = cli("submit", spec, "--hold", "-q")
     job_id = done.out.strip()
@@ -185,7 +185,7 @@ def test_a_full_disk_is_a_clear_message_and_nothing_is_left(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("prompttuner.controller.requests.write_json", full)
+    monkeypatch.setattr("prompttuner.controller.requests.write_message", full)
     done = cli("submit", spec)
     assert done.code == 6
     assert "o space left on" in done.err

@@ -12,17 +12,18 @@ from lab import Lab
 
 from prompttuner.controller.observe import reports as facts
 from prompttuner.db.queries import allocations, events
+from prompttuner.protocol.wire import Message
 from prompttuner.states import JobState
 
 
 def test_stale_reads_of_the_spool_delay_but_do_not_confuse(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system may show any file as it was some polls ago, each file for itself."""
     dice, seen = random.Random(3), defaultdict[Path, deque[Any]](lambda: deque(maxlen=8))
-    fresh = {name: getattr(facts, name) for name in ("read_json", "read_own_json")}
+    fresh = {name: getattr(facts, name) for name in ("read_message", "read_own")}
 
     def stale(name: str) -> Any:
-        def read(path: Path) -> Any:
-            seen[path].append(fresh[name](path))
+        def read(kind: type[Message], path: Path) -> Any:
+            seen[path].append(fresh[name](kind, path))
             return dice.choice(seen[path])
 
         return read
@@ -41,16 +42,16 @@ def test_stale_reads_of_the_spool_delay_but_do_not_confuse(lab: Lab, monkeypatch
 def test_a_spool_that_cannot_be_read_for_a_while_loses_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     job = lab.submit(ita=200, max_gpus=1)
     lab.run(15)
-    real = facts.read_own_json
+    real = facts.read_own
 
-    def broken(path: Path) -> Any:
+    def broken(_kind: type[Message], path: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(facts, "read_own_json", broken)
+    monkeypatch.setattr(facts, "read_own", broken)
     lab.run(20)
     assert lab.job(job).state == JobState.RUNNING
     assert any("Permission denied" in text for text in lab.warnings)
-    monkeypatch.setattr(facts, "read_own_json", real)
+    monkeypatch.setattr(facts, "read_own", real)
     lab.run(60)
     assert lab.job(job).state == JobState.DONE
     assert len(lab.site.submitted) == 1

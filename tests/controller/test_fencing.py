@@ -15,6 +15,7 @@ from prompttuner.db import OwnerInfo, Store
 from prompttuner.db.queries import allocations
 from prompttuner.errors import DatabaseError, NotOwner
 from prompttuner.files import read_json, write_json
+from prompttuner.protocol.agents import Order
 from prompttuner.states import JobState
 
 
@@ -114,6 +115,6 @@ def test_an_order_gets_a_number_that_was_never_used(lab: Lab) -> None:
     lab.submit(ita=900, max_iterations=1000, max_gpus=1)
     lab.run(20)
     (row,) = lab.store.query(allocations.load_live)
-    wanted = {"job": None, "owner": lab.ownership.generation}
-    numbers = [project.write_order(lab.spool, row, wanted, lab.site.time)["seq"] for _ in range(3)]  # the row stays
+    wanted = Order(owner=lab.ownership.generation)
+    numbers = [project.write_order(lab.spool, row, wanted, lab.site.time).seq for _ in range(3)]  # the row stays
     assert numbers == sorted(set(numbers)) and numbers[0] == row.order["seq"] + 1

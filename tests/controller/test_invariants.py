@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import tempfile
 from collections import Counter
@@ -48,7 +49,7 @@ def check_now(lab: Lab) -> None:
                 assert not job.members, f"{job.id} is {job.state} and has members"
             if job.state == JobState.DONE:
                 result = read_json(lab.spool.job(job.id) / "result" / "result.json")
-                assert result == {"prompt": f"prompt of {job.id}", "step": job.spec["fake_ita"]}
+                assert result == {"prompt": f"prompt of {job.id}", "step": json.loads(job.spec["note"])["ita"]}
         live = allocations.load_live(session)
         assert sum(a.gpus for a in live) <= lab.settings.local.slots
         latest: dict[str, str] = {}
@@ -236,9 +237,8 @@ def scenario(lab: Lab, fuse: Fuse) -> dict[str, int | None]:
 
 
 def leave_cancel(lab: Lab, job: str) -> None:
-    from prompttuner.controller.requests import leave
 
-    leave(lab.settings, {"kind": "cancel", "job": job, "at": lab.site.time})
+    lab.leave("cancel", job=job)
 
 
 @contextlib.contextmanager

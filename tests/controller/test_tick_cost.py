@@ -12,6 +12,7 @@ from lab import Lab, scratch_root
 from sqlalchemy import event
 
 from prompttuner.controller.requests import leave
+from prompttuner.protocol.requests import Cancel
 from prompttuner.states import JobState
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "tick.py"
@@ -60,7 +61,7 @@ def burst(folder: Path, size: int) -> dict[str, int]:
         lab.site.step(1.0)
         lab.tick()
         for name in ids:
-            leave(lab.settings, {"kind": "cancel", "job": name})
+            leave(lab.settings, Cancel(job=name))
         tick("cancelled")
         assert {lab.job(name).state for name in ids} == {JobState.CANCELLED}
     return counts

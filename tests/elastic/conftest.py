@@ -47,7 +47,7 @@ def make_job_spec(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "eval_samples": 8,
             "initial_prompt": "vocab",
         }
-        return resolve(make_spec({**base, **values}), time.time())
+        return resolve(make_spec({**base, **values}), time.time()).to_json()
 
     return make
 

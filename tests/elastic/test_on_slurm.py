@@ -17,7 +17,7 @@ from slurm_cluster import Cluster
 
 from prompttuner.engine.llm.model import load_model
 from prompttuner.engine.solo import run_solo
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.elastic import ElasticSettings
 
 STEPS = 120
 SETTINGS = ElasticSettings(loss_timeout_s=30, grace_s=4, join_timeout_s=120, poll_s=0.05)

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.engine.solo import run_solo
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.worker import member
 from prompttuner.worker.elastic.group import Group, PeerLost
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.lease import LeaseEnd
 from prompttuner.worker.membership import member_dir, propose, read_progress
 

@@ -16,8 +16,8 @@ import pytest
 from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import ModelError
 from prompttuner.files import write_json
-from prompttuner.protocol.jobs import Membership
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.elastic import ElasticSettings
+from prompttuner.protocol.jobs import Membership, Progress
 from prompttuner.worker.membership import member_dir, propose, read_progress
 from prompttuner.worker.paced.model import read_paced_model, write_paced_model
 from prompttuner.worker.zygote.client import Zygote
@@ -80,11 +80,11 @@ def new_job(folder: Path, spec: dict[str, Any], agent: str = "a") -> Path:
     return folder
 
 
-def wait_for_step(job: Path, step: int) -> dict[str, Any]:
+def wait_for_step(job: Path, step: int) -> Progress:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         progress = read_progress(job, 1, "a")
-        if progress.get("step", -1) >= step:
+        if progress is not None and progress.step is not None and progress.step >= step:
             return progress
         time.sleep(0.02)
     raise AssertionError(f"never came to step {step}: {read_progress(job, 1, 'a')}")
@@ -109,6 +109,16 @@ def test_one_load_serves_several_leases_each_in_a_fresh_process(
         assert done["outcome"] == "exhausted" and done["step"] == 10
         assert (member_dir(job, 1, "a") / "result" / "adapter_model.safetensors").stat().st_size > 0
     assert len(pids) == 2 and running.zygote.pid not in pids
+
+
+def test_a_job_of_one_member_needs_no_address_that_others_could_reach(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_job_spec(max_iterations=3)
+    running.zygote.load(spec["model"])
+    running.next("loaded")
+    running.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "203.0.113.7")
+    assert running.next("lease_ended")["outcome"] == "done"
 
 
 def test_end_lease_checkpoints_and_the_next_lease_goes_on_from_there(

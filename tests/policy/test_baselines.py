@@ -1,6 +1,7 @@
 """sbatch and infless on hand-made snapshots."""
 
 import numpy as np
+import pytest
 
 from prompttuner.policy import get
 from prompttuner.policy.contract.plan import Assign, Release, Request
@@ -82,3 +83,26 @@ def test_infless_serves_in_order_of_submission(make):
         make([{"submit": 2.0, "deadline": 300.0}, {"submit": 1.0, "deadline": 900.0}], [{}], gpus=1)
     )
     assert [a.job for a in of(plan, Assign)] == ["j1"]
+
+
+HURRIED = {"bank_factor_mid": 0.5, "bank_factor_hi": 0.9}
+"""100 s of work: on eight GPUs 22.2 s with a lookup at the P90, 15.7 s without."""
+
+
+@pytest.mark.parametrize(("skip", "members", "lookup_s"), [(True, 7, 0.0), (False, 1, 8.0)])
+def test_edf_skips_a_lookup_that_would_cost_the_deadline(make, skip: bool, members: int, lookup_s: float) -> None:
+    snapshot = make([{**HURRIED, "deadline": 18.0}], [{} for _ in range(8)])
+    (assign,) = [a for a in get("edf", skip=skip).plan(snapshot).actions if isinstance(a, Assign)]
+    assert (len(assign.agents), assign.lookup_s) == (members, lookup_s)
+    roomy = make([{**HURRIED, "deadline": 300.0}], [{} for _ in range(8)])
+    (assign,) = get("edf", skip=skip).plan(roomy).actions
+    assert assign.lookup_s == 8.0, "where there is time it looks up"
+
+
+@pytest.mark.parametrize(("skip", "lookup_s"), [(True, 0.0), (False, 8.0)])
+def test_sbatch_skips_a_lookup_that_would_cost_the_deadline(make, skip: bool, lookup_s: float) -> None:
+    policy, job = get("sbatch", skip=skip), {**HURRIED, "deadline": 41.0}
+    asked = policy.plan(make([job], [])).actions
+    assert len(asked) == (8 if skip else 1), "without it no size meets the deadline"
+    (assign,) = policy.plan(make([job], [{"job": 0} for _ in range(8)], now=22.0)).actions
+    assert assign.lookup_s == lookup_s

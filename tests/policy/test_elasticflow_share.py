@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prompttuner.policy.baselines import elasticflow_admit as admission_module
+from prompttuner.policy.baselines.elasticflow_admit import Admission
 from prompttuner.policy.baselines.elasticflow_share import EfJob, Free, align, left_over, place, place_all
 
 RATES = (1.0, 1.9, 3.4, 5.6)
@@ -80,6 +82,31 @@ def test_left_over_gpus_only_raise_jobs_and_leave_none_that_fit(case, diminishin
     if not lazy:
         steps = [j.levels[j.levels.index(j.gpus) + 1] - j.gpus if j.gpus else 1 for j in jobs if j.gpus < j.levels[-1]]
         assert all(step > free.values[0] for step in steps)
+
+
+@settings(deadline=None, max_examples=150)
+@given(case=workloads(), old=st.integers(0, 5), every=st.sampled_from([1, 3, 64]))
+def test_arrivals_are_admitted_as_if_all_were_planned_anew_for_each(case, old: int, every: int) -> None:
+    jobs, gpus, now = case
+    admitted, arrivals = jobs[:old], jobs[old:]
+    was, admission_module.EVERY = admission_module.EVERY, every
+    try:
+        found = Admission(admitted, gpus, now, SLOT).add_each(arrivals)
+    finally:
+        admission_module.EVERY = was
+    wanted = []
+    for arrival in arrivals:
+        wanted.append(not place_all([*admitted, arrival], gpus, now, SLOT)[1])
+        admitted = [*admitted, arrival] if wanted[-1] else admitted
+    assert found == wanted
+
+
+def test_a_group_is_admitted_as_a_whole_or_not_at_all() -> None:
+    good, bad = job("good", 100, 400), job("bad", 9000, 60)
+    assert not Admission([], 8, 0.0, SLOT).add([good, bad])
+    assert Admission([], 8, 0.0, SLOT).add([good])
+    assert Admission([bad], 8, 0.0, SLOT).full
+    assert not Admission([bad], 8, 0.0, SLOT).add([good])
 
 
 def test_share_is_the_smallest_size_that_meets_the_deadline() -> None:

@@ -15,6 +15,7 @@ from prompttuner.errors import SpoolError
 from prompttuner.files import write_json
 from prompttuner.protocol import agents, jobs, lookup
 from prompttuner.protocol.agents import AgentSettings, AgentStatus, Order
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.files import read_message
 from prompttuner.protocol.jobs import Done, Membership, Progress
 from prompttuner.protocol.lookup import LookupReport
@@ -95,7 +96,9 @@ def test_sparse_messages_leave_out_what_is_not_known() -> None:
 
 def test_a_message_cannot_lose_a_field_on_its_way() -> None:
     """Every field is changed, written and read."""
-    settings = AgentSettings(agent="a", pool="p", walltime_s=5.0, bank_dirs=("/b",), stay_warm=False)
+    settings = AgentSettings(
+        agent="a", pool="p", walltime_s=5.0, elastic=ElasticSettings(bank_dirs=("/b",)), stay_warm=False
+    )
     for f in fields(AgentSettings):
         assert f.default is not MISSING or f.default_factory is not MISSING, "old spools lack new keys"
         assert AgentSettings.expect({f.name: settings.to_json()[f.name]}) == replace(
@@ -115,4 +118,6 @@ def test_a_placeholder_and_half_a_file_count_as_nothing_yet(tmp_path: Path) -> N
 def test_a_file_that_makes_no_sense_is_named_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "lookup.json"
     write_json(path, {"seconds": "long"})
-    assert read_message(LookupReport, path) == Unread(f"{path}: lookup.json: 'seconds' is not a number but 'long'")
+    assert read_message(LookupReport, path) == Unread(
+        f"{path} makes no sense: lookup.json: 'seconds' is not a number but 'long'"
+    )

@@ -9,7 +9,8 @@ import pytest
 from prompttuner.errors import SpecError, StateError
 from prompttuner.policy import get
 from prompttuner.policy.contract.plan import Assign, Plan, Release, Request, SwitchModel
-from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, PoolProfile
+from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, PoolProfile, Snapshot
+from prompttuner.profiles import stated
 from prompttuner.sim import SimOptions, simulate
 from prompttuner.sim.bound import bound
 from prompttuner.trace.generate import Workload, generate
@@ -296,3 +297,26 @@ def test_no_policy_beats_the_bound(name, bank):
         assert result.violations >= limit.violations
         if not any(one.rejected for one in result.jobs):
             assert result.cost_s >= limit.work_gpu_s
+
+
+def test_a_policy_told_half_of_the_work_believes_it_until_it_has_seen_more() -> None:
+    told: list[tuple[float, float]] = []
+
+    class Watching:
+        name = "watching"
+
+        def plan(self, snapshot: Snapshot) -> Plan:
+            if snapshot.jobs.n:
+                told.append((snapshot.now, float(snapshot.jobs.iters_mid[0])))
+            return get("edf").plan(snapshot)
+
+    job = TraceJob("a", 0.0, "gpt2-base", 1000, 0.1, max_gpus=1)
+    options = SimOptions(gpus=1, predict_bias=0.5, daemon=True)
+    end = simulate([job], stated(["gpt2-base"]), Watching(), options).jobs[0].end_s
+    assert told[0][1] == 500
+    running = [((end - now) / 0.1, iters) for now, iters in told if end - 95 < now < end - 5]
+    assert len(running) > 50
+    for left, iters in running:
+        assert iters == pytest.approx(left * (1 - 0.5 * left / 1000), abs=12), "half of what it has not seen"
+    with pytest.raises(SpecError, match="predict_bias"):
+        SimOptions(predict_bias=0.0)

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prompttuner.errors import DataError, ModelError, SpecError
+from prompttuner.protocol.spec import ResolvedSpec
+from prompttuner.protocol.target import Target
 from prompttuner.spec import JobSpec, check_data, load_spec, make_spec, resolve
 from prompttuner.spec.grid import expand_grid, parse_grid
+from prompttuner.spec.models import check_at_hand
 from prompttuner.spec.when import format_duration, parse_deadline, parse_duration
 
 NOW = 1_800_000_000.0
@@ -25,7 +28,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
@@ -44,22 +47,21 @@ def values(tmp_path: Path, model: Path) -> dict[str, object]:
 
 def test_resolved_spec_is_plain_absolute_json_with_hashes_and_zoned_times(values: dict[str, object]) -> None:
     spec = resolve(make_spec({**values, "deadline": "1h30m"}), NOW)
-    again = json.loads(json.dumps(spec))
-    assert again == spec
-    assert Path(spec["train"]).is_absolute()
-    assert len(spec["train_sha256"]) == 64
-    assert spec["train_count"] == spec["eval_count"] == 3
-    assert spec["deadline_at"] == NOW + 5400
-    assert spec["deadline_iso"][-6] in "+-"
-    assert spec["submitted_at"] == NOW
-    assert spec["target"] == {"metric": "loss", "op": "<=", "value": 0.5}
-    assert spec["prompt_length"] is None  # auto: the found prompt brings its own
-    assert resolve(make_spec({**values, "initial_prompt": "vocab"}), NOW)["prompt_length"] == 20
-    assert set(JobSpec.model_fields) <= set(spec)
+    assert ResolvedSpec.read(json.loads(json.dumps(spec.to_json()))) == spec
+    assert Path(spec.train).is_absolute()
+    assert len(spec.train_sha256) == 64
+    assert spec.train_count == spec.eval_count == 3
+    assert spec.deadline_at == NOW + 5400
+    assert spec.deadline_iso[-6] in "+-"
+    assert spec.submitted_at == NOW
+    assert spec.target == Target("loss", "<=", 0.5)
+    assert spec.prompt_length is None  # auto: the found prompt brings its own
+    assert resolve(make_spec({**values, "initial_prompt": "vocab"}), NOW).prompt_length == 20
+    assert set(JobSpec.model_fields) <= set(ResolvedSpec.keys())
 
 
 def test_without_a_deadline_a_job_is_best_effort(values: dict[str, object]) -> None:
-    assert resolve(make_spec(values), NOW)["deadline_at"] is None
+    assert resolve(make_spec(values), NOW).deadline_at is None
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_data_that_is_no_ordinary_file_is_an_error_at_once(values: dict[str, obj
 def test_data_that_changes_after_submit_is_an_error(values: dict[str, object]) -> None:
     spec = resolve(make_spec(values), NOW)
     check_data(spec)
-    path = Path(spec["eval"])
+    path = Path(spec.eval)
     path.write_text(LINE * 4)
     with pytest.raises(DataError, match="has changed since submit"):
         check_data(spec)
@@ -218,11 +220,11 @@ def test_remote_code_is_refused_unless_allowed_by_name(values: dict[str, object]
     (model / "config.json").write_text('{"auto_map": {"AutoModelForCausalLM": "evil.Model"}}')
     with pytest.raises(ModelError, match="trust_remote_code"):
         resolve(make_spec(values), NOW)
-    assert resolve(make_spec({**values, "trust_remote_code": str(model)}), NOW)["trust_remote_code"] == [str(model)]
+    assert resolve(make_spec({**values, "trust_remote_code": str(model)}), NOW).trust_remote_code == (str(model),)
 
 
 def test_hub_ids_pass_and_paths_that_do_not_exist_fail(values: dict[str, object]) -> None:
-    assert resolve(make_spec({**values, "model": "facebook/opt-125m"}), NOW)["model"] == "facebook/opt-125m"
+    assert resolve(make_spec({**values, "model": "facebook/opt-125m"}), NOW).model == "facebook/opt-125m"
     for wrong in ("./nowhere", "/nowhere/x", "a/b/c", "bad name", "x" * 300):
         with pytest.raises(ModelError, match="no such folder"):
             resolve(make_spec({**values, "model": wrong}), NOW)
@@ -276,8 +278,8 @@ def test_initial_prompt_file_must_be_safetensors_and_is_hashed(values: dict[str,
         resolve(make_spec({**values, "initial_prompt": str(path)}), NOW)
     path.write_bytes((12).to_bytes(8, "little") + b'{"prompt":0}')
     spec = resolve(make_spec({**values, "initial_prompt": str(path)}), NOW)
-    assert spec["prompt_length"] is None
-    assert len(spec["initial_prompt_sha256"]) == 64
+    assert spec.prompt_length is None
+    assert len(spec.initial_prompt_sha256) == 64
 
 
 def test_toml_and_json_files_mean_the_same_and_paths_are_beside_the_file(
@@ -357,3 +359,19 @@ def test_a_huge_grid_is_taken_for_a_mistake() -> None:
 def test_python_construction_complains_too(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="did you mean 'deadline'"):
         JobSpec(**{**values, "dedline": "30m"})
+
+
+def test_a_hub_id_that_is_not_in_the_cache_is_refused_where_there_is_no_internet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    check_at_hand("modles/tiny", offline=False)  # it may be downloaded
+    with pytest.raises(ModelError, match=r"no folder .*modles/tiny and no such model in the hub's cache"):
+        check_at_hand("modles/tiny", offline=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="prompttuner fetch gpt2"):
+        check_at_hand("gpt2", offline=False)
+    (tmp_path / "models--org--tiny" / "snapshots" / "abc").mkdir(parents=True)
+    check_at_hand("org/tiny", offline=True)
+    check_at_hand(str(tmp_path), offline=True)

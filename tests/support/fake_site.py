@@ -6,6 +6,7 @@ steps), time.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from prompttuner.files import make_private_dir, read_json, write_json
 from prompttuner.protocol.agents import AgentSettings, Farewell, Instance
 from prompttuner.protocol.files import create_message, read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Outcome, Progress
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.slurm.agent.agent import Agent
 from prompttuner.worker.membership import member_dir, read_membership
 
@@ -56,19 +58,20 @@ class FakeWorker:
             self.outcome = "left"
             return
         self.generation = plan.generation
-        spec = read_json(self.job_dir / "spec.json")
-        ita, limit = int(spec["fake_ita"]), int(spec["max_iterations"])
+        spec = ResolvedSpec.expect(read_json(self.job_dir / ResolvedSpec.FILE))
+        fake = json.loads(spec.note)  # what this fake worker shall do
+        ita, limit = int(fake["ita"]), spec.max_iterations
         if not self.ending:
             self.step = min(self.step + seconds * self.rate * len(plan.members), ita, limit)
         done = self.step >= min(ita, limit)
         if plan.rank_of(self.agent) == 0:
-            self._write(spec, done, ita)
+            self._write(fake["prompt"], done, ita)
         if done:
             self.outcome = "done"
         elif self.ending:
             self.outcome = "terminated"
 
-    def _write(self, spec: dict[str, Any], done: bool, ita: int) -> None:
+    def _write(self, prompt: str, done: bool, ita: int) -> None:
         folder = make_private_dir(member_dir(self.job_dir, self.generation, self.agent))
         step = int(self.step)
         kept = step if done or self.ending else step - step % CHECKPOINT_STEPS
@@ -78,7 +81,7 @@ class FakeWorker:
         if done:
             reached = step >= ita
             make_private_dir(folder / "result")
-            write_json(folder / "result" / "result.json", {"prompt": spec["fake_prompt"], "step": step})
+            write_json(folder / "result" / "result.json", {"prompt": prompt, "step": step})
             outcome: Outcome = "reached" if reached else "exhausted"
             write_message(folder / Done.FILE, Done(outcome, step=step, ita=step if reached else None))
 
@@ -148,7 +151,7 @@ class FakeAgent:
             self.zygote = FakeZygote(site)
             return self.zygote
 
-        settings = replace(settings, interface="lo")
+        settings = replace(settings, elastic=replace(settings.elastic, interface="lo"))
         self._agent = Agent(allocation.request.folder, settings, allocation.native_id, again, lambda: site.time)
         self._agent._zygote = self.zygote
         self._agent._zygote_starts = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import tempfile
 import uuid
@@ -21,8 +22,10 @@ from prompttuner.controller.tick_report import TickReport
 from prompttuner.db import OwnerInfo, Ownership, Store
 from prompttuner.db.queries import jobs
 from prompttuner.db.tables.models import Job
-from prompttuner.files import read_json, write_bytes
+from prompttuner.files import read_json, write_bytes, write_json
 from prompttuner.policy import get as get_policy
+from prompttuner.protocol.requests import NewJob, Request, Submit, read_request
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.slurm.spool import Spool
 
 __all__ = ["DEAD_PID", "Lab", "scratch_root"]
@@ -126,30 +129,37 @@ class Lab:
         value = {
             "model": "/models/tiny",
             "model_name": "tiny",
-            "dtype": "auto",
             "train_sha256": "0" * 64,
             "target": {"metric": "loss", "op": "<=", "value": 0.1},
             "max_iterations": 400,
             "eval_every": 10,
             "batch_size": 8,
             "initial_prompt": "vocab",
-            "min_gpus": 1,
             "max_gpus": 2,
             "submitted_at": now,
             "deadline_at": None if deadline_s is None else now + deadline_s,
-            "fake_ita": ita,
-            "fake_prompt": f"prompt of {job_id}",
+            "note": json.dumps({"ita": ita, "prompt": f"prompt of {job_id}"}),
             **spec,
         }
-        leave(self.settings, {"kind": "submit", "job": job_id, "spec": value, "at": now})
+        leave(self.settings, Submit(jobs=(NewJob(job=job_id, spec=ResolvedSpec.expect(value)),), at=now))
         return job_id
 
     def ask(self, kind: str, **body: Any) -> dict[str, Any]:
         """Leave a request, tick, and return its reply."""
-        name = leave(self.settings, {"kind": kind, "at": self.site.time, **body})
+        name = self.leave(kind, **body)
         self.tick()
         reply: dict[str, Any] = read_json(self.spool.reply(name))
         return reply
+
+    def leave(self, kind: str, **body: Any) -> str:
+        """Leave a request, also one that no class would make; returns its id."""
+        value = {"kind": kind, "at": self.site.time, **body}
+        request = read_request(value)
+        if isinstance(request, Request):
+            return leave(self.settings, request)
+        name = uuid.uuid4().hex
+        write_json(self.spool.request(name), {"id": name, "by": "test", **value})
+        return name
 
     def tick(self) -> TickReport:
         return self.controller.tick()
@@ -158,6 +168,13 @@ class Lab:
         """Let the site and the controller go on together."""
         for _ in range(int(seconds / every)):
             self.site.step(every)
+            self.tick()
+
+    def pass_days(self, days: float) -> None:
+        """Time goes by with a tick a day or two: a clock that jumps further is doubted."""
+        end = self.site.time + days * 86400
+        while self.site.time < end:
+            self.site.time = min(self.site.time + 2 * 86400, end)
             self.tick()
 
     def job(self, job_id: str) -> Job:

@@ -16,7 +16,7 @@ import torch
 from lingering import linger
 
 from prompttuner.engine.llm.model import load_model
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.worker.lease import read_spec, run_lease
 from prompttuner.worker.membership import read_membership
 
@@ -24,7 +24,7 @@ from prompttuner.worker.membership import read_membership
 def main(job_dir: Path, agent: str) -> None:
     torch.set_num_threads(1)
     linger(quick=5)
-    model = load_model(read_spec(job_dir)["model"])
+    model = load_model(read_spec(job_dir).model)
     (job_dir / f"ready-{agent}").write_text(str(time.time()))
     seen = 0
     while not (job_dir / "over").exists():

@@ -19,8 +19,9 @@ import torch
 from lingering import linger, release
 
 from prompttuner.files import write_json
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import Membership
-from prompttuner.worker.elastic.settings import ElasticSettings
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.worker.lease import LeaseEnd, run_lease
 from prompttuner.worker.membership import member_dir, propose, read_membership
 
@@ -31,7 +32,9 @@ PATIENCE_S = 180.0
 
 def paced_spec(**paced: Any) -> dict[str, Any]:
     values = {"step_s": 0.01, "speedup": [1, 1.9, 3.5, 5], "iterations": 100, **paced}
-    return {"model": "none", "batch_size": 8, "max_iterations": 100000, "paced": values}
+    target = {"metric": "loss", "op": "<=", "value": 0.5}
+    spec = {"model": "none", "target": target, "batch_size": 8, "max_iterations": 100000, "paced": values}
+    return ResolvedSpec.expect(spec).to_json()
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float | None = None) -> Any:

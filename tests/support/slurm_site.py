@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class SlurmUser:
         flags = {
             "home": str(home), "backend": "slurm", "policy": "edf", "tick_s": 0.5, "poll_s": 0.2, "heartbeat_s": 1,
             "squeue_min_s": 0.5, "suspect_s": 30, "idle_limit_s": 300, "max_gpus": 2,
-            "checkpoint_every_steps": 20, "slurm.interface": "lo", "slurm.partition": "gpu", "slurm.walltime_s": 1800,
+            "elastic.checkpoint_steps": 20, "elastic.interface": "lo", "slurm.partition": "gpu",
+            "slurm.walltime_s": 1800,
             **settings,
         }  # fmt: skip
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,15 +110,17 @@ class SlurmUser:
     def submit_paced(self, name: str, iterations: int, step_s: float, **fields: Any) -> str:
         """A job that sleeps instead of computing: its length does not depend on the machine."""
         from prompttuner.controller.requests import leave, new_job_id
+        from prompttuner.protocol.requests import NewJob, Submit
+        from prompttuner.protocol.spec import PacedSpec
         from prompttuner.spec import make_spec, resolve
 
         train, evaluation = tasks.write_dataset("reverse+upper", self.home / "data", train=128, evaluation=16)
         values = {"name": name, "model": "small", "train": str(train), "eval": str(evaluation), "max_gpus": 1,
                   "target": "loss<=0.5", "max_iterations": 100_000, **fields}  # fmt: skip
         spec = resolve(make_spec(values), time.time())
-        spec["paced"] = {"step_s": step_s, "speedup": [1.0, 1.0], "iterations": iterations}
+        paced = PacedSpec(step_s=step_s, speedup=(1.0, 1.0), iterations=iterations)
         job = new_job_id()
-        leave(self.settings, {"kind": "submit", "job": job, "spec": spec})
+        leave(self.settings, Submit(jobs=(NewJob(job=job, spec=replace(spec, paced=paced)),)))
         return job
 
     def hurry(self, job: str) -> None:

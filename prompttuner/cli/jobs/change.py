@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.arguments import JobWord, JobWords
+from prompttuner.cli.frame.asking import ask, tell
 from prompttuner.cli.frame.output import JsonFlag, print_json
-from prompttuner.cli.jobs.ask import ask_all, make_request, tell
-from prompttuner.cli.state.reading import job_in, looking, one_job, pending_submits
+from prompttuner.cli.state.reading import job_in, looking, one_job, pending_jobs
 from prompttuner.errors import NotFound, SpecError, StateError
+from prompttuner.protocol.requests import Cancel, Hold, JobRequest, Release, Scale, Update
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import iso, parse_deadline
 from prompttuner.states import JOB_ENDED, JobState
 
@@ -27,19 +30,19 @@ app = typer.Typer()
 @app.command()
 def cancel(jobs: JobWords, json: JsonFlag = False) -> None:
     """Cancel jobs; their checkpoints are kept."""
-    _change("cancel", jobs, json)
+    _change("cancel", jobs, json, lambda job: Cancel(job=job))
 
 
 @app.command()
 def hold(jobs: JobWords, json: JsonFlag = False) -> None:
     """Keep jobs from running until they are released."""
-    _change("hold", jobs, json)
+    _change("hold", jobs, json, lambda job: Hold(job=job))
 
 
 @app.command()
 def release(jobs: JobWords, json: JsonFlag = False) -> None:
     """Let held jobs run again."""
-    _change("release", jobs, json, only=JobState.HELD)
+    _change("release", jobs, json, lambda job: Release(job=job), only=JobState.HELD)
 
 
 @app.command()
@@ -52,18 +55,26 @@ def update(
     json: JsonFlag = False,
 ) -> None:
     """Change a job's deadline or priority."""
-    args: dict[str, Any] = {}
-    if deadline is not None:
+    at = None
+    if deadline is not None and deadline.strip().lower() != "none":
         try:
-            at = None if deadline.strip().lower() == "none" else parse_deadline(deadline, time.time())
+            at = parse_deadline(deadline, time.time())
         except ValueError as error:
             raise SpecError(str(error)) from None
-        args |= {"deadline_at": at, "deadline_iso": None if at is None else iso(at)}
-    if priority is not None:
-        args["priority"] = priority
-    if not args:
+    if deadline is None and priority is None:
         raise SpecError("nothing to change: give --deadline or --priority")
-    _change("update", [job], json, **args)
+    _change(
+        "update",
+        [job],
+        json,
+        lambda job_id: Update(
+            job=job_id,
+            sets_deadline=deadline is not None,
+            deadline_at=at,
+            deadline_iso=None if at is None else iso(at),
+            priority=priority,
+        ),
+    )
 
 
 @app.command()
@@ -79,33 +90,35 @@ def scale(
 
     count = None if gpus == "auto" else int(gpus)
     with one_job(job) as (_, row):
-        batch = int(row.spec["batch_size"])
+        batch = ResolvedSpec.expect(row.spec).batch_size
     if count is not None and count > batch:
         raise SpecError(f"{count} GPUs are more than the batch size of {batch}: a member would have no sample")
     check_within_cap(context.settings(), count or 1)
-    _change("scale", [job], json, members=count)
+    _change("scale", [job], json, lambda job_id: Scale(job=job_id, members=count))
 
 
-def _change(kind: str, words: list[str], json: bool, only: JobState | None = None, **args: Any) -> None:
+def _change(
+    kind: str, words: list[str], json: bool, make: Callable[[str], JobRequest], only: JobState | None = None
+) -> None:
     """Find all jobs first, so that one wrong word changes nothing; then ask."""
     with looking() as session:
         ids = list(dict.fromkeys(_find(session, word, kind, only) for word in words))
-    answers = ask_all(context.settings(), [make_request(kind, job=job_id, **args) for job_id in ids])
+    answers = ask([make(job_id) for job_id in ids])
     if json:
         print_json(
             [
-                {"job": a.request["job"], "request": a.request["id"], "applied": a.applied, "message": a.message}
+                {"job": a.request.job, "request": a.request.id, "applied": a.applied, "message": a.message}
                 for a in answers
             ]
         )
     else:
         for answer in answers:
             if answer.applied and answer.ok:
-                typer.echo(f"{answer.request['job']}: {answer.message or 'done'}")
+                typer.echo(f"{answer.request.job}: {answer.message or 'done'}")
             elif not answer.applied:
-                typer.echo(f"{answer.request['job']}: asked for")
+                typer.echo(f"{answer.request.job}: asked for")
     tell(answers)
-    refused = [f"{a.request['job']}: {a.message}" for a in answers if a.applied and not a.ok]
+    refused = [f"{a.request.job}: {a.message}" for a in answers if a.refused]
     if refused:
         raise StateError("; ".join(refused))
 
@@ -114,8 +127,8 @@ def _find(session: Session | None, word: str, kind: str, only: JobState | None) 
     try:
         row = job_in(session, word)
     except NotFound:
-        for request in pending_submits(context.settings()):
-            if word == request["job"]:
+        for new in pending_jobs(context.settings()):
+            if word == new.job:
                 return word  # submitted a moment ago: the inbox is applied in order
         raise
     job_id, state = row.id, row.state

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from prompttuner.cli.frame import context
+from prompttuner.cli.frame.asking import ask, tell
 from prompttuner.cli.frame.completion import job_words
 from prompttuner.cli.frame.output import JsonFlag, print_json
-from prompttuner.cli.jobs.ask import Answer, ask_all, make_request, tell
 from prompttuner.cli.state.reading import job_in, looking, open_store
+from prompttuner.client.asking import Answer
 from prompttuner.errors import SpecError, StateError
+from prompttuner.protocol.requests import Purge
 from prompttuner.spec.when import parse_duration
 from prompttuner.states import JOB_ENDED
 from prompttuner.words import Counted
@@ -38,30 +39,29 @@ def purge(
 ) -> None:
     """Remove ended jobs with their folders: checkpoints, results and logs."""
     named, old = _chosen(jobs or [], older_than)
-    if (named or old) and not yes and sys.stdin.isatty():
+    if (named or old) and not yes:
         many = Counted(len(named) + len(old), "job")
+        if not sys.stdin.isatty():
+            raise SpecError(f"this would remove {many} with their results, and nobody can be asked here: give --yes")
         typer.confirm(f"remove {many} with their results? There is no way back", abort=True)
     parts = [old[start : start + AT_ONCE] for start in range(0, len(old), AT_ONCE)]
-    requests = [make_request("purge", job=name) for name in named] + [
-        make_request("purge", jobs=part) for part in parts
-    ]
-    answers = ask_all(context.settings(), requests)
+    answers = ask([Purge(job=name) for name in named] + [Purge(jobs=tuple(part)) for part in parts])
     if json:
         print_json([{"job": name, "applied": a.applied, "message": a.message} for a in answers for name in _ids(a)])
     else:
         typer.echo("\n".join(f"{_whose(a)}: {a.message or 'asked for'}" for a in answers) or "nothing to remove")
     tell(answers)
-    refused = [f"{_whose(a)}: {a.message}" for a in answers if a.applied and not a.ok]
+    refused = [f"{_whose(a)}: {a.message}" for a in answers if a.refused]
     if refused:
         raise StateError("; ".join(refused))
 
 
-def _ids(answer: Answer) -> list[str]:
+def _ids(answer: Answer[Purge]) -> list[str]:
     """Of the jobs that a request was about."""
-    return list(answer.request.get("jobs") or [answer.request["job"]])
+    return list(answer.request.jobs) or [str(answer.request.job)]
 
 
-def _whose(answer: Answer) -> str:
+def _whose(answer: Answer[Purge]) -> str:
     ids = _ids(answer)
     return ids[0] if len(ids) == 1 else str(Counted(len(ids), "job"))
 

@@ -52,17 +52,17 @@ def sbatch(
 
 
 def _submit(spec: dict[str, object], grid: list[str], hold: bool) -> list[str]:
-    from prompttuner.cli.jobs.ask import ask_all, make_request, tell
-    from prompttuner.cli.jobs.submit import resolve_all
-    from prompttuner.controller.requests import new_job_id
+    from prompttuner.cli.frame.asking import ask, tell
+    from prompttuner.cli.jobs.submit import check_all, new_request, resolve_all, tell_notes
 
-    requests = [make_request("submit", job=new_job_id(), spec=one, hold=hold) for one in resolve_all([], spec, grid)]
-    answers = ask_all(context.settings(), requests)
+    specs = resolve_all([], spec, grid)
+    tell_notes(check_all(specs))
+    answers = ask([new_request(specs, hold)])
     tell(answers)
-    refused = [f"{answer.request['job']}: {answer.message}" for answer in answers if answer.applied and not answer.ok]
-    if refused:
-        raise SpecError("refused: " + "; ".join(refused))
-    return [str(request["job"]) for request in requests]
+    for answer in answers:
+        if answer.refused:
+            raise SpecError(f"refused: {answer.message}")
+    return [new.job for answer in answers for new in answer.request.jobs]
 
 
 def _wait(ids: list[str]) -> int:

@@ -12,6 +12,7 @@ from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, print_table
 from prompttuner.cli.jobs.views import deadline_text, event_view, job_view
 from prompttuner.cli.state.reading import one_job
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 
 __all__ = ["app"]
@@ -26,9 +27,10 @@ def show(job: JobWord, json: JsonFlag = False) -> None:
     now = time.time()
     with one_job(job) as (_, row):
         view = job_view(row, now, context.settings().spool_dir)
-        spec = dict(row.spec)
+        known = dict(row.spec)
+        spec = ResolvedSpec.expect(known)
     if json:
-        print_json({**view, "spec": spec})
+        print_json({**view, "spec": known})
         return
     end = view["finished_at"] or now
     print_pairs(
@@ -56,8 +58,8 @@ def show(job: JobWord, json: JsonFlag = False) -> None:
             "GPU-seconds": f"{view['gpu_seconds']:.1f}",
             "GPUs over time": history_text(view["history"], view["submitted_at"]),
             "priority": str(view["priority"]),
-            "train data": f"{spec.get('train')} ({spec.get('train_count')} samples)",
-            "eval data": f"{spec.get('eval')} ({spec.get('eval_count')} samples)",
+            "train data": f"{spec.train} ({spec.train_count} samples)",
+            "eval data": f"{spec.eval} ({spec.eval_count} samples)",
             "result": view["result"],
         }
     )

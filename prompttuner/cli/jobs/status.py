@@ -12,7 +12,7 @@ from prompttuner.cli.frame import context
 from prompttuner.cli.frame.completion import job_states, job_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.cli.jobs.views import job_view, summary_row
-from prompttuner.cli.state.reading import find_job, one_job, open_store, pending_submits
+from prompttuner.cli.state.reading import find_job, one_job, open_store, pending_jobs
 from prompttuner.errors import SpecError
 from prompttuner.states import JobState
 from prompttuner.words import Counted
@@ -23,6 +23,8 @@ app = typer.Typer()
 
 RECENT_S = 86400
 COLUMNS = ["job", "name", "state", "iteration", "metric", "target", "deadline", "GPUs", "note"]
+DROPPED = ("target", "metric", "note", "iteration", "GPUs", "name")
+"""Columns that go on a narrow terminal, in this order; id, state and deadline stay."""
 
 
 @app.command()
@@ -45,17 +47,18 @@ def status(
     settings = context.settings()
     views = _views(jobs or [], all_, state or [], limit, now)
     shown = {view["id"] for view in views}
-    waiting = [] if jobs or state else [one for one in pending_submits(settings) if one["job"] not in shown]
+    waiting = [] if jobs or state else [new for new in pending_jobs(settings) if new.job not in shown]
     if json:
-        print_json({"jobs": views, "requested": waiting, "now": now})
+        print_json({"jobs": views, "requested": [new.to_json() for new in waiting], "now": now})
         return
     rows = [summary_row(view, now) for view in views]
-    for request in waiting:
-        name = request.get("spec", {}).get("name") or ""
+    for new in waiting:
         note = "in the inbox: the controller takes it at its next tick"
-        rows.append([request["job"], name, "requested", "", "", "", "", "", note])
+        rows.append([new.job, new.spec.name or "", "requested", "", "", "", "", "", note])
     if rows:
-        print_table(COLUMNS, rows)
+        print_table(COLUMNS, rows, drop=DROPPED, shorten="note")
+        if sys.stdout.isatty():
+            typer.echo("prompttuner explain JOB says more than a note")
     else:
         typer.echo("no jobs" + ("" if all_ or state else " of the last day; --all shows older ones"))
 

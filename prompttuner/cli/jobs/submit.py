@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
+from prompttuner.protocol.requests import NewJob, Submit
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
 
@@ -40,7 +43,9 @@ def submit(
         int | None, _option("Give up after so many.", TUNING, "--max-iterations", "--iterations")
     ] = None,
     prompt_length: Annotated[int | None, _option("Virtual tokens.", TUNING, "--prompt-length", "--length")] = None,
-    learning_rate: Annotated[float | None, _option("Of AdamW.", TUNING, "--learning-rate", "--lr")] = None,
+    learning_rate: Annotated[
+        str | None, _option("Of AdamW: a number, or auto.", TUNING, "--learning-rate", "--lr")
+    ] = None,
     batch_size: Annotated[
         int | None, _option("Samples of an iteration, over all GPUs.", TUNING, "--batch-size", "--batch", "--bs")
     ] = None,
@@ -53,6 +58,8 @@ def submit(
     bucketing: Annotated[bool | None, _option("Batches of similar length.", TUNING)] = None,
     dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.", TUNING)] = None,
     trust_remote_code: Annotated[list[str] | None, _option("Model whose own code may run.", TUNING)] = None,
+    allow_unknown_tokens: Annotated[bool | None, _option("Though targets hold unknown tokens.", TUNING)] = None,
+    allow_unused_weights: Annotated[bool | None, _option("Though stored weights have no place.", TUNING)] = None,
     deadline: Annotated[str | None, _option("30m, 1h30m, or a time with its zone.", PLACE)] = None,
     on_miss: Annotated[str | None, _option("After a missed deadline: continue or stop.", PLACE)] = None,
     priority: Annotated[int | None, _option("Higher goes first among equals.", PLACE)] = None,
@@ -76,16 +83,20 @@ def submit(
         "eval_samples": eval_samples, "seed": seed, "initial_prompt": initial_prompt, "bucketing": bucketing,
         "dtype": dtype, "trust_remote_code": trust_remote_code, "deadline": deadline, "on_miss": on_miss,
         "priority": priority, "min_gpus": min_gpus, "max_gpus": max_gpus, "gpu_type": gpu_type, "setup": setup,
+        "allow_unknown_tokens": allow_unknown_tokens, "allow_unused_weights": allow_unused_weights,
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
+    notes = check_all(specs)
+    if not quiet:
+        tell_notes(notes)
     if dry_run:
         _show_dry_run(specs, json)
         return
     _submit(specs, hold, quiet, json)
 
 
-def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> list[dict[str, Any]]:
+def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> list[ResolvedSpec]:
     """Frozen specs of everything asked for; all are checked before any is submitted.
 
     Raises:
@@ -93,72 +104,98 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     """
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
+    from prompttuner.spec.models import check_at_hand
 
     if not files and not flags:
         raise SpecError("nothing to submit: give a spec file, or at least --model, --train, --eval and --target")
     now = time.time()
+    settings = context.settings()
+    offline = settings.backend == "slurm" and settings.slurm.offline
     axes = parse_grid(grid)
     sources = [(str(path), load_values(path, flags)) for path in files] or [("flags", flags)]
     specs = []
     for source, values in sources:
         for combination in expand_grid(values, axes):
             specs.append(resolve(make_spec(combination, source=source), now))
+    for model in dict.fromkeys(spec.model for spec in specs):
+        check_at_hand(model, offline)
     return specs
 
 
-def _submit(specs: list[dict[str, Any]], hold: bool, quiet: bool, json: bool) -> None:
-    from prompttuner.cli.jobs.ask import ask_all, make_request, tell
+def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
+    """The same checks for `--dry-run`, `submit` and `sbatch`; what the user should know, each once.
+
+    Raises:
+        PromptTunerError: what would be refused, or fail in a worker's first minute.
+    """
+    from prompttuner.controller.act.admission import check_admission
+
+    return check_admission(context.settings(), specs)
+
+
+def tell_notes(notes: list[str]) -> None:
+    """On standard error, so that ids on standard output stay alone."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
+def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
+    """One request for all of these jobs, under new ids."""
     from prompttuner.controller.requests import new_job_id
 
-    requests = [make_request("submit", job=new_job_id(), spec=spec, hold=hold) for spec in specs]
+    return Submit(jobs=tuple(NewJob(job=new_job_id(), spec=spec) for spec in specs), hold=hold)
+
+
+def _submit(specs: list[ResolvedSpec], hold: bool, quiet: bool, json: bool) -> None:
+    from prompttuner.cli.frame.asking import ask, tell
+
+    request = new_request(specs, hold)
     try:
-        answers = ask_all(context.settings(), requests)
+        (answer,) = ask([request])
     except KeyboardInterrupt:
-        ids = ", ".join(request["job"] for request in requests)
-        sys.stderr.write(f"interrupted; `prompttuner status` shows which of {ids} were left in the inbox\n")
+        ids = ", ".join(new.job for new in request.jobs)
+        sys.stderr.write(f"interrupted; `prompttuner status` shows whether {ids} were left in the inbox\n")
         raise
     if json:
         print_json(
             [
-                {"job": a.request["job"], "name": spec["name"], "deadline_at": spec["deadline_at"],
-                 "deadline_iso": spec["deadline_iso"], "applied": a.applied, "ok": a.ok or not a.applied,
-                 "message": a.message, "request": a.request["id"]}
-                for a, spec in zip(answers, specs, strict=True)
+                {"job": new.job, "name": new.spec.name, "deadline_at": new.spec.deadline_at,
+                 "deadline_iso": new.spec.deadline_iso, "applied": answer.applied, "ok": not answer.refused,
+                 "message": answer.message, "request": answer.request.id}
+                for new in request.jobs
             ]
         )  # fmt: skip
-    else:
-        for answer, spec in zip(answers, specs, strict=True):
-            if answer.ok or not answer.applied:
-                typer.echo(answer.request["job"] if quiet else _line(answer.request["job"], spec))
-    tell(answers)
-    refused = [f"{a.request['job']}: {a.message}" for a in answers if a.applied and not a.ok]
-    if refused:
-        raise SpecError("refused: " + "; ".join(refused))
+    elif not answer.refused:
+        for new in request.jobs:
+            typer.echo(new.job if quiet else _line(new.job, new.spec))
+    tell([answer])
+    if answer.refused:
+        raise SpecError(f"refused: {answer.message}")
 
 
-def _line(job_id: str, spec: dict[str, Any]) -> str:
-    name = f" ({spec['name']})" if spec["name"] else ""
-    if spec["deadline_at"] is None:
+def _line(job_id: str, spec: ResolvedSpec) -> str:
+    name = f" ({spec.name})" if spec.name else ""
+    if spec.deadline_at is None:
         return f"submitted {job_id}{name}, best effort"
-    left = format_duration(spec["deadline_at"] - spec["submitted_at"])
-    return f"submitted {job_id}{name}, deadline {spec['deadline_iso']} (in {left})"
+    left = format_duration(spec.deadline_at - (spec.submitted_at or 0.0))
+    return f"submitted {job_id}{name}, deadline {spec.deadline_iso} (in {left})"
 
 
-def _show_dry_run(specs: list[dict[str, Any]], json: bool) -> None:
+def _show_dry_run(specs: list[ResolvedSpec], json: bool) -> None:
     where = _what_would_run()
     if json:
-        print_json({"jobs": specs, "would": where})
+        print_json({"jobs": [spec.to_json() for spec in specs], "would": where})
         return
     rows = [
         [
-            spec["name"] or "-",
-            spec["model_name"],
-            f"{spec['target']['metric']}{spec['target']['op']}{spec['target']['value']:g}",
-            "best effort" if spec["deadline_at"] is None else spec["deadline_iso"],
-            f"{spec['train_count']}+{spec['eval_count']}",
-            f"{spec['min_gpus']}-{spec['max_gpus']}",
-            spec["initial_prompt"],
-            f"at most {spec['max_iterations']}",
+            spec.name or "-",
+            spec.model_name,
+            str(spec.target),
+            spec.deadline_iso or "best effort",
+            f"{spec.train_count}+{spec.eval_count}",
+            f"{spec.min_gpus}-{spec.max_gpus}",
+            str(spec.initial_prompt),
+            f"at most {spec.max_iterations}",
         ]
         for spec in specs
     ]

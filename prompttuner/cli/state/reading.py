@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prompttuner.cli.frame import context
 from prompttuner.config.mask import mask_text
 from prompttuner.errors import NotFound
 from prompttuner.files import read_json
+from prompttuner.protocol.requests import NewJob, Submit, read_request
 from prompttuner.spec.when import format_duration
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from prompttuner.db.store.store import Store
     from prompttuner.db.tables.models import Job
 
-__all__ = ["controller_text", "find_job", "job_in", "looking", "one_job", "open_store", "pending_submits", "silence"]
+__all__ = ["controller_text", "find_job", "job_in", "looking", "one_job", "open_store", "pending_jobs", "silence"]
 
 READ_RETRY_S = 5.0
 """A command that only looks does not wait long for a database that is away."""
@@ -94,20 +95,20 @@ def find_job(session: Session, word: str) -> Job:
     return jobs.get(session, jobs.resolve(session, word))
 
 
-def pending_submits(settings: Settings) -> list[dict[str, Any]]:
-    """Submit requests that lie in the inbox: jobs the database does not know yet, oldest first."""
+def pending_jobs(settings: Settings) -> list[NewJob]:
+    """Jobs that lie in the inbox, and which the database does not know yet, oldest first."""
     found = []
     for path in (settings.spool_dir / "inbox").glob("*.json"):
-        request = read_json(path)
-        if isinstance(request, dict) and request.get("kind") == "submit" and isinstance(request.get("job"), str):
+        request = read_request(read_json(path))
+        if isinstance(request, Submit):
             found.append(request)
-    return sorted(found, key=lambda request: float(request.get("at", 0)))
+    return [new for request in sorted(found, key=lambda request: request.at) for new in request.jobs]
 
 
 def _refuse_requested(word: str) -> None:
-    for request in pending_submits(context.settings()):
-        if word in {request["job"], request.get("spec", {}).get("name")}:
-            raise NotFound(f"job {request['job']} is still in the inbox: run `prompttuner tick`, or start a controller")
+    for new in pending_jobs(context.settings()):
+        if word in {new.job, new.spec.name}:
+            raise NotFound(f"job {new.job} is still in the inbox: run `prompttuner tick`, or start a controller")
 
 
 def controller_text() -> str:

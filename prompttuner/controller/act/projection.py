@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries.live import Rows, jobs_behind, jobs_named, live_rows
 from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.db.tables.recorded import order_of
-from prompttuner.files import make_private_dir, write_json
+from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import Order
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import Membership
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.slurm.spool import Spool
 from prompttuner.states import JOB_ENDED, AllocationState, JobState
 from prompttuner.worker.membership import propose, read_membership
@@ -155,8 +156,8 @@ def obeys_another(allocation: Allocation, heard: tuple[int, int] | None, now: fl
     return heard != (order.owner, order.seq) and now - order.at > OBEY_S
 
 
-def prepare_job(spool: Spool, job_id: str, spec: Mapping[str, Any]) -> Path:
+def prepare_job(spool: Spool, job_id: str, spec: ResolvedSpec) -> Path:
     """Make a job's folder with its frozen spec; done before its row is committed, so a row never lacks its spec."""
     folder = make_private_dir(spool.job(job_id))
-    write_json(folder / "spec.json", dict(spec))
+    write_message(folder / ResolvedSpec.FILE, spec)
     return folder

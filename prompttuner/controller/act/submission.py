@@ -11,12 +11,15 @@ from prompttuner.controller.act.projection import order_for, write_order
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import allocations as allocation_rows
+from prompttuner.db.queries import trials
 from prompttuner.db.tables.models import Allocation
 from prompttuner.errors import BackendError
 from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
 from prompttuner.protocol.files import write_message
 from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitTimeout, SubmitUnknown
+from prompttuner.slurm.memory import needed_mb, weights_bytes
+from prompttuner.slurm.slurm_backend import SlurmBackend
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -77,7 +80,8 @@ class Submitter:
                 continue
             self._gate.submitted(res.now())
             taken += 1
-            _record(res, uuid, native, "")
+            given = self._backend.memory_given(request) if isinstance(self._backend, SlurmBackend) else None
+            _record(res, uuid, native, "", given)
         return taken
 
     def _prepare(self, allocation: Allocation) -> AllocationRequest:
@@ -92,15 +96,10 @@ class Submitter:
             dtype=str(place.get("dtype") or "auto"),
             trust_remote_code=tuple(place.get("trust_remote_code") or ()),
             gpus=allocation.gpus,
-            threads=s.threads,
             idle_limit_s=s.idle_limit_s,
             heartbeat_s=s.heartbeat_s,
             poll_s=s.poll_s,
-            loss_timeout_s=s.loss_timeout_s,
-            checkpoint_every_s=s.checkpoint_every_s,
-            checkpoint_every_steps=s.checkpoint_every_steps,
-            interface="lo" if s.backend == "local" else s.slurm.interface,
-            bank_dirs=tuple(str(path) for path in s.all_bank_dirs),
+            elastic=s.of_leases(),
             jobs_dir=str(res.spool.jobs),
             stay_warm=s.pool == "warm",
             walltime_s=limit,
@@ -113,9 +112,20 @@ class Submitter:
             pool=allocation.pool,
             gpus=allocation.gpus,
             gpu_type=place.get("gpu_type"),
+            mem_mb=needed_mb(weights_bytes(allocation.model)) if s.backend == "slurm" else None,
             walltime_s=None if limit is None else int(limit),
             setup=tuple(place.get("setup") or ()),
+            options=self._exclusions(allocation.pool),
         )
+
+    def _exclusions(self, pool: str) -> dict[str, str]:
+        """Sbatch's ``--exclude``, with what the settings exclude anyway."""
+        res = self._res
+        if res.settings.backend != "slurm":
+            return {}
+        nodes = res.state.query(lambda session: trials.to_exclude(session, pool, res.now()))
+        wanted = res.settings.slurm.extra.get("exclude", "")
+        return {"exclude": ",".join(filter(None, [wanted, *nodes]))} if nodes else {}
 
     def cancel(self, released: Sequence[str], allocations: Sequence[Allocation]) -> None:
         """Tell the resource manager to end what no agent can hear of, or what did not listen.
@@ -146,7 +156,7 @@ class Submitter:
             self._cancelled = dict.fromkeys(doomed, steady) | told
 
 
-def _record(res: Resources, uuid: str, native: str | None, refusal: str) -> None:
+def _record(res: Resources, uuid: str, native: str | None, refusal: str, mem_mb: int | None = None) -> None:
     def work(session: Session) -> None:
         tx = Tx(session, res.now())
         allocation = session.get_one(Allocation, uuid)
@@ -154,6 +164,8 @@ def _record(res: Resources, uuid: str, native: str | None, refusal: str) -> None
             tx.end_allocation(allocation, "refused", f"not submitted: {refusal}")
             return
         allocation.native_id, allocation.submitted_at = native, tx.now
+        if mem_mb is not None:
+            allocation.place = {**(allocation.place or {}), "mem_mb": mem_mb}
         allocation.order = {**(allocation.order or {}), "seq": 1}
         if allocation.state == AllocationState.INTENT and allocation.started_at is None:
             tx.allocation_state(allocation, AllocationState.PENDING, f"submitted as {native}")

@@ -18,6 +18,8 @@ from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries.allocations import one_of_each_pool
 from prompttuner.db.tables.models import Allocation, Job
 from prompttuner.policy.contract.snapshot import PoolProfile
+from prompttuner.protocol.spec import ResolvedSpec
+from prompttuner.protocol.wire import Unread
 
 __all__ = ["Expectations", "Outlook"]
 
@@ -50,11 +52,11 @@ class Expectations:
         self._experience = Experience(resources)
         self._pools: dict[str, Pool] = {}
         """Pools met so far, by key."""
-        self._specs: dict[str, dict[str, Any]] = {}
+        self._specs: dict[str, ResolvedSpec] = {}
 
     def of(self, jobs: Sequence[Job], allocations: Sequence[Allocation]) -> Outlook:
         """Expectations for these jobs and allocations, and for the pools that may have jobs again soon."""
-        specs = self._specs_of(jobs)
+        specs = self.specs_of(jobs)
         present = {job.pool for job in jobs} | {allocation.pool for allocation in allocations}
         history = self._experience.of(tuple(sorted(present)))
         pools = self._pools_of(jobs, specs, present, history.foreseen())
@@ -69,14 +71,22 @@ class Expectations:
             stated_step_s(specs),
         )
 
-    def _specs_of(self, jobs: Sequence[Job]) -> Mapping[str, Mapping[str, Any]]:
-        """Resolved specs by job id: they never change, so each is read from the database once."""
+    def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, ResolvedSpec]:
+        """Resolved specs by job id: they never change, so each is read from the database once.
+
+        One that cannot be understood (a row that was changed by hand) is missing, and told.
+        """
         if any(job.id not in self._specs for job in jobs):
-            self._specs = self._res.state.query(job_rows.active_specs)
+            rows = self._res.state.query(job_rows.active_specs)
+            read = {job: ResolvedSpec.read(value) for job, value in rows.items()}
+            for job, spec in read.items():
+                if isinstance(spec, Unread):
+                    self._res.warn(f"{job} cannot be planned: {spec.why}")
+            self._specs = {job: spec for job, spec in read.items() if not isinstance(spec, Unread)}
         return self._specs
 
     def _pools_of(
-        self, jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]], present: set[str], foreseen: set[str]
+        self, jobs: Sequence[Job], specs: Mapping[str, ResolvedSpec], present: set[str], foreseen: set[str]
     ) -> list[Pool]:
         """The pools of what is there; of those that are only foreseen, the ones an allocation tells the set-up of."""
         for job in jobs:
@@ -89,7 +99,7 @@ class Expectations:
         return [self._pools[key] for key in sorted(present | (foreseen & self._pools.keys()))]
 
 
-def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[float, float]]) -> Remaining:
+def _remaining(job: Job, spec: ResolvedSpec, known: Mapping[Any, tuple[float, float]]) -> Remaining:
     if (stated := stated_remaining(job, spec)) is not None:
         return stated
     past = known.get((job.pool, data_key(spec))) or known.get(job.pool)
@@ -98,9 +108,7 @@ def _remaining(job: Job, spec: Mapping[str, Any], known: Mapping[Any, tuple[floa
     return remaining_iterations(spec, job.step, evaluations, past)
 
 
-def _paced_speedups(
-    jobs: Sequence[Job], specs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, tuple[tuple[int, float], ...]]:
+def _paced_speedups(jobs: Sequence[Job], specs: Mapping[str, ResolvedSpec]) -> dict[str, tuple[tuple[int, float], ...]]:
     """By pool: the longest speed-up table that its paced jobs state."""
     longest: dict[str, tuple[tuple[int, float], ...]] = {}
     for job in jobs:

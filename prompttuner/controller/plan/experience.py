@@ -12,6 +12,8 @@ from prompttuner.controller.plan.iterations import sample_quantiles
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import profiles as profile_rows
+from prompttuner.protocol.files import understood
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.states import JobState
 
 if TYPE_CHECKING:
@@ -31,6 +33,14 @@ FORESEEN = 8
 """Pools without a job or an agent that are watched for their next arrivals: those used last."""
 FEWEST = 4
 """Submissions below which nothing is foretold of such a pool."""
+
+
+class DataKey(NamedTuple):
+    """What data and target a job has."""
+
+    train_sha256: str | None
+    metric: str
+    value: float
 
 
 class Arrived(NamedTuple):
@@ -105,16 +115,17 @@ def _arrivals(rows: Sequence[Any]) -> dict[str, list[Arrived]]:
     return arrivals
 
 
-def data_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+def data_key(spec: ResolvedSpec) -> DataKey:
     """Jobs with the same of these need similar numbers of iterations."""
-    target = spec["target"]
-    return (spec.get("train_sha256"), target["metric"], target["value"])
+    return DataKey(spec.train_sha256, spec.target.metric, spec.target.value)
 
 
 def _past_itas(rows: Sequence[Any]) -> dict[Any, tuple[float, float]]:
     """(median, P90) by pool, and by pool and data."""
     known: dict[Any, list[float]] = defaultdict(list)
-    for pool, spec, ita in rows:
+    for pool, value, ita in rows:
         known[pool].append(float(ita))
-        known[pool, data_key(spec)].append(float(ita))
+        spec = understood(ResolvedSpec.read(value))
+        if spec is not None:
+            known[pool, data_key(spec)].append(float(ita))
     return {key: sample_quantiles(values) for key, values in known.items()}

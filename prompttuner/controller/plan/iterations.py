@@ -8,11 +8,13 @@ share of its iteration budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from prompttuner.protocol.spec import ResolvedSpec
+from prompttuner.protocol.target import Target
 
 __all__ = ["Remaining", "remaining_iterations", "sample_quantiles"]
 
@@ -44,7 +46,7 @@ def sample_quantiles(itas: Sequence[float]) -> tuple[float, float]:
 
 
 def remaining_iterations(
-    spec: Mapping[str, Any],
+    spec: ResolvedSpec,
     step: int,
     evaluations: Sequence[tuple[int, float]],
     past: tuple[float, float] | None,
@@ -57,10 +59,10 @@ def remaining_iterations(
         evaluations: (step, target metric) pairs, ascending in step.
         past: (median, P90) ITA of comparable finished jobs, if any.
     """
-    budget = float(spec["max_iterations"])
+    budget = float(spec.max_iterations)
     left = max(budget - step, 1.0)
-    every = float(spec.get("eval_every") or 1)
-    curve = _extrapolate(spec["target"], evaluations)
+    every = float(spec.eval_every)
+    curve = _extrapolate(spec.target, evaluations)
     if curve is not None:
         return Remaining(min(max(curve, every), left), min(max(curve * CURVE_SPREAD, 2 * every), left), "loss curve")
     if past is not None:
@@ -73,7 +75,7 @@ def remaining_iterations(
     return Remaining(min(mid, left), min(hi, left), source)
 
 
-def _extrapolate(target: Mapping[str, Any], evaluations: Sequence[tuple[int, float]]) -> float | None:
+def _extrapolate(target: Target, evaluations: Sequence[tuple[int, float]]) -> float | None:
     """Steps until the metric meets its target, by a log-linear fit of the gap's latest points; None if it says nothing.
 
     A loss falls towards zero and a score rises towards one, so log(loss) or log(1 - score) is fitted against the step.
@@ -81,8 +83,8 @@ def _extrapolate(target: Mapping[str, Any], evaluations: Sequence[tuple[int, flo
     points = list(evaluations)[-CURVE_POINTS:]
     if len(points) < CURVE_POINTS:
         return None
-    goal = float(target["value"])
-    falls = str(target["op"]).startswith("<")
+    goal = target.value
+    falls = target.op == "<="
     gaps = [value if falls else 1.0 - value for _, value in points]
     goal_gap = goal if falls else 1.0 - goal
     if min(gaps) <= 0 or goal_gap <= 0 or not all(map(math.isfinite, gaps)):

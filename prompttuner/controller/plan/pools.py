@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.models import trusts_own_code
 
 __all__ = ["Pool", "pool_of"]
@@ -49,18 +50,15 @@ class Pool:
         return cls(key, _place(gpu_type, setup, dtype, trust), model, dtype, gpu_type, setup, trust)
 
 
-def pool_of(spec: Mapping[str, Any]) -> Pool:
+def pool_of(spec: ResolvedSpec) -> Pool:
     """The pool of a resolved spec.
 
     The key is that of former releases, so that what was learned about a pool and the allocations that run stay with it.
     """
-    model = str(spec["model"])
-    dtype = str(spec.get("dtype") or "auto")
-    gpu_type = spec.get("gpu_type")
-    setup = tuple(str(line) for line in spec.get("setup") or ())
-    names = tuple(sorted(str(name) for name in spec.get("trust_remote_code") or ()))
+    model, dtype, gpu_type, setup = spec.model, spec.dtype, spec.gpu_type, spec.setup
+    names = tuple(sorted(spec.trust_remote_code))
     trust = (model,) if trusts_own_code(spec) else ()
-    label = PurePath(str(spec.get("model_name") or model)).name or "model"
+    label = PurePath(spec.model_name or model).name or "model"
     key = f"{label}-{_short([model, dtype, names, _short([gpu_type, setup])])}"
     return Pool(key, _place(gpu_type, setup, dtype, trust), model, dtype, gpu_type, setup, trust)
 

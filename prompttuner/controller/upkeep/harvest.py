@@ -7,8 +7,9 @@ from pathlib import Path
 
 from prompttuner.bank import Bank, add_result
 from prompttuner.errors import PromptTunerError
-from prompttuner.files import read_json
+from prompttuner.protocol.files import read_message, understood
 from prompttuner.protocol.lookup import LookupReport
+from prompttuner.protocol.spec import ResolvedSpec
 
 __all__ = ["BankView", "enter_result"]
 
@@ -49,11 +50,11 @@ def enter_result(bank_dir: Path, job_dir: Path, job: str, lookup: LookupReport) 
     Returns:
         Why it could not be entered; empty when all is well. A job never fails for its bank.
     """
-    spec = read_json(job_dir / "spec.json")
-    if not isinstance(spec, dict) or spec.get("paced") or not (job_dir / "result" / "result.json").is_file():
+    spec = understood(read_message(ResolvedSpec, job_dir / ResolvedSpec.FILE))
+    if spec is None or spec.paced is not None or not (job_dir / "result" / "result.json").is_file():
         return ""  # a paced job tunes nothing; one that was stopped before its first evaluation has no result
     try:
-        add_result(bank_dir, job_dir / "result", spec, job, lookup=lookup)
+        add_result(bank_dir, job_dir / "result", spec.to_json(), job, lookup=lookup)
     except (PromptTunerError, OSError, KeyError) as error:
         return f"{job}: its prompt did not enter the Prompt Bank: {error}"
     return ""

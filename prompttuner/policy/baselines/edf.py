@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from prompttuner.policy.baselines.skipping import fewest
 from prompttuner.policy.contract.plan import Action, Assign, Demote, Plan, Reason, Release, Request, SwitchModel, Why
 from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate, queue_order, room
@@ -39,11 +40,12 @@ class Edf:
     """Earliest deadline first without resizing: simple, robust, the yardstick for the rest.
 
     ``keep_s``: seconds an idle agent is kept for the next job (None: the site's idle limit); ``bank``: use the
-    Prompt Bank where a lookup is expected to pay.
+    Prompt Bank where a lookup is expected to pay; ``skip``: skip a lookup where it would miss the deadline.
     """
 
     keep_s: float | None = None
     bank: bool = True
+    skip: bool = True
     name: str = "edf"
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -67,7 +69,9 @@ class Edf:
         name, low = jobs.id[row], max(int(jobs.min_gpus[row]), 1)
         left = float(jobs.deadline[row]) - snapshot.now
         timely = not jobs.best_effort[row] and np.isfinite(left)
-        wanted = guess.fewest(row, pool, low, left) if timely else low
+        wanted, looks = low, bool(guess.lookup[row])
+        if timely:
+            wanted, looks = fewest(snapshot, guess, row, low, left, self.skip)
         if timely and not wanted:
             wanted = low
             why: Reason = Why(
@@ -85,7 +89,9 @@ class Edf:
             text = "{}, the fewest that end before its deadline: {:.0f} s predicted, {:.0f} s left"
             gpus = Counted(wanted, "GPU")
             why = Why(text, gpus, took, left) if timely else Why("best effort: {}, now idle", gpus)
-            lookup = snapshot.pools[pool].lookup_s if guess.lookup[row] else 0.0
+            if looks != guess.lookup[row]:
+                why = Why("{}, the fewest that end before its deadline, in {:.0f} s, without a lookup", gpus, left)
+            lookup = snapshot.pools[pool].lookup_s if looks else 0.0
             supply.actions.append(Assign(name, tuple(snapshot.agents.id[a] for a in taken), why, lookup))
             return
         notes[name] = self._wait(snapshot, supply, row, wanted)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from prompttuner.policy.baselines.elasticflow_act import Target, realise
+from prompttuner.policy.baselines.elasticflow_admit import Admission
 from prompttuner.policy.baselines.elasticflow_share import EfJob, left_over, place_all
 from prompttuner.policy.contract.plan import Action, Plan, Reject, Why
 from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate
 from prompttuner.policy.stopping import next_stop, stops
-from prompttuner.words import Counted
 
 __all__ = ["ElasticFlow", "ElasticFlowFixed"]
 
@@ -32,10 +32,11 @@ class ElasticFlow:
     Start-up is ignored, arrivals of a slot are admitted or rejected together, left-over GPUs go to the job whose
     GPU-time grows most.
 
-    ``slot_s``: scheduling slot; ``bank``: with the Prompt Bank (``skip``: and the right to skip a lookup where it
-    would miss the deadline); ``diminishing``: left-over GPUs to the smallest growth of GPU-time, as the paper has it;
-    ``one_by_one``: admit arrivals one by one; ``charge_start``: take start-up and lookup off the time left;
-    ``drop_late``: jobs that will be late anyway neither block arrivals nor take GPUs from the others.
+    ``slot_s``: scheduling slot (half the keep-alive where that is shorter); ``bank``: with the Prompt Bank
+    (``skip``: and the right to skip a lookup where it would miss the deadline); ``diminishing``: left-over GPUs to the
+    smallest growth of GPU-time, as the paper has it; ``one_by_one``: admit arrivals one by one; ``charge_start``: take
+    start-up and lookup off the time left; ``drop_late``: jobs that will be late anyway neither block arrivals nor take
+    GPUs from the others; ``keep_s``: seconds an idle agent is kept (None: the site's idle limit).
     """
 
     slot_s: float = 10.0
@@ -45,16 +46,18 @@ class ElasticFlow:
     one_by_one: bool = False
     charge_start: bool = False
     drop_late: bool = False
+    keep_s: float | None = None
     name: str = "elasticflow"
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """Nothing within a slot; at its edge: admission, shares, left-over GPUs."""
         jobs, now = snapshot.jobs, snapshot.now
-        edge = math.floor(now / self.slot_s + 1e-9) * self.slot_s
+        slot = self._slot(snapshot)
+        edge = math.floor(now / slot + 1e-9) * slot
         stopping = jobs.stop_on_miss & (now > jobs.deadline)
         actions: list[Action] = [*stops(snapshot, stopping)]
         if now - edge >= snapshot.tick_s - 1e-9:
-            return Plan(actions, min(edge + self.slot_s, next_stop(snapshot)))
+            return Plan(actions, min(edge + slot, next_stop(snapshot)))
         guess = estimate(snapshot, self.bank)
         lookup = self._lookups(snapshot, guess)
         rows = np.flatnonzero(~stopping & (jobs.phase != JobPhase.HELD)).tolist()
@@ -65,47 +68,54 @@ class ElasticFlow:
         actions += [Reject(jobs.id[row], why) for row, why in rejected.items()]
         kept = {row: job for row, job in efs.items() if row not in rejected}
         put_off = FAR if self.drop_late else math.inf
-        free, _ = place_all(list(kept.values()), snapshot.limits.gpus, now, self.slot_s, put_off)
+        free, _ = place_all(list(kept.values()), snapshot.limits.gpus, now, slot, put_off)
         ordered = sorted(kept.values(), key=lambda job: (job.deadline, job.id))
         shares = {row: job.gpus for row, job in kept.items()}
-        left_over(
-            ordered, free, snapshot.limits.gpus, now=now, slot=self.slot_s, diminishing=self.diminishing, lazy=True
-        )
+        left_over(ordered, free, snapshot.limits.gpus, now=now, slot=slot, diminishing=self.diminishing, lazy=True)
         targets = [
             Target(row, job.gpus, shares[row], job.deadline, bool(lookup[row]), job.levels) for row, job in kept.items()
         ]
-        acts, notes = realise(snapshot, targets)
-        return Plan([*actions, *acts], min(edge + self.slot_s, next_stop(snapshot)), notes)
+        acts, notes = realise(snapshot, targets, self._keep(snapshot))
+        return Plan([*actions, *acts], min(edge + slot, next_stop(snapshot)), notes)
+
+    def _slot(self, snapshot: Snapshot) -> float:
+        """Seconds of a slot: half the keep-alive where that is less than ``slot_s``.
+
+        An agent that starts, or loses its job, within a slot would otherwise be gone before the edge at which it would
+        be used.
+        """
+        return min(self.slot_s, max(self._keep(snapshot) / 2, snapshot.tick_s))
+
+    def _keep(self, snapshot: Snapshot) -> float:
+        site_s = snapshot.limits.idle_limit_s
+        return site_s if self.keep_s is None else min(self.keep_s, site_s)
 
     def _is_new(self, snapshot: Snapshot, row: int) -> bool:
         """Came since the last edge, and did not come to wait anew after an edge at which it was admitted (a loss)."""
         jobs = snapshot.jobs
         submit = float(jobs.submit[row])
         timed = not jobs.best_effort[row] and math.isfinite(float(jobs.deadline[row]))
-        first_edge = math.ceil(submit / self.slot_s - 1e-9) * self.slot_s
+        slot = self._slot(snapshot)
+        first_edge = math.ceil(submit / slot - 1e-9) * slot
         fresh = jobs.phase[row] == JobPhase.WAITING and float(jobs.phase_since[row]) <= max(submit, first_edge)
-        return timed and fresh and snapshot.now - submit <= self.slot_s + snapshot.tick_s
+        return timed and fresh and snapshot.now - submit <= slot + snapshot.tick_s
 
     def _admit(self, snapshot: Snapshot, efs: dict[int, EfJob], new: list[int]) -> dict[int, Why]:
         """Rows to reject, and why."""
         fresh = set(new)
         admitted = [job for row, job in efs.items() if row not in fresh]
-        gpus, now = snapshot.limits.gpus, snapshot.now
-        hopeless: set[str] = set()
-        if self.drop_late and new:
-            hopeless = {job.id for job in place_all(admitted, gpus, now, self.slot_s)[1]}
+        gpus, now, slot = snapshot.limits.gpus, snapshot.now, self._slot(snapshot)
+        if not new:
+            return {}
+        if self.drop_late:
+            hopeless = {job.id for job in place_all(admitted, gpus, now, slot)[1]}
             admitted = [job for job in admitted if job.id not in hopeless]
-        rejected: dict[int, Why] = {}
-        for group in [[row] for row in new] if self.one_by_one else [new] if new else []:
-            tried = admitted + [efs[row] for row in group]
-            late = place_all(tried, gpus, now, self.slot_s)[1]
-            if not late:
-                admitted = tried
-                continue
-            for row in group:
-                text = "not admitted: with it (and {} more of the same slot) {} would be late"
-                rejected[row] = Why(text, len(group) - 1, Counted(len(late), "job"))
-        return rejected
+        admission, arrivals = Admission(admitted, gpus, now, slot), [efs[row] for row in new]
+        one_by_one = self.one_by_one
+        taken = admission.add_each(arrivals) if one_by_one else [admission.add(arrivals)] * len(new)
+        text = "not admitted: with it (and {} more of the same slot) a job, it or another one, would be late"
+        more = 0 if one_by_one else len(new) - 1
+        return {row: Why(text, more) for row, ok in zip(new, taken, strict=True) if not ok}
 
     def _job(self, snapshot: Snapshot, guess: Estimate, lookup: bool, row: int) -> EfJob:
         jobs, now = snapshot.jobs, snapshot.now

@@ -39,10 +39,12 @@ class _Supply:
     notes: dict[str, Reason] = field(default_factory=dict)
 
 
-def realise(snapshot: Snapshot, targets: list[Target]) -> tuple[list[Action], dict[str, Reason]]:
-    """Actions and notes. Shrinking first; then jobs by deadline take idle GPUs, switch others' models, ask for more.
+def realise(snapshot: Snapshot, targets: list[Target], keep_s: float) -> tuple[list[Action], dict[str, Reason]]:
+    """Actions and notes.
 
-    A job grows at once to the largest of its levels that is there, and to its target when the rest arrives.
+    Shrinking first; then jobs by deadline take idle GPUs, switch others' models, ask for more; what stays idle is kept
+    for ``keep_s`` seconds. A job grows at once to the largest of its levels that is there, and to its target when the
+    rest arrives.
     """
     supply = _supply(snapshot)
     ordered = sorted(targets, key=lambda t: (t.deadline, t.row))
@@ -53,7 +55,7 @@ def realise(snapshot: Snapshot, targets: list[Target]) -> tuple[list[Action], di
     for target, missing in short:
         if missing > 0:
             _obtain(snapshot, supply, target, missing)
-    _release(snapshot, supply)
+    _release(snapshot, supply, keep_s)
     return supply.actions, supply.notes
 
 
@@ -131,9 +133,11 @@ def _obtain(snapshot: Snapshot, supply: _Supply, target: Target, missing: int) -
         supply.actions.append(Request(pool, Why("job {} is planned on {}", name, Counted(target.gpus, "GPU"))))
 
 
-def _release(snapshot: Snapshot, supply: _Supply) -> None:
+def _release(snapshot: Snapshot, supply: _Supply, keep_s: float) -> None:
     agents, limits, now = snapshot.agents, snapshot.limits, snapshot.now
-    keep = limits.idle_limit_s if limits.warm_pool else 0.0
+    keep = keep_s if limits.warm_pool else 0.0
     for row in (a for rows in supply.idle for a in rows):
         if now - float(agents.since[row]) >= keep:
-            supply.actions.append(Release(agents.id[row], Why("idle for the site's limit of {:.0f} s", keep)))
+            supply.actions.append(
+                Release(agents.id[row], Why("idle for {:.0f} s, as long as idle agents are kept", keep))
+            )

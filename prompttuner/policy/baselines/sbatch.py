@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prompttuner.policy.baselines.skipping import fewest, looks_up
 from prompttuner.policy.contract.plan import Action, Assign, Plan, Reason, Release, Request, Why
 from prompttuner.policy.contract.snapshot import AgentPhase, JobPhase, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate, room
@@ -24,11 +25,12 @@ class Sbatch:
     """``gpus``: size of every job.
 
     0 lets the user size it well, the fewest that would meet its deadline if it started at once (one where none do).
-    ``bank``: with the Prompt Bank.
+    ``bank``: with the Prompt Bank; ``skip``: skip a lookup where it would miss the deadline.
     """
 
     gpus: int = 0
     bank: bool = True
+    skip: bool = True
     name: str = "sbatch"
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -84,15 +86,18 @@ class Sbatch:
             return max(low, min(self.gpus, most))
         profile = snapshot.pools[pool]
         left = float(jobs.deadline[row] - jobs.submit[row]) - profile.queue_s - profile.start_s
-        wanted = guess.fewest(row, pool, low, left - 2 * snapshot.tick_s) or low if np.isfinite(left) else low
-        return min(wanted, most)
+        if not np.isfinite(left):
+            return min(low, most)
+        wanted, _ = fewest(snapshot, guess, row, low, left - 2 * snapshot.tick_s, self.skip)
+        return min(wanted or low, most)
 
     def _start(self, snapshot: Snapshot, guess: Estimate, row: int, mine: list[int], actions: list[Action]) -> None:
         """Its GPUs are all there: tune. A job that lost one of them on the way runs with the rest."""
         agents, jobs = snapshot.agents, snapshot.jobs
         if all(agents.phase[a] == AgentPhase.WARM for a in mine):
             mine = mine[: int(guess.top[row])]
-            lookup_s = snapshot.pools[int(jobs.pool[row])].lookup_s if guess.lookup[row] else 0.0
+            looks = looks_up(snapshot, guess, row, len(mine), self.skip)
+            lookup_s = snapshot.pools[int(jobs.pool[row])].lookup_s if looks else 0.0
             why = Why("all it asked for has started ({})", Counted(len(mine), "GPU"))
             actions.append(Assign(jobs.id[row], tuple(agents.id[a] for a in mine), why, lookup_s))
 

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prompttuner.errors import ConfigError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.worker.elastic.network import address_of, default_address, interface_of, interfaces
-from prompttuner.worker.elastic.settings import ElasticSettings
 
 __all__ = ["ElasticFinding", "elastic_findings"]
 

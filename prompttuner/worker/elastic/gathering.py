@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prompttuner.errors import StateError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.jobs import ENDED_PHASES, Membership, Progress
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.membership import propose, read_membership, read_progress
 
 __all__ = [

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,39 +18,29 @@ from prompttuner.errors import SpecError
 from prompttuner.files import make_private_dir, write_json
 from prompttuner.protocol.files import write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.task import Stepped
 
-__all__ = ["PacedTask", "is_paced"]
-
-
-def is_paced(spec: Mapping[str, Any]) -> bool:
-    """Whether a spec asks for a paced stand-in instead of tuning."""
-    return spec.get("paced") is not None
+__all__ = ["PacedTask"]
 
 
 class PacedTask:
     """Counts steps of a stated length until a stated number of them is done.
 
-    ``spec["paced"]``: ``step_s`` (seconds a step takes one member), ``speedup`` (for 1, 2, 3... members; beyond its end
-    the last value holds), ``iterations`` (to the target), and optionally ``looked_up`` (iterations to the target after
-    a Prompt Bank lookup) with ``lookup_s`` (seconds that the lookup sleeps).
+    What they are is in :class:`prompttuner.protocol.spec.PacedSpec`.
     """
 
-    def __init__(self, spec: Mapping[str, Any], *, step: int = 0, looked_up: bool = False) -> None:
-        paced = spec["paced"]
-        try:
-            self._step_s = float(paced["step_s"])
-            self._speedup = [float(value) for value in paced["speedup"]]
-            self._needed = int(paced.get("looked_up", paced["iterations"]) if looked_up else paced["iterations"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SpecError(f"paced needs step_s, speedup (a list) and iterations: {error!r}") from error
-        if self._step_s < 0 or not self._speedup or min(self._speedup) <= 0:
-            raise SpecError("paced: step_s must be at least 0 and every speed-up above 0")
+    def __init__(self, spec: ResolvedSpec, *, step: int = 0, looked_up: bool = False) -> None:
+        paced = spec.paced
+        if paced is None:
+            raise SpecError("not a paced job: it has no paced figures")
+        self._step_s, self._speedup = paced.step_s, paced.speedup
+        self._needed = paced.needed(looked_up)
         self._spec = spec
         self._looked_up = looked_up
-        self._batch = int(spec["batch_size"])
-        self._limit = int(spec["max_iterations"])
+        self._batch = spec.batch_size
+        self._limit = spec.max_iterations
         self._train_s = 0.0
         self._due: float | None = None
         self.step = step
@@ -75,6 +64,9 @@ class PacedTask:
 
     def evaluate(self, collective: Collective) -> None:
         """Nothing is evaluated: the number of iterations is given."""
+
+    def share(self, possible: bool) -> None:
+        """Nothing is computed."""
 
     def sample_ids(self, step: int) -> Sequence[int]:
         """Consecutive numbers stand for samples."""
@@ -102,24 +94,24 @@ class PacedTask:
 
     @classmethod
     def begin(
-        cls, spec: Mapping[str, Any], _model: object, plan: Membership, files: MemberFiles, _bank_dirs: Sequence[str]
+        cls, spec: ResolvedSpec, _model: object, plan: Membership, files: MemberFiles, _bank_dirs: Sequence[str]
     ) -> PacedTask:
         """A new task, after the lookup if the plan grants one."""
-        lookup_s = min(plan.lookup_s, float(spec["paced"].get("lookup_s", 0.0)))
+        lookup_s = min(plan.lookup_s, 0.0 if spec.paced is None else spec.paced.lookup_s)
         if lookup_s > 0:
             files.progress("lookup")
             time.sleep(lookup_s)
         return cls(spec, looked_up=lookup_s > 0)
 
     @classmethod
-    def resume(cls, spec: Mapping[str, Any], _model: object, _folder: Path, pointer: CheckpointPointer) -> PacedTask:
+    def resume(cls, spec: ResolvedSpec, _model: object, _folder: Path, pointer: CheckpointPointer) -> PacedTask:
         """Go on from a checkpoint."""
         task = cls(spec, step=pointer.step, looked_up=bool(pointer.looked_up))
         task._train_s = pointer.train_s or 0.0
         return task
 
     @classmethod
-    def restore(cls, spec: Mapping[str, Any], model: object, data: bytes) -> PacedTask:
+    def restore(cls, spec: ResolvedSpec, model: object, data: bytes) -> PacedTask:
         """Go on from what ``pack`` made."""
         return cls.resume(spec, model, Path(), CheckpointPointer.expect(json.loads(data)))
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttuner.errors import PromptTunerError
+from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.spec.models import trusts_own_code
-from prompttuner.worker.elastic.settings import ElasticSettings
 from prompttuner.worker.zygote.leases import SIGNALS, Run, Worker, fork_worker
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class Zygote:
             seconds += self._pace_load(self._models[key], first)
         except (PromptTunerError, OSError, RuntimeError, ValueError, ImportError, MemoryError) as error:
             traceback.print_exc()
-            self._send({"ev": "load_failed", "model": key[0], "error": str(error) or type(error).__name__})
+            said = str(error) or type(error).__name__
+            self._send({"ev": "load_failed", "model": key[0], "error": said, "kind": _whose(error)})
             return
         size = self._models[key].bytes
         names = [name for name, _, _ in self._models]
@@ -173,7 +174,8 @@ class Zygote:
         import prompttuner.bank.lookup.search  # noqa: F401 - workers need both; imported once, here
         from prompttuner.engine.llm.model import load_model
 
-        return load_model(key[0], key[1], (key[0],) if key[2] else ())
+        # On a GPU the probe runs where it is quick, once the worker has moved the model there.
+        return load_model(key[0], key[1], (key[0],) if key[2] else (), probed=self._cuda is None)
 
     def _pace_load(self, model: LoadedModel | PacedModel, first: bool) -> float:
         """Sleep where a paced model would be loaded, until the agent asks for something (then for the end)."""
@@ -200,6 +202,7 @@ class Zygote:
         model: Any = self._models[key]
         if self._cuda is not None:
             model = model.to("cuda")
+            _probe_model(model)
         settings = replace(self._settings, way="in_place") if self._resident else self._settings
 
         def run(request: dict[str, Any], waiting: Callable[[], bool]) -> dict[str, Any]:
@@ -283,7 +286,7 @@ class Zygote:
         from prompttuner.worker.lease import read_spec
 
         spec = read_spec(job_dir)
-        return self._key(str(spec["model"]), str(spec.get("dtype") or "auto"), trusts_own_code(spec))
+        return self._key(spec.model, spec.dtype, trusts_own_code(spec))
 
     def _key(self, model: str, dtype: str, trusted: bool) -> ModelKey:
         """``auto`` is the type that this host's device computes best in, as `choose_dtype` says."""
@@ -337,6 +340,15 @@ class Zygote:
             self._forget_worker(worker, kill=True)
 
 
+def _whose(error: Exception) -> str:
+    """Whose fault a load is: ``job`` (its model), ``site`` (files that cannot be read now) or ``host`` (memory)."""
+    if isinstance(error, MemoryError):
+        return "host"
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    unread = isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
+    return "site" if unread and not absent else "job"
+
+
 def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """In a worker: work for the bank until it is done or has to stop; a failure costs nothing but that work."""
     from prompttuner.bank.idle.work import idle_work
@@ -352,6 +364,18 @@ def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callabl
 
             torch.cuda.empty_cache()  # the lease shall find the memory that it left
     return {"idle_work": "done", "features": done.features, "trials": done.trials}
+
+
+def _probe_model(model: LoadedModel | PacedModel) -> None:
+    """On the device: a model that no prompt can be tuned on is refused by each job's lease, in error.json."""
+    from prompttuner.engine.llm.causality import probe
+    from prompttuner.worker.paced.model import PacedModel
+
+    if not isinstance(model, PacedModel):
+        try:
+            probe(model)
+        except PromptTunerError as error:
+            model.refusal = str(error)
 
 
 def _memory_available() -> int:

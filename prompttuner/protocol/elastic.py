@@ -1,22 +1,24 @@
-"""Time-outs and choices of elastic leases, handed from the agent to its zygote through one variable (no torch)."""
+"""Time-outs and choices of elastic leases: the one owner of their defaults, carried whole from settings to worker."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Literal, Self
 
 from prompttuner.errors import ConfigError
+from prompttuner.protocol.wire import Message, Unread
 
 __all__ = ["ENV", "ElasticSettings"]
 
 ENV = "PROMPTTUNER_ELASTIC"
+"""The variable that carries them from an agent to its zygote."""
 
 
 @dataclass(frozen=True, slots=True)
-class ElasticSettings:
+class ElasticSettings(Message):
     """All times in seconds."""
 
     loss_timeout_s: float = 15.0
@@ -27,9 +29,9 @@ class ElasticSettings:
     """A newcomer that is not ready for so long after its plan is left out. The others go on tuning meanwhile."""
     poll_s: float = 0.2
     """How often a running member looks for a newer plan."""
-    way: str = "in_place"
+    way: Literal["in_place", "restart"] = "in_place"
     """``in_place``: who stays keeps process and model; ``restart``: torchelastic starts workers anew."""
-    backend: str = "gloo"
+    backend: Literal["gloo", "nccl", "auto"] = "gloo"
     """``gloo``, ``nccl`` or ``auto`` (NCCL where every member has a GPU that NCCL can reach, else gloo)."""
     interface: str | None = None
     """Network interface for the members' traffic; None: the one that has the lease's address."""
@@ -57,7 +59,7 @@ class ElasticSettings:
 
     def to_env(self) -> dict[str, str]:
         """The variable that carries these settings, to be added to a zygote's environment."""
-        return {ENV: json.dumps(asdict(self))}
+        return {ENV: json.dumps(self.to_json())}
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -66,11 +68,10 @@ class ElasticSettings:
         Raises:
             ConfigError: not JSON, or a value that cannot be right.
         """
-        text = (os.environ if environ is None else environ).get(ENV, "{}")
         try:
-            value: dict[str, Any] = json.loads(text)
-            known = {f.name for f in fields(cls)}
-            value = {key: item for key, item in value.items() if key in known}
-            return cls(**{**value, "bank_dirs": tuple(value.get("bank_dirs", ()))})
-        except (ValueError, TypeError, AttributeError) as error:
+            found = cls.read(json.loads((os.environ if environ is None else environ).get(ENV, "{}")))
+        except ValueError as error:
             raise ConfigError(f"{ENV} is not a JSON object of elastic settings: {error}") from error
+        if isinstance(found, Unread):
+            raise ConfigError(f"{ENV} is not a JSON object of elastic settings: {found.why}")
+        return found
