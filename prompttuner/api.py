@@ -32,6 +32,7 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
         SpoolError, DatabaseError: state or spool cannot be used.
         StateError: the controller refused the job.
     """
+    from prompttuner.bank.folder.named import resolve_entry
     from prompttuner.client.asking import ask_all
     from prompttuner.controller.act.admission import check_admission
     from prompttuner.controller.requests import new_job_id
@@ -42,6 +43,7 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
     settings = settings or _settings()
     job = new_job_id()
     resolved = resolve(make_spec(spec.model_dump(mode="json", exclude_unset=True)), time.time())
+    resolved = resolve_entry(resolved, settings.all_bank_dirs)
     check_at_hand(resolved.model, settings.backend == "slurm" and settings.slurm.offline)
     check_admission(settings, [resolved])
     (answer,) = ask_all(settings, [Submit(jobs=(NewJob(job=job, spec=resolved),))])
