@@ -1,6 +1,6 @@
 """Ours and simple rules beside the true optimum of small instances.
 
-python benchmarks/small_exact.py [--instances N] [--json] [--out FILE]
+python benchmarks/small_exact.py [--quick] [--instances N] [--json] [--out FILE]
 
 An instance: 8 jobs of one LLM within five minutes on 4 GPUs, 30 to 600 s of work, deadlines of U(0.5,1.5) times it,
 no bank. Starts, pauses and resizes take a hundredth of a second: what is measured is the choice of jobs. The optimum
@@ -59,11 +59,12 @@ def main() -> None:
     """Print the sums; with --json one object as last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=60)
+    parser.add_argument("--quick", action="store_true", help="five instances")
     parser.add_argument("--seed", type=int, default=0, help="first instance")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rows = [solve(seed) for seed in range(options.seed, options.seed + options.instances)]
+    rows = [solve(seed) for seed in range(options.seed, options.seed + (5 if options.quick else options.instances))]
     total = {key: sum(row[key] for row in rows) for key in rows[0]}
     out = {"command": " ".join(["python benchmarks/small_exact.py", *sys.argv[1:]]), "missed": total}
     for name, number in total.items():
