@@ -52,10 +52,11 @@ def sbatch(
 
 
 def _submit(spec: dict[str, object], grid: list[str], hold: bool) -> list[str]:
-    from prompttuner.cli.frame.asking import ask, tell
-    from prompttuner.cli.jobs.submit import new_request, resolve_all
+    from prompttuner.cli.frame.asking import client, tell
+    from prompttuner.cli.jobs.submit import resolve_all
 
-    answers = ask([new_request(resolve_all([], spec, grid), hold)])
+    asker = client()
+    answers = asker.ask([asker.new_request(resolve_all([], spec, grid), hold=hold)])
     tell(answers)
     for answer in answers:
         if answer.refused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,6 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
-from prompttuner.protocol.requests import NewJob, Submit
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
@@ -109,19 +107,13 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     return specs
 
 
-def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
-    """One request for all of these jobs, under new ids."""
-    from prompttuner.controller.requests import new_job_id
-
-    return Submit(jobs=tuple(NewJob(job=new_job_id(), spec=spec) for spec in specs), hold=hold)
-
-
 def _submit(specs: list[ResolvedSpec], hold: bool, quiet: bool, json: bool) -> None:
-    from prompttuner.cli.frame.asking import ask, tell
+    from prompttuner.cli.frame.asking import client, tell
 
-    request = new_request(specs, hold)
+    asker = client()
+    request = asker.new_request(specs, hold=hold)
     try:
-        (answer,) = ask([request])
+        (answer,) = asker.ask([request])
     except KeyboardInterrupt:
         ids = ", ".join(new.job for new in request.jobs)
         sys.stderr.write(f"interrupted; `prompttuner status` shows whether {ids} were left in the inbox\n")
