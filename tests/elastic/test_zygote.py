@@ -35,7 +35,7 @@ class Listener:
     def next(self, name: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            self.events += self.zygote.poll()
+            self.events += [event.to_json() for event in self.zygote.poll()]
             for event in self.events:
                 if event["ev"] == name:
                     self.events.remove(event)
