@@ -12,6 +12,7 @@ from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.tables.models import Allocation
+from prompttuner.db.tables.recorded import place_of
 from prompttuner.errors import BackendError
 from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
@@ -83,14 +84,14 @@ class Submitter:
     def _prepare(self, allocation: Allocation) -> AllocationRequest:
         res, s = self._res, self._res.settings
         folder = make_private_dir(res.spool.agent(allocation.uuid))
-        place = allocation.place or {}
+        place = place_of(allocation.place)
         limit = self._limits.walltime_s()
         settings = AgentSettings(
             agent=allocation.uuid,
             pool=allocation.pool,
             model=allocation.model,
-            dtype=str(place.get("dtype") or "auto"),
-            trust_remote_code=tuple(place.get("trust_remote_code") or ()),
+            dtype=place.dtype,
+            trust_remote_code=place.trust_remote_code,
             gpus=allocation.gpus,
             idle_limit_s=s.idle_limit_s,
             heartbeat_s=s.heartbeat_s,
@@ -107,9 +108,9 @@ class Submitter:
             folder=folder,
             pool=allocation.pool,
             gpus=allocation.gpus,
-            gpu_type=place.get("gpu_type"),
+            gpu_type=place.gpu_type,
             walltime_s=None if limit is None else int(limit),
-            setup=tuple(place.get("setup") or ()),
+            setup=place.setup,
         )
 
     def cancel(self, released: Sequence[str], allocations: Sequence[Allocation]) -> None:
