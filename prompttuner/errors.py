@@ -14,6 +14,7 @@ __all__ = [
     "PromptTunerError",
     "SpecError",
     "SpoolError",
+    "StartsFail",
     "StateError",
     "Terminated",
 ]
@@ -81,6 +82,12 @@ class ModelError(PromptTunerError):
     """A model that cannot be loaded, or does not fit."""
 
     exit_code = 8
+
+
+class StartsFail(PromptTunerError):
+    """Nothing can go on, as allocations end before they are warm; the message says why they do."""
+
+    exit_code = 7
 
 
 class InterruptedByUser(PromptTunerError):

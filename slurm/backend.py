@@ -64,6 +64,8 @@ class AllocationRequest:
     """Shell lines run before the agent (modules, conda, exports)."""
     options: dict[str, str] = field(default_factory=dict)
     """Further sbatch parameters: account, qos, partition, constraint, mail..."""
+    mem_mb: int | None = None
+    """Memory that its agent needs; asked for where the site gives less and the user has set none."""
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from prompttuner.errors import BackendError
 from prompttuner.protocol.agents import Farewell, Instance
 from prompttuner.protocol.files import read_message, understood
 from prompttuner.slurm.backend import AllocationRequest, Seen, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.ends import staged
 from prompttuner.slurm.observe import end_by_agent
 from prompttuner.slurm.words import Native
 
@@ -89,7 +91,7 @@ class LocalBackend:
                 signal_delay_s=SIGNAL_DELAY_S,
                 gpus_per_node=0,
                 stderr_to_stdout=True,
-                setup=list(request.setup),
+                setup=_setup(request),
                 name=request.name,
             )
             job = executor.submit(main, str(request.folder / "settings.json"))
@@ -141,7 +143,13 @@ def _is_agent(pid: int) -> bool:
         return False
 
 
-def _quoted_python() -> str:
-    import shlex
+def _setup(request: AllocationRequest) -> list[str]:
+    """The job's own lines, of which submitit makes one shell command; what they say goes to the agent's log."""
+    if not request.setup:
+        return []
+    log = shlex.quote(str(request.folder / "log.txt"))
+    return [f"exec >>{log} 2>&1", *staged(request.folder, [], request.setup)]
 
+
+def _quoted_python() -> str:
     return shlex.quote(sys.executable)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prompttuner.errors import BackendError
@@ -23,6 +23,7 @@ from prompttuner.slurm.answers import (
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
+from prompttuner.slurm.memory import died_of_memory
 from prompttuner.slurm.words import NAME_PREFIX, SACCT_FIELDS, SQUEUE_FORMAT, Native, native_of, parse_time
 
 __all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "end_by_agent", "last_beat"]
@@ -34,6 +35,8 @@ VANISHED = "VANISHED"
 EXITED = "EXITED"
 """Word of an ENDED: the agent's exit file says so, Slurm no longer knows."""
 
+MAYBE_MEMORY = frozenset({"OUT_OF_MEMORY", "FAILED", "CANCELLED", "COMPLETED"})
+"""States in which Slurm leaves a job that it, or the kernel, killed for its memory."""
 SACCT_SINCE = "now-30days"
 """Without a start, sacct hides what was submitted before midnight."""
 SCONTROL_A_TICK = 5
@@ -91,6 +94,18 @@ class Observer:
         if not known:
             return {}
         now = self._clock()
+        seen = self._ask_all(known, now)
+        return {uuid: self._with_memory(uuid, view) for uuid, view in seen.items()}
+
+    def _with_memory(self, uuid: str, view: Seen) -> Seen:
+        """An end for want of memory is told as that: accounting may call it FAILED or CANCELLED."""
+        if view.state is not Native.ENDED or view.native_state.partition(" ")[0] not in MAYBE_MEMORY:
+            return view
+        if view.native_state == "OUT_OF_MEMORY" or died_of_memory(self._agents / uuid / "log.txt"):
+            return replace(view, reason="out of memory: set slurm.mem to more than its agent was given")
+        return view
+
+    def _ask_all(self, known: Sequence[tuple[str, str | None]], now: float) -> dict[str, Seen]:
         rows = self._squeue.ask(now, self._ask_squeue)
         if rows is None:
             why = self._squeue.breaker.last_error

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompttuner.slurm.site import GPU_MEMORY_GB, Partition, Site
+from prompttuner.slurm.memory import needed_mb
+from prompttuner.slurm.site import GPU_MEMORY_GB, SHORT_S, Partition, Site
+from prompttuner.slurm.waits import Waits
+from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
 
 __all__ = ["Proposal", "gpu_memory_gb", "propose", "to_toml"]
@@ -19,6 +22,10 @@ CAUTIOUS_SUBMISSIONS = 10
 """A minute; the strictest published limit known to the authors (ULHPC)."""
 CAUTIOUS_SQUEUE_S = 30.0
 IDLE_LIMIT_S = 600.0
+USUAL_WALLTIME_S = 4 * 3600.0
+"""Asked for where nothing was measured: many jobs long, and short enough for gaps in the schedule."""
+LONGEST_S = 24 * 3600.0
+"""Never asked for more: an agent hands its job over without loss, so longer ones only wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,12 @@ def propose(site: Site, environment: Mapping[str, str], has_crontab: bool, parti
     words = [f"Cluster {site.cluster}, Slurm {site.version}."]
     slurm: dict[str, Any] = {}
     chosen = site.partition(partition) if partition else next(iter(site.gpu_partitions()), None)
+    usual = site.partition(None)
+    if partition is None and chosen is not None and usual is not None and usual.gpus and usual.name != chosen.name:
+        words.append(
+            f"The default partition {usual.name} ends jobs after {format_duration(usual.max_time_s or 0.0)}: "
+            f"{chosen.name} is taken instead."
+        )
     slurm.update(_partition(site, chosen, words))
     slurm.update(_account(site, environment, words))
     slurm["accounting"] = "yes" if site.accounting else "no"
@@ -71,10 +84,11 @@ def propose(site: Site, environment: Mapping[str, str], has_crontab: bool, parti
         "Whether compute nodes reach the internet is unknown, so agents run with HF_HUB_OFFLINE=1: get models with "
         "`prompttuner fetch` first, or set slurm.offline = false."
     )
-    top: dict[str, Any] = {"backend": "slurm", "idle_limit_s": IDLE_LIMIT_S, "squeue_min_s": CAUTIOUS_SQUEUE_S}
+    idle_limit_s = min(IDLE_LIMIT_S, slurm.get("walltime_s", USUAL_WALLTIME_S) / 4)
+    top: dict[str, Any] = {"backend": "slurm", "idle_limit_s": idle_limit_s, "squeue_min_s": CAUTIOUS_SQUEUE_S}
     top.update(_caps(site, chosen, words))
     words.append(
-        f"An agent without a job ends itself after {IDLE_LIMIT_S / 60:.0f} minutes; Slurm is asked at most every "
+        f"An agent without a job ends itself after {format_duration(idle_limit_s)}; Slurm is asked at most every "
         f"{CAUTIOUS_SQUEUE_S:.0f} s, in one call for all jobs."
     )
     words.append(_ticks(site, has_crontab))
@@ -114,13 +128,51 @@ def _partition(site: Site, chosen: Partition | None, words: list[str]) -> dict[s
         )
     if chosen.preemptable:
         words.append("Jobs there may be preempted: agents are replaced, tuning goes on from the last checkpoint.")
-    walls = [wall for wall in (chosen.walltime_s, site.limits.walltime_s) if wall is not None]
-    if walls:
-        found["walltime_s"] = min(walls)
-        words.append(f"Allocations ask for {min(walls) / 3600:g} h, the most that is allowed.")
-    else:
-        words.append("No walltime limit is known: allocations ask for 4 h.")
+    found["walltime_s"] = _walltime(site, chosen, words)
+    words += _memory(chosen)
     return found
+
+
+def _walltime(site: Site, chosen: Partition, words: list[str]) -> float:
+    """Short enough that the scheduler fills gaps with it, long enough for many jobs."""
+    walls = [wall for wall in (chosen.max_time_s, site.limits_in(chosen).walltime_s) if wall is not None]
+    most = min(walls, default=None)
+    if most is not None and most <= USUAL_WALLTIME_S:
+        text = f"Allocations ask for {format_duration(most)}, the most that is allowed."
+        if most < SHORT_S:
+            text += " That is little: an LLM is loaded again for each; name another partition with --partition."
+        words.append(text)
+        return most
+    measured = site.waits.get(chosen.name, Waits()).longest_without_waiting(USUAL_WALLTIME_S)
+    if measured is not None:
+        asked, wait = min(measured[0], most or LONGEST_S, LONGEST_S), measured[1]
+        words.append(
+            f"Allocations ask for {format_duration(asked)}: jobs of that length waited {format_duration(wait)} (median "
+            "of the last week), no longer than shorter ones."
+        )
+        return asked
+    words.append(
+        f"Allocations ask for {format_duration(USUAL_WALLTIME_S)}, not for the most that is allowed: a scheduler fills "
+        "gaps with short jobs first. A job that lasts longer is handed over to the next allocation."
+    )
+    return USUAL_WALLTIME_S
+
+
+def _memory(chosen: Partition) -> list[str]:
+    """What the site gives by default beside what an agent needs."""
+    rule, need = chosen.memory, needed_mb(None)
+    given = rule.default_mb(1, 1)
+    if rule.to_ask(need, 1, 1) is None:
+        return []
+    gives = "all memory of a node" if given is None else f"{given} MB"
+    words = [
+        f"Slurm gives an allocation {gives} unless it asks; an agent needs about 2 GB and twice its LLM's weights. "
+        "Each allocation asks for that by itself; slurm.mem sets another figure for all."
+    ]
+    most = rule.most_mb()
+    if most is not None and most < need:
+        words.append(f"No more than {most} MB may be asked for there: LLMs with larger weights do not fit.")
+    return words
 
 
 def _account(site: Site, environment: Mapping[str, str], words: list[str]) -> dict[str, Any]:
@@ -138,13 +190,14 @@ def _account(site: Site, environment: Mapping[str, str], words: list[str]) -> di
 
 def _caps(site: Site, chosen: Partition | None, words: list[str]) -> dict[str, Any]:
     there = sum(chosen.gpus.values()) if chosen else 0
-    gpus = site.limits.gpus
+    limits = site.limits_in(chosen)
+    gpus = limits.gpus
     if gpus is None:
         gpus = min(CAUTIOUS_GPUS, there) if there else CAUTIOUS_GPUS
         words.append(f"No limit on your GPUs is known: {gpus} at most at a time until you set max_gpus.")
     else:
         words.append(f"You may hold {Counted(gpus, 'GPU')} at a time.")
-    allowed = [number for number in (site.limits.jobs, site.limits.submitted) if number is not None]
+    allowed = [number for number in (limits.jobs, limits.submitted) if number is not None]
     jobs = max(1, min(allowed) // 2) if allowed else CAUTIOUS_JOBS
     words.append(
         f"At most {Counted(jobs, 'allocation')} at a time"

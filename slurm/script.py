@@ -13,6 +13,7 @@ from prompttuner.config import SlurmSettings
 from prompttuner.errors import ConfigError
 from prompttuner.sbatch_templates import check_lines, render
 from prompttuner.slurm.backend import AllocationRequest
+from prompttuner.slurm.ends import staged
 
 __all__ = ["DEFAULT_WALLTIME_S", "OWN_OPTIONS", "Script", "agent_script", "build_script"]
 
@@ -30,6 +31,9 @@ OWN_OPTIONS = frozenset(
     }
 )  # fmt: skip
 """sbatch options that prompttuner sets itself or that would break an allocation."""
+
+
+MEMORY_OPTIONS = frozenset({"mem", "mem-per-cpu", "mem-per-gpu"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ def build_script(
     walltime_s: float,
     offline: bool = True,
     templates: Path | None = None,
+    mem_mb: int | None = None,
 ) -> Script:
     """Everything that one allocation asks for.
 
@@ -113,7 +118,10 @@ def build_script(
         "signal": f"{settings.signal}@{before_s}",
         "no-requeue": True,
     }
-    for name, value in {**_from_settings(settings), **_checked(request.options)}.items():
+    options = {**_from_settings(settings), **_checked(request.options)}
+    if mem_mb is not None and not options.keys() & MEMORY_OPTIONS:
+        options["mem"] = f"{mem_mb}M"
+    for name, value in options.items():
         chosen = True if value == "" else value
         if name in SUBMITIT_NAMES:
             parameters[name.replace("-", "_")] = chosen
@@ -129,7 +137,7 @@ def build_script(
     return Script(
         parameters,
         python,
-        check_lines([*settings.setup, *request.setup], "setup"),
+        staged(request.folder, check_lines(settings.setup, "setup"), check_lines(request.setup, "setup")),
         ["--no-requeue", f"--job-name={request.name}", f"--comment={request.uuid}"],
         offline,
         templates,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prompttuner.slurm.answers import parse_record
 from prompttuner.slurm.command import ClientError, SlurmClient
+from prompttuner.slurm.memory import MemoryRule, parse_rule
+from prompttuner.slurm.waits import SACCT_WAITS, Waits, parse_waits
 from prompttuner.slurm.words import parse_duration, parse_time
 
 __all__ = [
@@ -21,6 +23,9 @@ __all__ = [
     "parse_gres",
     "parse_limits",
     "parse_partitions",
+    "parse_qos",
+    "parse_tree",
+    "partition_memory",
     "partition_walltime",
 ]
 
@@ -31,6 +36,13 @@ GPU_MEMORY_GB = {
     "mi250": 64, "mi300": 192,
 }  # fmt: skip
 """Smallest memory that a type of this name is sold with, in GB (makers' data sheets); a size in the name wins."""
+
+
+SHORT_S = 3600.0
+QOS_FIELDS = "Name,MaxJobsPU,MaxSubmitPU,MaxTRESPU,MaxWall,GrpTRES,GrpJobs,GrpSubmit"
+TREE_FIELDS = "Account,User,ParentName,GrpTRES,GrpJobs,GrpSubmit"
+OUT_OF_SERVICE = re.compile(r"drain|down|fail|maint|unknown|future|no_respond|power.*down", re.IGNORECASE)
+"""States of nodes, as sinfo shows them, whose GPUs cannot be counted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,12 @@ class Partition:
     gpus: Mapping[str, int] = field(default_factory=dict)
     """GPUs by type (``gpu`` when the site names none)."""
     qos: str | None = None
+    memory: MemoryRule = field(default_factory=MemoryRule)
+
+    @property
+    def is_short(self) -> bool:
+        """Its jobs end so soon that loading an LLM for one hardly pays."""
+        return self.max_time_s is not None and self.max_time_s < SHORT_S
 
     @property
     def walltime_s(self) -> float | None:
@@ -66,6 +84,18 @@ class Limits:
     walltime_s: float | None = None
     accounts: tuple[str, ...] = ()
     qos: tuple[str, ...] = ()
+
+    def within(self, other: Limits | None) -> Limits:
+        """The tighter of both, for what may be held."""
+        if other is None:
+            return self
+        return replace(
+            self,
+            gpus=_whole(_tightest((self.gpus, other.gpus))),
+            jobs=_whole(_tightest((self.jobs, other.jobs))),
+            submitted=_whole(_tightest((self.submitted, other.submitted))),
+            walltime_s=_tightest((self.walltime_s, other.walltime_s)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,10 @@ class Site:
     """scrontab is switched on."""
     hosts: tuple[str, ...]
     """Host names of the compute nodes."""
+    qos_limits: Mapping[str, Limits] = field(default_factory=dict)
+    """By QOS."""
+    waits: Mapping[str, Waits] = field(default_factory=dict)
+    """Waits of the last week by partition, where accounting tells."""
     unknown: tuple[str, ...] = ()
     """What could not be found out, and why."""
 
@@ -103,9 +137,14 @@ class Site:
         return None
 
     def gpu_partitions(self) -> list[Partition]:
-        """Partitions with GPUs that are up: the default one first, then those that are not preempted."""
+        """Partitions with GPUs that are up: long enough ones first, then the default one, those not preempted."""
         found = [partition for partition in self.partitions if partition.gpus and partition.up]
-        return sorted(found, key=lambda partition: (not partition.default, partition.preemptable, partition.name))
+        return sorted(found, key=lambda one: (one.is_short, not one.default, one.preemptable, one.name))
+
+    def limits_in(self, partition: Partition | None) -> Limits:
+        """What may be held in a partition: by association and QOS, and by the partition's own QOS."""
+        own = None if partition is None or partition.qos is None else self.qos_limits.get(partition.qos)
+        return self.limits.within(own)
 
 
 def detect_site(client: SlurmClient) -> Site:
@@ -125,8 +164,10 @@ def detect_site(client: SlurmClient) -> Site:
             return ""
 
     gres: dict[str, dict[str, int]] = {}
-    for row in ask("GPUs", "sinfo", "--noheader", "--all", "--format=%R|%D|%G").splitlines():
-        name, count, text = ([*row.split("|", 2), "", ""])[:3]
+    for row in ask("GPUs", "sinfo", "--noheader", "--all", "--format=%R|%D|%T|%G").splitlines():
+        name, count, state, text = ([*row.split("|", 3), "", "", ""])[:4]
+        if OUT_OF_SERVICE.match(state):
+            continue
         for kind, number in parse_gres(text).items():
             per_type = gres.setdefault(name, {})
             per_type[kind] = per_type.get(kind, 0) + number * (int(count) if count.isdigit() else 1)
@@ -134,16 +175,24 @@ def detect_site(client: SlurmClient) -> Site:
         ask("partitions", "scontrol", "--all", "--oneliner", "show", "partition"),
         gres,
         config.get("PreemptMode", "OFF"),
+        config,
     )
     accounting = config.get("AccountingStorageType", "").endswith("slurmdbd")
-    limits = Limits()
+    limits, by_qos, waits = Limits(), {}, {}
     if accounting:
-        user = f"user={_user_name()}"
+        cluster = f"cluster={config.get('ClusterName', '')}"
+        qos = ask("QOS", "sacctmgr", "-nP", "show", "qos", f"format={QOS_FIELDS}")
+        by_qos = parse_qos(qos)
         limits = parse_limits(
-            ask("limits", "sacctmgr", "-nP", "show", "assoc", user, f"cluster={config.get('ClusterName', '')}",
+            ask("limits", "sacctmgr", "-nP", "show", "assoc", f"user={_user_name()}", cluster,
                 "format=Account,QOS,MaxJobs,MaxSubmit,GrpTRES,MaxWall"),
-            ask("QOS", "sacctmgr", "-nP", "show", "qos", "format=Name,MaxJobsPU,MaxSubmitPU,MaxTRESPU,MaxWall"),
+            "\n".join("|".join(line.split("|")[:5]) for line in qos.splitlines()),
         )  # fmt: skip
+        tree = ask("limits of accounts", "sacctmgr", "-nP", "show", "assoc", cluster, f"format={TREE_FIELDS}")
+        limits = limits.within(parse_tree(tree, limits.accounts))
+        for partition in partitions:
+            if partition.gpus:
+                waits[partition.name] = _waits(client, partition.name)
     return Site(
         config.get("ClusterName", "unknown"),
         config.get("SLURM_VERSION", "unknown"),
@@ -153,8 +202,33 @@ def detect_site(client: SlurmClient) -> Site:
         _reservations(ask("reservations", "scontrol", "--oneliner", "show", "reservation")),
         "enable" in config.get("ScronParameters", ""),
         tuple(sorted(set(ask("node names", "sinfo", "--noheader", "--all", "--Node", "--format=%n").split()))),
+        by_qos,
+        waits,
         tuple(unknown),
     )
+
+
+def _waits(client: SlurmClient, partition: str) -> Waits:
+    """Waits of the last week; nothing where accounting does not tell, as at sites that hide other users' jobs."""
+    try:
+        return parse_waits(
+            client.run(
+                "sacct", "--noheader", "--parsable2", "--allocations", "--allusers", f"--partition={partition}",
+                "--starttime=now-7days", f"--format={SACCT_WAITS}",
+            )
+        )  # fmt: skip
+    except ClientError:
+        return Waits()
+
+
+def partition_memory(client: SlurmClient, name: str | None) -> MemoryRule:
+    """What a partition (the default one if not named) gives and allows; nothing is said of one that is not there."""
+    config = _config(client.run("scontrol", "show", "config"))
+    text = client.run("scontrol", "--all", "--oneliner", "show", "partition")
+    for partition in parse_partitions(text, {}, "OFF", config):
+        if partition.name == name or (name is None and partition.default):
+            return partition.memory
+    return MemoryRule()
 
 
 def partition_walltime(client: SlurmClient, name: str | None) -> float | None:
@@ -165,7 +239,12 @@ def partition_walltime(client: SlurmClient, name: str | None) -> float | None:
     return None
 
 
-def parse_partitions(text: str, gres: Mapping[str, Mapping[str, int]], preempt_mode: str) -> tuple[Partition, ...]:
+def parse_partitions(
+    text: str,
+    gres: Mapping[str, Mapping[str, int]],
+    preempt_mode: str,
+    config: Mapping[str, str] | None = None,
+) -> tuple[Partition, ...]:
     """``scontrol --oneliner show partition``, with GPUs by partition and the cluster's PreemptMode."""
     found = []
     for record in parse_record(text):
@@ -184,14 +263,16 @@ def parse_partitions(text: str, gres: Mapping[str, Mapping[str, int]], preempt_m
                 mode.upper() not in {"OFF", "GANG"},
                 dict(gres.get(name, {})),
                 None if record.get("QoS", "N/A") in {"N/A", ""} else record["QoS"],
+                parse_rule(record, config or {}),
             )
         )
-    lowest = min((partition.tier for partition in found), default=1)
     highest = max((partition.tier for partition in found), default=1)
-    # A partition is only preempted by one of a higher tier.
+    kind = (config or {}).get("PreemptType", "preempt/partition_prio")
+    if kind == "preempt/none":
+        return tuple(replace(partition, preemptable=False) for partition in found)
+    # A partition is only preempted by one of a higher tier; where all are equal none is.
     return tuple(
-        partition if partition.tier < highest or lowest == highest else _never_preempted(partition)
-        for partition in found
+        partition if partition.tier < highest else replace(partition, preemptable=False) for partition in found
     )
 
 
@@ -202,6 +283,41 @@ def parse_gres(text: str) -> dict[str, int]:
         kind = match.group(1) or "gpu"
         found[kind] = found.get(kind, 0) + int(match.group(2))
     return found
+
+
+def parse_qos(text: str) -> dict[str, Limits]:
+    """Limits by QOS: rows of ``sacctmgr -nP show qos format=QOS_FIELDS``. Those of all its users count."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) == 8 and fields[0]:
+            gpus = _tightest((_gpus(fields[3]), _gpus(fields[5])))
+            jobs = _tightest((_int(fields[1]), _int(fields[6])))
+            submitted = _tightest((_int(fields[2]), _int(fields[7])))
+            found[fields[0]] = Limits(_whole(gpus), _whole(jobs), _whole(submitted), _finite(fields[4]))
+    return found
+
+
+def parse_tree(text: str, accounts: Iterable[str]) -> Limits:
+    """Limits of accounts and of those above them: rows of ``sacctmgr -nP show assoc format=TREE_FIELDS``.
+
+    Of several accounts the most generous counts.
+    """
+    rows: dict[str, tuple[str, float | None, float | None, float | None]] = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) == 6 and fields[0] and not fields[1]:
+            rows[fields[0]] = (fields[2], _gpus(fields[3]), _int(fields[4]), _int(fields[5]))
+    chains = []
+    for account in accounts:
+        name = account
+        chain: list[tuple[float | None, ...]] = []
+        while name in rows and len(chain) <= len(rows):
+            chain.append(rows[name][1:])
+            name = rows[name][0]
+        chains.append(tuple(_tightest(row[column] for row in chain) for column in range(3)))
+    gpus, jobs, submitted = (_loosest(chain[column] for chain in chains) for column in range(3))
+    return Limits(_whole(gpus), _whole(jobs), _whole(submitted))
 
 
 def parse_limits(associations: str, qos: str) -> Limits:
@@ -238,13 +354,6 @@ def parse_limits(associations: str, qos: str) -> Limits:
     )
 
 
-def _never_preempted(partition: Partition) -> Partition:
-    return Partition(
-        partition.name, partition.default, partition.up, partition.max_time_s, partition.default_time_s, partition.tier,
-        False, partition.gpus, partition.qos,
-    )  # fmt: skip
-
-
 def _config(text: str) -> dict[str, str]:
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, value in pairs}
@@ -268,6 +377,10 @@ def _user_name() -> str:
 def _finite(text: str | None) -> float | None:
     seconds = parse_duration(text) if text else None
     return seconds if seconds is not None and seconds != float("inf") else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _int(text: str) -> float | None:

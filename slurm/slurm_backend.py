@@ -12,6 +12,7 @@ from prompttuner.config import Settings
 from prompttuner.errors import BackendError
 from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.command import ClientError, SlurmClient, chunks
+from prompttuner.slurm.memory import MemoryRule, size_mb
 from prompttuner.slurm.observe import Observer
 from prompttuner.slurm.script import DEFAULT_WALLTIME_S, Script, agent_script, build_script
 from prompttuner.slurm.submit import submit
@@ -43,6 +44,7 @@ class SlurmBackend:
             self.client, settings.spool_dir / "agents", accounting=settings.slurm.accounting, clock=clock
         )
         self._walltimes: dict[str | None, float] = {}
+        self._memory_rules: dict[str | None, MemoryRule] = {}
 
     def script(self, request: AllocationRequest) -> Script:
         """What ``submit`` would send; shown by ``render agent`` and ``--dry-run``."""
@@ -53,7 +55,28 @@ class SlurmBackend:
             walltime_s=request.walltime_s or self.walltime_s(request.options.get("partition")),
             offline=settings.slurm.offline,
             templates=self.templates,
+            mem_mb=self._memory(request),
         )
+
+    def _memory(self, request: AllocationRequest) -> int | None:
+        """What to ask for, where the user says nothing and the site gives too little by itself."""
+        from prompttuner.slurm.site import partition_memory
+
+        if request.mem_mb is None or self._settings.slurm.mem is not None:
+            return None
+        name = request.options.get("partition") or self._settings.slurm.partition
+        if name not in self._memory_rules:
+            try:
+                self._memory_rules[name] = partition_memory(self.client, name)
+            except ClientError:
+                return None  # Slurm is away: sbatch will say so
+        cpus = self._settings.slurm.cpus_per_agent or 1
+        return self._memory_rules[name].to_ask(request.mem_mb, request.gpus, cpus)
+
+    def memory_given(self, request: AllocationRequest) -> int | None:
+        """MB that an allocation is held to: what the user set, or what is asked for; None where neither is."""
+        own = self._settings.slurm.mem
+        return self._memory(request) if own is None else size_mb(own)
 
     @property
     def templates(self) -> Path:

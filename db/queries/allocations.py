@@ -25,7 +25,9 @@ __all__ = [
     "get",
     "live_ids",
     "load_live",
+    "memory_of",
     "one_of_each_pool",
+    "resolve",
     "settle_end",
 ]
 
@@ -109,6 +111,15 @@ def get(session: Session, uuid: str) -> Allocation:
     return found
 
 
+def resolve(session: Session, text: str) -> str | None:
+    """The allocation that ``text`` means: the beginning of its id, or Slurm's id; None unless just one fits."""
+    if not text:
+        return None
+    fits = _TABLE.c.uuid.startswith(text, autoescape=True) | (_TABLE.c.native_id == text)
+    found = list(session.scalars(select(_TABLE.c.uuid).where(fits).limit(2)))
+    return found[0] if len(found) == 1 else None
+
+
 def change(
     session: Session, changes: Sequence[Change], at: float, known: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
@@ -135,6 +146,13 @@ def change(
         reserved=_RESERVED,
         known=known,
     )
+
+
+def memory_of(session: Session, uuids: Sequence[str]) -> dict[str, int]:
+    """MB that allocations are held to, of those where that is known."""
+    rows = session.execute(select(_TABLE.c.uuid, _TABLE.c.place).where(_TABLE.c.uuid.in_(uuids)))
+    given = {row[0]: (row[1] or {}).get("mem_mb") for row in rows}
+    return {uuid: mb for uuid, mb in given.items() if isinstance(mb, int)}
 
 
 def ends_untold(session: Session, since: float, limit: int) -> list[tuple[str, str | None]]:

@@ -14,7 +14,7 @@ from prompttuner.controller.act.projection import prepare_job
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.plan.pools import pool_of
 from prompttuner.controller.resources import Resources
-from prompttuner.db.queries import events, live
+from prompttuner.db.queries import events, live, trials
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries import requests as request_rows
 from prompttuner.db.queries.events import NewEvent
@@ -34,6 +34,7 @@ from prompttuner.protocol.requests import (
     ReleaseAgent,
     Reply,
     Request,
+    ResumePool,
     Scale,
     Submit,
     Update,
@@ -203,6 +204,8 @@ def _apply(tx: Tx, request: Request) -> str:
             return _drain(tx, request)
         case ReleaseAgent():
             return _release_agent(tx, request)
+        case ResumePool():
+            return _resume_pool(tx, request)
         case Purge():
             return _purge(tx, request)
     raise SpecError(f"no controller of this version does what {type(request).__name__} asks for")
@@ -379,3 +382,18 @@ def _purge(tx: Tx, request: Purge) -> str:
     events.append(tx.session, [NewEvent("purge", cause, job.id) for job in found], tx.now)
     whose = Counted(len(found), "job") if names else found[0].id
     return f"the folder of {whose} will be removed"
+
+
+def _resume_pool(tx: Tx, request: ResumePool) -> str:
+    """Try at once what paused after failed starts; count anew."""
+    name = request.pool
+    chosen = sorted(key for key in trials.load(tx.session) if not name or (key and key.startswith(name)))
+    if name and not chosen:
+        raise NotFound(f"no pool {name!r} is on trial; `prompttuner pool` lists those that are")
+    trials.forget(tx.session, set(chosen))
+    nodes = 0 if name else trials.readmit(tx.session)
+    for key in chosen:
+        tx.event("pool.resumed", cause=f"{key or 'every pool'}, by {request.who}")
+    if not chosen and not nodes:
+        return "nothing was paused"
+    return f"{Counted(len(chosen), 'pause')} and {Counted(nodes, 'exclusion of a node', 'exclusions of nodes')} ended"

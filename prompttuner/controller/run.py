@@ -16,7 +16,15 @@ from prompttuner.controller.requests import leave
 from prompttuner.controller.resources import Resources, State
 from prompttuner.controller.tick import Controller
 from prompttuner.controller.tick_report import TickReport
-from prompttuner.errors import BackendError, DatabaseError, InterruptedByUser, NotOwner, SpoolError, Terminated
+from prompttuner.errors import (
+    BackendError,
+    DatabaseError,
+    InterruptedByUser,
+    NotOwner,
+    SpoolError,
+    StartsFail,
+    Terminated,
+)
 from prompttuner.files import read_json, write_json
 from prompttuner.protocol.requests import ReleaseAgent
 from prompttuner.slurm.spool import Spool
@@ -31,6 +39,8 @@ INBOX_LOOK_S = 0.1
 """How often a sleeping daemon looks for new requests, so that a submit is acted on at once."""
 ACQUIRE_WAIT_S = 2.0
 GIVE_BACK_S = 15.0
+IN_VAIN = 3
+"""Failed starts in a row after which ``until_done`` waits no more for a pool."""
 AGAIN_EXPIRIES = 2.0
 """How long a controller that lost the state waits to own it again, in ``owner_expiry_s``."""
 
@@ -53,6 +63,7 @@ def run_until_done(settings: Settings, on_tick: OnTick | None = None, wait_s: fl
     """Tick until no job is queued or running (held ones do not count), then give idle agents back.
 
     Raises:
+        StartsFail: nothing can go on (``until_done`` alone): all that is left waits for allocations that cannot start.
         Terminated: SIGTERM came before all was done.
     """
     run(settings, on_tick, wait_s, until_done=True)
@@ -101,6 +112,9 @@ def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> 
                 report = controller.tick()
                 if on_tick is not None:
                     on_tick(res.state, report)
+                if until_done and (why := _in_vain(res)):
+                    _give_back(controller, stop)
+                    raise StartsFail(why)
                 if until_done and not _unfinished(res):
                     _give_back(controller, stop)
                     return True
@@ -199,6 +213,27 @@ def _unfinished(res: Resources) -> bool:
 
     states = res.state.query(jobs.count_by_state)
     return bool(states.get("queued", 0) + states.get("running", 0)) or bool(pending_requests(res.spool))
+
+
+def _in_vain(res: Resources) -> str:
+    """Why nothing can go on: all that has not ended waits for pools whose starts fail again and again; else empty."""
+    from prompttuner.db.queries import jobs, live, trials
+
+    states = res.state.query(jobs.count_by_state)
+    if states.get("running", 0) or not states.get("queued", 0) or pending_requests(res.spool):
+        return ""
+    known = res.state.query(trials.load)
+    failing = {key: one for key, one in known.items() if one.failures >= IN_VAIN}
+    rows = res.state.query(live.live_rows)
+    waiting = [job for job in rows.jobs if job.state == "queued"]
+    stuck = {job.pool: one for job in waiting if (one := failing.get(job.pool) or failing.get(""))}
+    if rows.allocations or not failing or any(job.pool not in stuck for job in waiting):
+        return ""
+    one = next(iter(stuck.values()))
+    return (
+        f"nothing can go on: {Counted(len(waiting), 'job')} queued, and {Counted(one.failures, 'start')} in a row "
+        f"failed ({one.reason}); mend that, and `prompttuner run` goes on"
+    )
 
 
 def _left(res: Resources) -> str:

@@ -6,12 +6,21 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["GENERATED", "exact_match", "rouge_l"]
+__all__ = ["GENERATED", "HOPELESS", "cannot_match", "exact_match", "rouge_l"]
 
 
 def exact_match(answer: str, target: str) -> float:
     """1 if the answer is the target, blanks at both ends aside."""
     return float(answer.strip() == target.strip())
+
+
+def cannot_match(begin: str, target: str) -> bool:
+    """Whether no answer that begins like this can be an exact match.
+
+    What the end of ``begin`` looks like is not final: a character may be incomplete, and some tokenizers take blanks
+    before punctuation away.
+    """
+    return not target.strip().startswith(begin.rstrip("\ufffd").strip())
 
 
 def rouge_l(answer: str, target: str) -> float:
@@ -28,3 +37,6 @@ def _scorer() -> Any:
 
 GENERATED: dict[str, Callable[[str, str], float]] = {"exact_match": exact_match, "rougeL": rouge_l}
 """Metrics that need greedy generation; each is averaged over the evaluation samples."""
+
+HOPELESS: dict[str, Callable[[str, str], bool]] = {"exact_match": cannot_match}
+"""(answer so far, target) -> whether nothing that follows can change the metric; such answers are not written on."""

@@ -16,7 +16,7 @@ from prompttuner.engine.initial import InitialPrompt
 from prompttuner.engine.llm.encoding import Encoded, encode
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.prefix import PrefixModel
-from prompttuner.engine.metrics import GENERATED
+from prompttuner.engine.metrics import GENERATED, HOPELESS
 from prompttuner.engine.sampling import SampleOrder
 from prompttuner.engine.state import STATE_VERSION, TunerState, check_fits, fingerprint
 from prompttuner.errors import PromptTunerError, SpecError
@@ -113,7 +113,8 @@ class Tuner:
         lengths = [sample.length for sample in self._train] if spec.get("bucketing") else None
         self._order = SampleOrder(len(self._train), spec["batch_size"], spec["seed"], lengths)
         self._prefix = PrefixModel(loaded)
-        self._eval_widths = self._prefix.widths(length, self._eval)
+        self._generates = self.target["metric"] in GENERATED
+        self._eval_widths = self._prefix.widths(length, self._eval, answering=self._generates)
         self._prompt = torch.nn.Parameter(initial.tensor.to(loaded.device, torch.float32).clone())
         self._optimiser = torch.optim.AdamW([self._prompt], lr=spec["learning_rate"], weight_decay=0.0, foreach=False)
         self._progress = Progress(self.target)
@@ -192,6 +193,13 @@ class Tuner:
         """How long a generated answer may get: as the longest target of the whole evaluation set."""
         return max(len(sample.target) for sample in self._eval)
 
+    def share(self, possible: bool) -> None:
+        """Compute the prompt once a step for all samples, if that is exact and ``possible``.
+
+        With one member of a build that does not know of it all sum their steps as that one does.
+        """
+        self._prefix.allowed = possible
+
     def sample_ids(self, step: int) -> list[int]:
         """The samples of global step ``step``, of all members together."""
         return self._order.batch(step)
@@ -210,23 +218,21 @@ class Tuner:
         mine = slice(members.rank, None, members.world)
         ids = batch[mine]
         samples = [self._train[index] for index in ids]
-        loss_sum, gradient = self._prefix.gradient(self._prompt, samples, widths[mine])
+        self._decide()
+        sums = self._prefix.sums(self._prompt, samples, widths[mine])
         tokens = sum(len(sample.target) for sample in samples)
-        flat = torch.cat(
-            [
-                gradient.reshape(-1),
-                torch.tensor([loss_sum, tokens, len(samples), *flags], dtype=torch.float64, device=self._prompt.device),
-            ]
-        )
+        scalars = torch.tensor([sums.loss, tokens, len(samples), *flags], dtype=torch.float64)
+        flat = torch.cat([sums.gradient, scalars.to(self._prompt.device)])
         members.all_reduce_(flat)
-        size = self._prompt.numel()
+        size = sums.gradient.numel()
         total_loss, total_tokens, total_samples, *summed = flat[size:].tolist()
         if not math.isfinite(total_loss):
             raise PromptTunerError(
                 f"the loss is {total_loss} in iteration {self._step + 1}: tuning has diverged; lower learning_rate "
                 f"(now {self.spec['learning_rate']:g}), or take dtype float32"
             )
-        self._prompt.grad = (flat[:size] / total_tokens).view_as(self._prompt).to(torch.float32)
+        gradient = self._prefix.gradient_of(self._prompt, flat[:size], sums.shared)
+        self._prompt.grad = (gradient / total_tokens).to(torch.float32)
         torch.nn.utils.clip_grad_norm_([self._prompt], MAX_GRADIENT_NORM, foreach=False)
         self._optimiser.step()
         self._prompt.grad = None
@@ -256,6 +262,7 @@ class Tuner:
 
     def state(self) -> TunerState:
         """A copy of everything that a resumed run needs."""
+        self._decide()
         moments = self._optimiser.state.get(self._prompt, {})
         zero = torch.zeros_like(self._prompt)
         tensors = {
@@ -268,6 +275,7 @@ class Tuner:
             "version": STATE_VERSION,
             "step": self._step,
             "fingerprint": fingerprint(self.spec),
+            "sharing": self._prefix.sharing,
             "progress": self._progress.to_json(),
             "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
@@ -289,6 +297,7 @@ class Tuner:
         self._optimiser = torch.optim.AdamW(
             [self._prompt], lr=self.spec["learning_rate"], weight_decay=0.0, foreach=False
         )
+        self._prefix.sharing = bool(meta.get("sharing", False))  # states of before know no sharing, and go on without
         self._step = int(meta["step"])
         if self._step:
             moments = {key: tensors[key].to(self.loaded.device).clone() for key in ("exp_avg", "exp_avg_sq")}
@@ -298,15 +307,27 @@ class Tuner:
         self._train_s = float(meta["train_s"])
         self.initial = InitialPrompt(self.initial.tensor, meta["origin"], list(meta["warnings"]))
 
+    def _decide(self) -> None:
+        """Find out, once in a job's life, whether the prompt's pass can be shared.
+
+        A state that is gone on with says it.
+        """
+        if self._prefix.sharing is None:
+            answer = self.max_new_tokens if self._generates else 0
+            self._prefix.decide(self._prompt, [*self._train, *self._eval], answer)
+
     def _scores(self, samples: Sequence[Encoded], widths: Sequence[int]) -> list[float]:
         """Sums over samples: loss, target tokens, metric, number."""
         if not samples:
             return [0.0, 0.0, 0.0, 0.0]
+        self._decide()
         prompt = self._prompt.detach()
         tokens = sum(len(sample.target) for sample in samples)
         metric = 0.0
-        if self.target["metric"] in GENERATED:
-            answers = self._prefix.answers(prompt, samples, self.max_new_tokens)
-            score = GENERATED[self.target["metric"]]
-            metric = sum(score(answer, sample.text) for answer, sample in zip(answers, samples, strict=True))
-        return [self._prefix.losses(prompt, samples, widths), tokens, metric, len(samples)]
+        if not self._generates:
+            return [self._prefix.losses(prompt, samples, widths), tokens, metric, len(samples)]
+        name = self.target["metric"]
+        loss, answers = self._prefix.scores(prompt, samples, widths, self.max_new_tokens, HOPELESS.get(name))
+        score = GENERATED[name]
+        metric = sum(score(answer, sample.text) for answer, sample in zip(answers, samples, strict=True))
+        return [loss, tokens, metric, len(samples)]

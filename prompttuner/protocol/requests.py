@@ -20,6 +20,7 @@ __all__ = [
     "ReleaseAgent",
     "Reply",
     "Request",
+    "ResumePool",
     "Scale",
     "Submit",
     "Update",
@@ -203,8 +204,18 @@ class Purge(Request):
     jobs: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePool(Request):
+    """Try pools at once that paused after failed starts; without a name all, and the nodes that are kept away from."""
+
+    KIND: ClassVar[str] = "resume_pool"
+
+    pool: str = ""
+    """Its key, or how that begins."""
+
+
 KINDS: dict[str, type[Request]] = {
-    cls.KIND: cls for cls in (Submit, Cancel, Hold, Release, Update, Scale, Drain, ReleaseAgent, Purge)
+    cls.KIND: cls for cls in (Submit, Cancel, Hold, Release, Update, Scale, Drain, ReleaseAgent, Purge, ResumePool)
 }
 
 

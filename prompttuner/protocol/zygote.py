@@ -69,4 +69,6 @@ class ZygoteEvent(Message):
     """Of ``lease_ended``: ``done|left|failed|crashed|terminated``."""
     code: int | None = None
     error: str | None = None
+    kind: Literal["job", "site", "host"] | None = None
+    """Of ``load_failed``: whose fault it is."""
     generation: int | None = None

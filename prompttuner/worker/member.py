@@ -144,10 +144,11 @@ class Member:
             + (0.0 if self.keeps_state else plan.lookup_s),
         )
         try:
-            source, state = agree_on_state(group, self._task)
+            source, state, alike = agree_on_state(group, self._task)
             if state is not None:
                 self._task = self._maker.restore(state)
             assert self._task is not None
+            self._task.share(alike)
             files.journal(
                 g=plan.generation,
                 start=self._task.step,

@@ -51,6 +51,10 @@ class Task(Protocol):
         """Score the evaluation set, each member its share, when ``evaluation_due``."""
         ...
 
+    def share(self, possible: bool) -> None:
+        """Whether all members can share a prompt's pass: what they sum in a step depends on it."""
+        ...
+
     def sample_ids(self, step: int) -> Sequence[int]:
         """The global batch of a step; member ``rank`` of ``world`` takes ``[rank::world]``."""
         ...
@@ -76,7 +80,11 @@ class Task(Protocol):
         ...
 
 
-def agree_on_state(group: Group, task: Task | None) -> tuple[int, bytes | None]:
+ALIKE = 0.25
+"""Members add it to their position when they tell it: the build of before tells whole numbers."""
+
+
+def agree_on_state(group: Group, task: Task | None) -> tuple[int, bytes | None, bool]:
     """Give every member the state of the most advanced one.
 
     States are a function of the position alone, so the highest is as right as any, also after a loss in which some
@@ -87,18 +95,20 @@ def agree_on_state(group: Group, task: Task | None) -> tuple[int, bytes | None]:
         task: this member's, None for a newcomer.
 
     Returns:
-        The rank that the state comes from, and the state where this member needs it (None: has it already).
+        The rank that the state comes from; the state where this member needs it (None: has it already); and whether
+        all members are of a build that can share a prompt's pass, or one was started before the upgrade to it.
 
     Raises:
         PeerLost: a member was lost on the way.
     """
     places = torch.zeros(group.world, dtype=torch.float64)
-    places[group.rank] = 0.0 if task is None else task.position + 1.0
+    places[group.rank] = ALIKE + (0.0 if task is None else task.position + 1.0)
     group.all_reduce_(places)
+    alike = bool((places % 1 == ALIKE).all())
     newest = places.max()
     source = int(torch.nonzero(places == newest)[0])
     if bool((places == newest).all()):
-        return source, None
+        return source, None, alike
     own = task is not None and places[group.rank] == newest
     data = task.pack() if task is not None and group.rank == source else b""
     size = torch.tensor([float(len(data))], dtype=torch.float64)
@@ -107,4 +117,4 @@ def agree_on_state(group: Group, task: Task | None) -> tuple[int, bytes | None]:
     if data:
         payload.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     group.broadcast_(payload, source)
-    return source, None if own else payload.numpy().tobytes()
+    return source, None if own else payload.numpy().tobytes(), alike

@@ -115,6 +115,10 @@ class TunerTask:
         """Evaluate the prompt together with the other members."""
         self.tuner.evaluate(collective)
 
+    def share(self, possible: bool) -> None:
+        """See `Tuner.share`."""
+        self.tuner.share(possible)
+
     def sample_ids(self, step: int) -> Sequence[int]:
         """The samples of an iteration, the same for any number of members."""
         return self.tuner.sample_ids(step)

@@ -22,7 +22,11 @@ __all__ = ["Agent", "ZygoteLike"]
 LEAVE_GRACE_S = 20.0
 """A worker that was told to leave gets this long before it is signalled, and as long again before it is killed."""
 LOAD_LIMIT_S = 1800.0
+READY_LIMIT_S = 900.0
+"""A worker process that has not imported everything by then never will."""
 ZYGOTE_RESTARTS = 3
+LOAD_REASONS = {"site": "model unread", "host": "host"}
+"""Why the agent ends, by whose fault a load failed; all else is the model's."""
 IDLE_WORK_EVERY_S = 60.0
 """A warm agent without a job looks this often whether its own bank lacks anything; it does not count as a job."""
 POOLLESS_GRACE_S = 5.0
@@ -93,7 +97,7 @@ class Agent:
         self._lease: Lease | None = None
         self._loading: tuple[str, float] | None = None
         self._ready = False
-        self._born = clock()
+        self._born = self._started = clock()
         self._last_report = -1e9
         self._said = ""
         self._last_idle_work = -1e9
@@ -169,7 +173,9 @@ class Agent:
             self.status.state = "loading" if self.status.model is None else "switching"
             self._zygote.load(model, self.settings.dtype, self.settings.trusts(model))
         if self._loading is not None and self._clock() - self._loading[1] > LOAD_LIMIT_S:
-            self._finish("model", f"loading {self._loading[0]} took more than {LOAD_LIMIT_S:.0f} s")
+            self._finish("model unread", f"loading {self._loading[0]} took more than {LOAD_LIMIT_S:.0f} s")
+        elif not self._ready and self._clock() - self._started > READY_LIMIT_S:
+            self._finish("zygote", f"its worker process was not ready within {READY_LIMIT_S:.0f} s; see log.txt")
 
     def _start_zygote(self) -> None:
         if self._zygote is not None:
@@ -180,6 +186,7 @@ class Agent:
             self._finish("zygote", "the zygote died again and again; see log.txt")
             return
         self._zygote_starts += 1
+        self._started = self._clock()
         self._ready, self._loading = False, None
         self.status.model, self.status.models = None, ()
         self.status.state = "starting"
@@ -200,7 +207,7 @@ class Agent:
         elif kind == "load_failed":
             self._loading = None
             self.status.error = event.error or ""
-            self._finish("model", f"{event.model}: {event.error}")
+            self._finish(LOAD_REASONS.get(event.kind or "", "model"), f"{event.model}: {event.error}")
         elif kind == "lease_started" and self._lease is not None:
             self.status.lease = "starting"
         elif kind == "lease_ended" and self._lease is not None:

@@ -42,7 +42,12 @@ def main(settings_path: str) -> str:
     if not create_message(folder / Instance.FILE, claim):
         return _refuse("another process already is the agent of this allocation: this copy leaves")
 
-    agent = Agent(folder, settings, instance)
+    try:
+        agent = Agent(folder, settings, instance)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        write_message(folder / Farewell.FILE, Farewell("crash", said, time.time(), instance))
+        raise
     signals = _replace_signal_handlers(agent, settings.signals)
     reason, detail = "crash", ""
     try:

@@ -57,7 +57,7 @@ def test_unset_takes_one_value_out(cli: Cli, config: Path) -> None:
         (("local.slots", "none"), "local.slots"),
         (("local.slot", "2"), "did you mean 'local.slots'?"),
         (("home", "/elsewhere"), "PROMPTTUNER_HOME"),
-        (("idle_limit_s", "-5"), "idle_limit_s"),
+        (("idle_limit_s", "soon"), "idle_limit_s"),
     ],
 )
 def test_what_would_not_load_is_refused_and_the_file_stays(

@@ -113,10 +113,13 @@ def test_logits_equal_those_of_peft(loaded: LoadedModel) -> None:
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_equals_that_of_peft_whatever_the_micro_batches(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("sharing", [False, True])
+def test_gradient_equals_that_of_peft_whatever_the_micro_batches(loaded: LoadedModel, sharing: bool) -> None:
     batch = samples()
     prompt = torch.randn((LENGTH, loaded.hidden), generator=torch.Generator().manual_seed(2))
     engine = PrefixModel(loaded)
+    assert engine.decide(prompt, batch), "every one of these families can share the prompt's pass"
+    engine.sharing = sharing
     engine._max_tokens = 30  # forces several micro-batches
     assert len(engine._split(prompt, batch, None)) > 1
     total, gradient = engine.gradient(prompt, batch)
@@ -131,10 +134,13 @@ def test_gradient_equals_that_of_peft_whatever_the_micro_batches(loaded: LoadedM
     assert all(parameter.grad is None for parameter in loaded.model.parameters())
 
 
-def test_batched_answers_equal_those_of_peft_one_by_one(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("sharing", [False, True])
+def test_batched_answers_equal_those_of_peft_one_by_one(loaded: LoadedModel, sharing: bool) -> None:
     batch = [sample for sample in samples() if sample.prompt]
     prompt = torch.randn((LENGTH, loaded.hidden), generator=torch.Generator().manual_seed(2))
-    ours = PrefixModel(loaded).answers(prompt, batch, max_new_tokens=6)
+    engine = PrefixModel(loaded)
+    engine.sharing = sharing
+    ours = engine.answers(prompt, batch, max_new_tokens=6)
     wrapped = peft_model(loaded, prompt)
     theirs = []
     for sample in batch:

@@ -17,18 +17,18 @@ from prompttuner.errors import ModelError
 
 def starve(engine: PrefixModel, monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """Let passes over more than ``most`` samples fail as a GPU without memory does, after half of the work is done."""
-    whole = engine.token_losses
+    whole = engine.forward
     sizes: list[int] = []
 
-    def token_losses(prompt: torch.Tensor, samples: Sequence[Encoded], width: int | None) -> torch.Tensor:
+    def forward(behind: Any, samples: Sequence[Encoded], width: int, *, train: bool) -> Any:
         sizes.append(len(samples))
-        losses = whole(prompt, samples, width)
+        done = whole(behind, samples, width, train=train)
         if len(samples) > most:
-            losses.sum().backward()  # a gradient that must not count
+            torch.autograd.grad(done.rows.sum(), done.leaves)  # a gradient that must not count
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return losses
+        return done
 
-    monkeypatch.setattr(engine, "token_losses", token_losses)
+    monkeypatch.setattr(engine, "forward", forward)
     return sizes
 
 

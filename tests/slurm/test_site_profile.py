@@ -7,7 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster
+from slurm_cluster import Cluster, missing_programs, running_cluster
+from slurm_site import SlurmUser
 
 from prompttuner.cli.frame.root import run
 from prompttuner.config import Settings, SlurmSettings, load_settings
@@ -15,9 +16,21 @@ from prompttuner.errors import ConfigError
 from prompttuner.sbatch_templates import render
 from prompttuner.slurm.backend import AllocationRequest
 from prompttuner.slurm.command import SlurmClient
+from prompttuner.slurm.memory import MemoryRule, died_of_memory, needed_mb, parse_rule, weights_bytes
 from prompttuner.slurm.profile import gpu_memory_gb, propose, to_toml
 from prompttuner.slurm.script import agent_script, build_script
-from prompttuner.slurm.site import Limits, Partition, Site, detect_site, parse_gres, parse_limits, parse_partitions
+from prompttuner.slurm.site import (
+    Limits,
+    Partition,
+    Site,
+    detect_site,
+    parse_gres,
+    parse_limits,
+    parse_partitions,
+    parse_qos,
+    parse_tree,
+)
+from prompttuner.slurm.waits import Waits, parse_waits
 
 CRAY = """PartitionName=batch AllowGroups=ALL Default=YES DefaultTime=01:00:00 MaxTime=2-00:00:00 Nodes=c[1-9] \
 PriorityTier=10 PreemptMode=OFF State=UP QoS=N/A
@@ -91,8 +104,96 @@ def test_written_settings_are_read_back(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     loaded = load_settings()
-    assert loaded.slurm.walltime_s == 6 * 3600
+    assert loaded.slurm.walltime_s == 4 * 3600
     assert loaded.backend == "slurm"
+
+
+def test_a_short_default_partition_is_not_taken_where_another_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Partition("gpu-short", True, True, 600.0, None, 1, False, {"a100": 9})
+    long = Partition("gpu_long", False, True, 2 * 86400.0, None, 1, False, {"a100": 9})
+    proposal = propose(site(partitions=(short, long)), {}, False)
+    assert proposal.settings["slurm"]["partition"] == "gpu_long"
+    assert proposal.settings["slurm"]["walltime_s"] == 4 * 3600
+    said = " ".join(proposal.words)
+    assert "gpu-short ends jobs after 10m: gpu_long is taken instead" in said
+    forced = propose(site(partitions=(short, long)), {}, False, "gpu-short")
+    assert forced.settings["slurm"]["walltime_s"] == 600
+    assert forced.settings["idle_limit_s"] == 150
+    said = " ".join(forced.words)
+    assert "10m, the most that is allowed" in said
+    assert "That is little" in said
+    assert "0.16" not in said
+
+
+def test_walltime_follows_measured_waits() -> None:
+    week = Partition("gpu", True, True, 7 * 86400.0, None, 1, False, {"a100": 9})
+    rows = [f"{minutes}|2026-11-20T00:00:00|2026-11-20T00:{wait:02}:00" for minutes, wait in
+            [(60, 1), (700, 5), (1400, 8), (9000, 59)] for _ in range(12)]  # fmt: skip
+    waits = parse_waits("\n".join([*rows, "60|x|y", "|", "60|2026-11-20T00:00:00|Unknown"]))
+    assert waits.by_length == ((3600.0, 60.0), (12 * 3600.0, 300.0), (24 * 3600.0, 480.0), (float("inf"), 3540.0))
+    proposal = propose(site(partitions=(week,), waits={"gpu": waits}), {}, False)
+    assert proposal.settings["slurm"]["walltime_s"] == 24 * 3600
+    slow = Waits(((3600.0, 60.0), (float("inf"), 90000.0)))
+    assert propose(site(partitions=(week,), waits={"gpu": slow}), {}, False).settings["slurm"]["walltime_s"] == 4 * 3600
+
+
+def test_nobody_preempts_where_all_tiers_are_equal() -> None:
+    record = "PartitionName={} PriorityTier=1 PreemptMode=REQUEUE State=UP\n"
+    equal = parse_partitions(record.format("a") + record.format("b"), {}, "REQUEUE")
+    assert [one.preemptable for one in equal] == [False, False]
+    two = parse_partitions(record.format("a") + record.format("b").replace("=1", "=5"), {}, "REQUEUE")
+    assert [one.preemptable for one in two] == [True, False]
+    off = parse_partitions(
+        record.format("a") + record.format("b").replace("=1", "=5"), {}, "REQUEUE", {"PreemptType": "preempt/none"}
+    )
+    assert not any(one.preemptable for one in off)
+
+
+def test_limits_of_the_partitions_qos_and_of_all_accounts_above_count() -> None:
+    qos = parse_qos("normal|||||||\npart|2||gres/gpu=3|1-00:00:00|gres/gpu=12|40|\n")
+    assert qos["part"] == Limits(3, 2, None, 86400.0)
+    tree = "root||||||\nfaculty||root|gres/gpu=6||90\nlab||faculty|gres/gpu=8|7|\nlab|me|||1|\nother||root||||\n"
+    assert parse_tree(tree, ["lab"]) == Limits(6, 7, 90)
+    assert parse_tree(tree, ["lab", "other"]) == Limits()
+    part = Partition("gpu", True, True, 6 * 3600.0, None, 1, False, {"a100": 8}, "part")
+    proposal = propose(site(partitions=(part,), limits=Limits(gpus=16), qos_limits=qos), {}, False)
+    assert proposal.settings["max_gpus"] == 3
+    assert proposal.settings["max_jobs"] == 1
+
+
+def test_memory_is_asked_for_where_the_site_gives_too_little(tmp_path: Path) -> None:
+    record = {"DefMemPerCPU": "100", "MaxMemPerNode": "UNLIMITED"}
+    rule = parse_rule(record, {"SelectTypeParameters": "CR_CORE_MEMORY", "DefMemPerNode": "UNLIMITED"})
+    assert rule == MemoryRule(per_cpu=100, enforced=True)
+    assert rule.to_ask(4096, 1, 2) == 4096
+    assert MemoryRule(per_gpu=64000, enforced=True).to_ask(4096, 1, 2) is None
+    assert MemoryRule(enforced=True, most_per_node=3000).to_ask(4096, 1, 1) == 3000
+    assert MemoryRule().to_ask(4096, 1, 1) is None, "nobody counts memory there"
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 2**20)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"0" * 2**20)
+    assert weights_bytes(str(tmp_path)) == 2**20, "the same weights twice count once"
+    assert needed_mb(2**20) == 3 * 1024
+    assert needed_mb(7 * 2**30) == 16 * 1024
+    assert weights_bytes("no/such-model", {"HF_HOME": str(tmp_path)}) is None
+    script = build_script(request_in(tmp_path), SlurmSettings(), walltime_s=60, mem_mb=3072)
+    assert "#SBATCH --mem=3072M\n" in agent_script(script)
+    script = build_script(request_in(tmp_path), SlurmSettings(mem="8G"), walltime_s=60, mem_mb=3072)
+    assert "#SBATCH --mem=8G\n" in agent_script(script)
+
+
+@pytest.mark.parametrize(
+    ("said", "died"),
+    [
+        ("slurmstepd: error: StepId=7.0 exceeded memory limit (180 > 100), being killed", True),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", True),
+        ("slurmstepd: error: Exceeded job memory limit", True),
+        ("agent: idle for 600 s", False),
+    ],
+)
+def test_an_end_for_want_of_memory_is_known_by_the_log(tmp_path: Path, said: str, died: bool) -> None:
+    (tmp_path / "log.txt").write_text(f"start\n{said}\n")
+    assert died_of_memory(tmp_path / "log.txt") is died
+    assert not died_of_memory(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +273,47 @@ def test_percent_signs_survive_cron_and_systemd(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "50\\%" in render("cron.j2", values)
     assert "50%%" in render("systemd.service.j2", values)
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(600)
+def test_a_site_that_gives_little_memory_is_asked_for_more_and_an_end_for_want_of_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing_programs(accounting=False):
+        pytest.skip("no Slurm on this host")
+    with running_cluster(nodes=1, gpus=2, accounting=False, little_memory=True) as cluster:
+        for key, value in cluster.env.items():
+            monkeypatch.setenv(key, value)
+        found = detect_site(SlurmClient())
+        rule = found.partition("gpu").memory  # type: ignore[union-attr]
+        assert rule == MemoryRule(per_cpu=100, enforced=True)
+        assert any("gives an allocation 100 MB" in word for word in propose(found, {}, False).words)
+        user = SlurmUser(cluster, tmp_path / "small", **{"slurm.mem": "100M", "max_gpus": 1})
+        try:
+            user.start()
+            user.submit("too large")
+            user.until(lambda: any("out of memory" in cause for _, cause in user.events()), "its end is told", 90.0)
+            assert any("slurm.mem" in cause for _, cause in user.events())
+        finally:
+            user.stop()
+        cluster.run("scancel", "--user", cluster.shape.user)
+        user = SlurmUser(cluster, tmp_path / "enough", idle_limit_s=3, max_gpus=1)
+        try:
+            user.start()
+            job = user.submit("fits", iterations=5)
+            assert user.wait(job)[0]["state"] == "exhausted"
+        finally:
+            user.stop()
+
+
+@pytest.mark.slurm
+def test_gpus_of_drained_nodes_are_not_counted(slurm: Cluster) -> None:
+    slurm.set_node("n4", "drain")
+    try:
+        assert detect_site(SlurmClient()).partition("gpu").gpus == {"fake": 6}  # type: ignore[union-attr]
+    finally:
+        slurm.set_node("n4", "resume")
 
 
 @pytest.mark.slurm

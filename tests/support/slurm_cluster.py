@@ -60,14 +60,29 @@ class Cluster:
 
     @classmethod
     def create(
-        cls, prefix: Path, *, nodes: int = 4, gpus: int = 2, accounting: bool = True, grace_s: int = 0
+        cls,
+        prefix: Path,
+        *,
+        nodes: int = 4,
+        gpus: int = 2,
+        accounting: bool = True,
+        grace_s: int = 0,
+        little_memory: bool = False,
     ) -> Cluster:
         """Lay out a new prefix (absolute, short: sockets live in it) with configuration and free ports."""
         prefix = prefix.absolute()
         prefix.mkdir(mode=0o755, parents=True, exist_ok=True)
         names = ["slurmctld", "slurmdbd", "mariadb", *(f"n{index}" for index in range(1, nodes + 1))]
         shape = ClusterShape(
-            prefix, getpass.getuser(), _free_ports(names), nodes, gpus, accounting, grace_s, version=_version()
+            prefix,
+            getpass.getuser(),
+            _free_ports(names),
+            nodes,
+            gpus,
+            accounting,
+            grace_s,
+            little_memory=little_memory,
+            version=_version(),
         )
         for name in ("run", "log", "state", "slurmd", "dev", "db"):
             (prefix / name).mkdir(mode=0o755, exist_ok=True)

@@ -22,6 +22,8 @@ class ClusterShape:
     grace_s: int = 0
     """Seconds between the preemption signal and the kill, in the partition ``spare``."""
     node_timeout_s: int = 60
+    little_memory: bool = False
+    """Memory is handed out, 100 MB a CPU by default, and who takes more is killed."""
     version: tuple[int, int] = (22, 5)
     """Release of the Slurm that is installed: older ones refuse keys that they do not know."""
 
@@ -78,6 +80,9 @@ SlurmdTimeout={shape.node_timeout_s}
 ReturnToService=2
 TreeWidth=64
 """.strip().splitlines()
+    if shape.little_memory:
+        lines[lines.index("SelectTypeParameters=CR_Core")] = "SelectTypeParameters=CR_Core_Memory"
+        lines += ["DefMemPerCPU=100", "JobAcctGatherParams=OverMemoryKill"]
     if shape.accounting:
         lines += [
             "AccountingStorageType=accounting_storage/slurmdbd",

@@ -180,5 +180,30 @@ def communication(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"members: {found.topic}", Verdict(found.level), found.message)
 
 
-CHECKS: list[Check] = [packages, folders, spool_delay, database, secrets, intervals, policy, backend, communication]
+def starts(settings: Settings) -> Iterator[Finding]:  # noqa: ARG001
+    """Allocations get as far as a loaded LLM."""
+    from prompttuner.cli.state.trials import trial_lines, trial_views
+
+    try:
+        views = trial_views(time.time())
+    except PromptTunerError:
+        return  # the database's own check says what is wrong
+    for line in trial_lines(views):
+        yield Finding("starts", Verdict.WRONG, line)
+    if not views["on_trial"]:
+        yield Finding("starts", Verdict.OK, "no pool is paused")
+
+
+CHECKS: list[Check] = [
+    packages,
+    folders,
+    spool_delay,
+    database,
+    secrets,
+    intervals,
+    policy,
+    backend,
+    communication,
+    starts,
+]
 """In the order shown. A package with more to check appends its functions here (import what is heavy inside them)."""

@@ -15,6 +15,7 @@ from prompttuner.spec.when import format_duration, iso
 
 if TYPE_CHECKING:
     from prompttuner.config import Settings
+    from prompttuner.protocol.spec import ResolvedSpec
     from prompttuner.slurm.site import Partition, Site
 
 __all__ = ["slurm_findings"]
@@ -69,6 +70,7 @@ def _partition(settings: Settings, site: Site) -> Iterator[Finding]:
     yield Finding("partition", Verdict.OK, f"{chosen.name}: {kinds}{preempted}")
     yield from _gpus(settings, chosen)
     yield from _walltime(settings, chosen)
+    yield from _memory(settings, chosen)
 
 
 def _gpus(settings: Settings, chosen: Partition) -> Iterator[Finding]:
@@ -103,8 +105,40 @@ def _walltime(settings: Settings, chosen: Partition) -> Iterator[Finding]:
         yield Finding("walltime", Verdict.OK, text)
 
 
+def _memory(settings: Settings, chosen: Partition) -> Iterator[Finding]:
+    """What agents of the waiting jobs need, beside what they are given."""
+    from prompttuner.slurm.memory import needed_mb, size_mb, weights_bytes
+
+    rule = chosen.memory
+    given = rule.default_mb(settings.slurm.gpus_per_agent, settings.slurm.cpus_per_agent or 1)
+    if settings.slurm.mem is not None:
+        given = size_mb(settings.slurm.mem)
+    most = rule.most_mb()
+    for model, name in sorted(_models(settings).items()):
+        weights = weights_bytes(model)
+        if weights is None:
+            continue
+        need = needed_mb(weights)
+        if most is not None and need > most:
+            text = f"an agent with {name} needs about {need} MB, and {chosen.name} gives {most} at most"
+            yield Finding("memory", Verdict.WRONG, text)
+        elif settings.slurm.mem is not None and given is not None and given < need:
+            text = f"slurm.mem = {settings.slurm.mem} is less than an agent with {name} needs: set {need}M, or none"
+            yield Finding("memory", Verdict.WRONG, text)
+    if settings.slurm.mem is None and rule.enforced:
+        text = "nothing" if given is None else f"{given} MB"
+        yield Finding(
+            "memory", Verdict.OK, f"the site gives {text} by default; allocations ask for what their LLM needs"
+        )
+
+
+def _models(settings: Settings) -> dict[str, str]:
+    """LLMs of jobs that have not ended: folder or hub id -> name."""
+    return {spec.model: spec.model_name or spec.model for spec in _active_specs(settings)}
+
+
 def _limits(settings: Settings, site: Site) -> Iterator[Finding]:
-    limits = site.limits
+    limits = site.limits_in(site.partition(settings.slurm.partition))
     if settings.slurm.account and limits.accounts and settings.slurm.account not in limits.accounts:
         text = f"you may not use account {settings.slurm.account}; yours: {', '.join(limits.accounts)}"
         yield Finding("account", Verdict.WRONG, text)
@@ -214,26 +248,29 @@ def _would_be_taken(settings: Settings) -> Iterator[Finding]:
             yield Finding("submission", Verdict.OK, f"Slurm would take an allocation of {name} (sbatch --test-only)")
 
 
-def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:
-    """(name, GPU type, set-up) of what allocations are asked for: by the settings alone, and by waiting jobs."""
-    from prompttuner.controller.plan.pools import pool_of
+def _active_specs(settings: Settings) -> list[ResolvedSpec]:
     from prompttuner.db import Store
     from prompttuner.db.queries import jobs
     from prompttuner.errors import DatabaseError
     from prompttuner.protocol.files import understood
     from prompttuner.protocol.spec import ResolvedSpec
 
-    found: dict[tuple[str | None, tuple[str, ...]], str] = {(None, ()): "a job without wishes of its own"}
     try:
         with Store.open(settings.database_url, read_only=True) as store:
-            specs = store.query(jobs.active_specs)
+            values = store.query(jobs.active_specs).values()
     except DatabaseError:
-        specs = {}
-    for value in specs.values():
-        spec = understood(ResolvedSpec.read(value))
-        if spec is not None:
-            pool = pool_of(spec)
-            found.setdefault((pool.gpu_type, pool.setup), f"pool {pool.key}")
+        return []  # the database's own check says what is wrong
+    return [spec for value in values if (spec := understood(ResolvedSpec.read(value))) is not None]
+
+
+def _pools(settings: Settings) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    """(name, GPU type, set-up) of what allocations are asked for: by the settings alone, and by waiting jobs."""
+    from prompttuner.controller.plan.pools import pool_of
+
+    found: dict[tuple[str | None, tuple[str, ...]], str] = {(None, ()): "a job without wishes of its own"}
+    for spec in _active_specs(settings):
+        pool = pool_of(spec)
+        found.setdefault((pool.gpu_type, pool.setup), f"pool {pool.key}")
     return [(name, gpu_type, setup) for (gpu_type, setup), name in found.items()]
 
 

@@ -33,20 +33,22 @@ def print_json(value: Any, lines: bool = False) -> None:
     typer.echo(json.dumps(_plain(value), indent=indent, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
-    """A table; off a terminal: aligned columns, two blanks apart, nothing cut off."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str | None = None,
+    *,
+    drop: Sequence[str] = (),
+    shorten: str | None = None,
+) -> None:
+    """A table; off a terminal: aligned columns, two blanks apart, nothing cut off.
+
+    On a terminal that is too narrow, columns of ``drop`` go in that order, and texts of ``shorten`` are cut to one
+    line; without ``drop`` all columns stay and long cells are folded.
+    """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=title, title_justify="left", header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in cells:
-            table.add_row(*(Text(cell) for cell in row))
-        Console().print(table)
+        _print_on_terminal(list(columns), cells, title, drop, shorten)
         return
     if title:
         typer.echo(title)
@@ -54,6 +56,33 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_on_terminal(
+    columns: list[str], cells: list[list[str]], title: str | None, drop: Sequence[str], shorten: str | None
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from prompttuner.cli.frame.fitting import STATE_STYLES, fitted
+
+    console = Console()
+    left_out: list[str] = []
+    if drop:
+        fit = fitted(columns, cells, console.width, drop, shorten)
+        columns, cells, left_out = fit.columns, fit.rows, fit.left_out
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=bool(drop))
+    for row in cells:
+        styles = (
+            STATE_STYLES.get(cell, "") if name == "state" else "" for name, cell in zip(columns, row, strict=True)
+        )
+        table.add_row(*(Text(cell, style) for cell, style in zip(row, styles, strict=True)))
+    console.print(table)
+    if left_out:
+        console.print(f"not shown at this width: {', '.join(left_out)}", style="dim")
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from prompttuner.cli.frame import context
 from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag
 from prompttuner.cli.state.reading import find_job, one_job, open_store
+from prompttuner.errors import NotFound
 from prompttuner.protocol.files import read_message, understood
 from prompttuner.protocol.jobs import LeaseError, Progress
 from prompttuner.spec.when import iso
@@ -46,9 +47,14 @@ def logs(
     agents: Annotated[bool, typer.Option(help="Also what its agents wrote to their standard output.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Show what happened to a job, and what its workers wrote."""
-    with one_job(job) as (_, row):
-        job_id = row.id
+    """Show what happened to a job (or an allocation), and what its workers wrote."""
+    try:
+        with one_job(job) as (_, row):
+            job_id = row.id
+    except NotFound:
+        if not _print_allocation(job, json):
+            raise
+        return
     tail = Tail()
     while True:
         ended = _print_new(job_id, tail, json)
@@ -57,6 +63,29 @@ def logs(
         time.sleep(FOLLOW_S)
     if agents and not json:
         _print_agent_logs(job_id)
+
+
+def _print_allocation(name: str, json: bool) -> bool:
+    """What happened to an allocation, and its log; False if there is none of that name."""
+    from prompttuner.db.queries import allocations, events
+
+    store = open_store()
+    if store is None:
+        return False
+    with store, store.read() as session:
+        uuid = allocations.resolve(session, name)
+        if uuid is None:
+            return False
+        rows = events.latest(session, 1000, allocation=uuid)
+        detail = allocations.get(session, uuid).end_detail
+    for row in rows:
+        line = {"at": row.at, "by": "controller", "what": row.kind, "why": row.cause, "data": row.data}
+        typer.echo(json_lib.dumps(line, default=str) if json else _text(line))
+    if not json:
+        if detail:
+            typer.echo(f"It ended before it was warm: {detail}")
+        _print_log(context.settings().spool_dir, uuid)
+    return True
 
 
 def _print_new(job_id: str, tail: Tail, json: bool) -> bool:
@@ -143,12 +172,16 @@ def _print_agent_logs(job_id: str) -> None:
     spool_dir = context.settings().spool_dir
     names = sorted({path.name for path in (spool_dir / "jobs" / job_id).glob("g*/*") if path.is_dir()})
     for name in names:
-        path = spool_dir / "agents" / name / "log.txt"
-        if path.is_file():
-            typer.echo(f"--- agent {name} ---")
-            with path.open("rb") as handle:
-                handle.seek(max(0, path.stat().st_size - CHUNK))
-                typer.echo(handle.read().decode(errors="replace"), nl=False)
+        _print_log(spool_dir, name)
+
+
+def _print_log(spool_dir: Path, name: str) -> None:
+    path = spool_dir / "agents" / name / "log.txt"
+    if path.is_file():
+        typer.echo(f"--- agent {name} ---")
+        with path.open("rb") as handle:
+            handle.seek(max(0, path.stat().st_size - CHUNK))
+            typer.echo(handle.read().decode(errors="replace"), nl=False)
 
 
 def _member(path: Path) -> str:

@@ -24,6 +24,8 @@ app = typer.Typer()
 
 RECENT_S = 86400
 COLUMNS = ["job", "name", "state", "iteration", "metric", "target", "deadline", "GPUs", "note"]
+DROPPED = ("target", "metric", "note", "iteration", "GPUs", "name")
+"""Columns that go on a narrow terminal, in this order; id, state and deadline stay."""
 
 
 @app.command()
@@ -57,7 +59,9 @@ def status(
         note = "in the inbox: the controller takes it at its next tick"
         rows.append([new.job, new.spec.name or "", "requested", "", "", "", "", "", note])
     if rows:
-        print_table(COLUMNS, rows)
+        print_table(COLUMNS, rows, drop=DROPPED, shorten="note")
+        if sys.stdout.isatty():
+            typer.echo("prompttuner explain JOB says more than a note")
     else:
         typer.echo("no jobs" + ("" if all_ or state else " of the last day; --all shows older ones"))
 

@@ -11,8 +11,9 @@ from prompttuner.cli.frame import context
 from prompttuner.cli.frame.asking import ask
 from prompttuner.cli.frame.completion import allocation_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
+from prompttuner.cli.state.trials import trial_lines, trial_views
 from prompttuner.errors import SpecError, StateError
-from prompttuner.protocol.requests import Drain, ReleaseAgent
+from prompttuner.protocol.requests import Drain, ReleaseAgent, ResumePool
 from prompttuner.slurm.reasons import in_words
 from prompttuner.spec.when import format_duration, iso
 
@@ -48,11 +49,12 @@ def pool(
     now = time.time()
     views = _views(all_, now)
     paused = _paused(now)
+    trials = trial_views(now)
     totals = {
         key: sum(view[key] for view in views) for key in ("gpu_seconds", "busy_s", "warm_s", "startup_s")
     }  # fmt: skip
     if json:
-        print_json({"allocations": views, "totals": totals, "paused": paused, "now": now})
+        print_json({"allocations": views, "totals": totals, "paused": paused, **trials, "now": now})
         return
     if not views:
         typer.echo("no allocations" + ("" if all_ else "; --all shows ended ones"))
@@ -64,6 +66,8 @@ def pool(
         )
     if paused:
         typer.echo(f"submissions: {paused}")
+    for line in trial_lines(trials):
+        typer.echo(line)
 
 
 @app.command()
@@ -76,6 +80,17 @@ def drain(which: Which = None, all_: Everything = False, idle: Idle = False) -> 
 def release(which: Which = None, all_: Everything = False, idle: Idle = False) -> None:
     """Give allocations back now; their jobs go on elsewhere from their last checkpoint."""
     _ask(ReleaseAgent, which, all_, idle)
+
+
+@app.command()
+def resume(
+    pool: Annotated[str | None, typer.Argument(metavar="POOL", help="Beginning of its name; without one all.")] = None,
+) -> None:
+    """Try pools at once that paused because their allocations ended before they were warm."""
+    (answer,) = ask([ResumePool(pool=pool or "")])
+    if answer.refused:
+        raise StateError(answer.message)
+    typer.echo(answer.message if answer.applied else "left in the inbox: the controller does it at its next tick")
 
 
 def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
@@ -107,6 +122,8 @@ def allocation_view(row: Row[Any], busy_s: float, now: float) -> dict[str, Any]:
         "ended_at": row.ended_at,
         "end_reason": row.end_reason,
         "end_source": row.end_source,
+        "end_cause": row.end_cause,
+        "end_detail": row.end_detail,
         "suspect_since": row.suspect_since,
         "drain": row.drain,
         "leases": status.get("leases", 0),
@@ -135,7 +152,7 @@ def _views(ended_too: bool, now: float) -> list[dict[str, Any]]:
 def _row(view: dict[str, Any], now: float) -> list[str]:
     idle = "" if view["idle_since"] is None else format_duration(max(0.0, now - view["idle_since"]))
     ends = "" if view["ends_at"] is None or view["ended_at"] else format_duration(max(0.0, view["ends_at"] - now))
-    notes = [view["end_reason"] or "", in_words(view["reason"])]
+    notes = [view["end_detail"] or view["end_reason"] or "", in_words(view["reason"])]
     if view["suspect_since"] is not None and not view["ended_at"]:
         notes.append(f"no heartbeat since {iso(view['suspect_since'])}")
     if view["drain"] and not view["ended_at"]:

@@ -18,6 +18,8 @@ from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
 from prompttuner.protocol.files import write_message
 from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitTimeout, SubmitUnknown
+from prompttuner.slurm.memory import needed_mb, weights_bytes
+from prompttuner.slurm.slurm_backend import SlurmBackend
 from prompttuner.states import AllocationState
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ class Submitter:
                 continue
             self._gate.submitted(res.now())
             taken += 1
-            _record(res, uuid, native, "")
+            given = self._backend.memory_given(request) if isinstance(self._backend, SlurmBackend) else None
+            _record(res, uuid, native, "", given)
         return taken
 
     def _prepare(self, allocation: Allocation) -> AllocationRequest:
@@ -109,6 +112,7 @@ class Submitter:
             pool=allocation.pool,
             gpus=allocation.gpus,
             gpu_type=place.gpu_type,
+            mem_mb=needed_mb(weights_bytes(allocation.model)) if s.backend == "slurm" else None,
             walltime_s=None if limit is None else int(limit),
             setup=place.setup,
         )
@@ -142,7 +146,7 @@ class Submitter:
             self._cancelled = dict.fromkeys(doomed, steady) | told
 
 
-def _record(res: Resources, uuid: str, native: str | None, refusal: str) -> None:
+def _record(res: Resources, uuid: str, native: str | None, refusal: str, mem_mb: int | None = None) -> None:
     def work(session: Session) -> None:
         tx = Tx(session, res.now())
         allocation = session.get_one(Allocation, uuid)
@@ -150,6 +154,8 @@ def _record(res: Resources, uuid: str, native: str | None, refusal: str) -> None
             tx.end_allocation(allocation, "refused", f"not submitted: {refusal}")
             return
         allocation.native_id, allocation.submitted_at = native, tx.now
+        if mem_mb is not None:
+            allocation.place = {**(allocation.place or {}), "mem_mb": mem_mb}
         allocation.order = {**(allocation.order or {}), "seq": 1}
         if allocation.state == AllocationState.INTENT and allocation.started_at is None:
             tx.allocation_state(allocation, AllocationState.PENDING, f"submitted as {native}")

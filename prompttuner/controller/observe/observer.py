@@ -10,6 +10,7 @@ from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.observe.bookkeeping import apply_agents, apply_jobs, signalled
 from prompttuner.controller.observe.ends import EndTimes
 from prompttuner.controller.observe.reports import AgentFacts, Facts, JobFacts, read_agent, read_job
+from prompttuner.controller.observe.trials import note_starts
 from prompttuner.controller.plan.measurements import remember
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries.live import Rows, live_rows
@@ -63,6 +64,7 @@ class Observer:
             apply_agents(tx, present.allocations, news.agents, news.seen, res.settings.suspect_s)
             touched = {name: facts.jobs[name] for name in facts.jobs.keys() & _concerned(news, present.jobs)}
             apply_jobs(tx, present.jobs, touched, {a.uuid: a for a in present.allocations})
+            note_starts(tx, res, present.allocations, facts.agents)
             remember(tx)
             settled[:] = self._ends.settle(tx, news.seen)
             ended[:] = [a for a in present.allocations if a.state in ALLOCATION_ENDED]

@@ -10,14 +10,18 @@ from prompttuner.controller.act.transaction import WENT_ON
 from prompttuner.controller.plan.blocked import find_blockage
 from prompttuner.controller.plan.expectations import Expectations, Outlook
 from prompttuner.controller.plan.notes import new_notes
+from prompttuner.controller.plan.on_trial import read_trials
+from prompttuner.controller.plan.pools import Pool
 from prompttuner.controller.plan.snapshot import SnapshotInputs, build_snapshot
 from prompttuner.controller.resources import Resources
 from prompttuner.controller.upkeep.harvest import BankView
+from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.queries import leases as lease_rows
 from prompttuner.db.queries.live import Rows
 from prompttuner.db.tables.models import Allocation
 from prompttuner.policy.budget import within_budget
-from prompttuner.policy.contract.plan import Assign, Plan, Policy
+from prompttuner.policy.contract.plan import Action, Assign, Plan, Policy, Request, SwitchModel
+from prompttuner.slurm.memory import needed_mb, weights_bytes
 from prompttuner.states import AllocationState, JobState
 
 __all__ = ["Decision", "Planner"]
@@ -72,6 +76,8 @@ class Planner:
         blockage = find_blockage(self._limits.gate, rows.allocations, res.now())
         in_vain = blockage.in_vain(rows.jobs, rows.allocations)
         limits = self._limits.now(rows.allocations, prewarm=self.prewarm)
+        each = self._limits.gpus_per_agent
+        on_trial = read_trials(res, rows.jobs, rows.allocations, limits, each)
         given = SnapshotInputs(
             now=res.now(),
             tick_s=res.settings.tick_s,
@@ -84,14 +90,15 @@ class Planner:
             step_s=outlook.step_s,
             next_plan_s=self.next_plan_s,
             kept=self._with_unexplained_loss(rows.allocations),
-            barred=frozenset(in_vain),
+            barred=frozenset(in_vain) | on_trial.barred.keys(),
         )
         counted = [a for a in rows.allocations if a.uuid not in blockage.allocations]
         snapshot = build_snapshot(jobs, counted, given)
-        each = self._limits.gpus_per_agent
         plan = within_budget(snapshot, self._policy.plan(snapshot), each)
-        plan = blockage.within(plan, [pool.key for pool in outlook.pools], in_vain)
-        plan = self._with_refusal(plan, rows, in_vain)
+        keys = [pool.key for pool in outlook.pools]
+        plan = on_trial.within(blockage.within(plan, keys, in_vain), keys)
+        plan = self._with_refusal(plan, rows, {**in_vain, **on_trial.barred})
+        plan = self._with_room(plan, outlook.pools, limits.requests_now)
         self._plan_at = plan.wake_at
         return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, jobs)))
 
@@ -104,6 +111,26 @@ class Planner:
         waiting = [job.id for job in rows.jobs if job.state == JobState.QUEUED]
         notes = {name: refusal for name in waiting if name not in explained and name not in assigned}
         return replace(plan, notes={**plan.notes, **notes})
+
+    def _with_room(self, plan: Plan, pools: Sequence[Pool], requests_now: float) -> Plan:
+        """No agent switches to an LLM that its memory does not hold: another allocation is asked for, if one may."""
+        switches = [action for action in plan.actions if isinstance(action, SwitchModel)]
+        if not switches or self._res.settings.backend != "slurm":
+            return plan
+        uuids = [action.agent for action in switches]
+        given = self._res.state.query(lambda session: allocation_rows.memory_of(session, uuids))
+        room = requests_now - sum(isinstance(action, Request) for action in plan.actions)
+        actions: list[Action] = []
+        for action in plan.actions:
+            if isinstance(action, SwitchModel) and action.agent in given:
+                weights = weights_bytes(pools[action.pool].model)
+                if weights is not None and needed_mb(weights) > given[action.agent]:
+                    if room >= 1:
+                        actions.append(Request(action.pool, action.reason, action.job))
+                        room -= 1
+                    continue
+            actions.append(action)
+        return replace(plan, actions=actions)
 
     def _with_unexplained_loss(self, allocations: Sequence[Allocation]) -> frozenset[str]:
         """Jobs that a member has left by itself a moment ago.

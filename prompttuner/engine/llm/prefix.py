@@ -3,42 +3,101 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
+from transformers import DynamicCache
 
 from prompttuner.engine.llm.batching import Collated, collate, micro_batches
 from prompttuner.engine.llm.encoding import Encoded
+from prompttuner.engine.llm.greedy import Answer, continue_answers, end_tokens, generate
+from prompttuner.engine.llm.head import TargetHead
 from prompttuner.engine.llm.model import LoadedModel
+from prompttuner.engine.llm.probe import objection, probe_samples
+from prompttuner.engine.llm.shared import PromptPass
 from prompttuner.errors import ModelError
 
-__all__ = ["PrefixModel"]
+__all__ = ["PrefixModel", "StepSums"]
+
+log = logging.getLogger(__name__)
 
 MAX_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Padded tokens in a micro-batch; lowered by itself when the memory of a GPU does not suffice."""
 
-OVERHEAD = {"cpu": 96, "cuda": 2048}
-"""What one more pass costs, in tokens: a GPU is idle while kernels are launched, a CPU hardly. The CPU's figure is
-measured on the small model (some 70), and on the safe side; relative to a large model's tokens it is less."""
+OVERHEAD = {"cpu": 16, "cuda": 2048}
+"""What one more pass costs, in tokens: a GPU is idle while kernels are launched, a CPU reads all weights again."""
+CPU_CALLS = 70_000_000
+"""What the calls of one more pass cost a CPU besides, in tokens times parameters: 70 tokens of the small model, half a
+token of one with 135 million parameters."""
+
+
+ANSWERING = 8
+"""Writing an answer takes many passes, so that one more micro-batch costs this much more."""
+
+
+class StepSums(NamedTuple):
+    """What a member adds to a step."""
+
+    loss: float
+    gradient: torch.Tensor
+    """Float64, flat: by the prompt [length x hidden]; where the prompt's pass is shared, then by its keys and
+    values."""
+    shared: PromptPass | None
+
+
+class Scores(NamedTuple):
+    """Of some samples, in their order."""
+
+    loss: float
+    """Summed over their target tokens."""
+    answers: list[str]
+    """Greedy answers as text without special tokens; a hopeless one may be cut short."""
+
+
+class Pass(NamedTuple):
+    """A pass over some samples."""
+
+    rows: torch.Tensor
+    """What `TargetHead.losses` wants, in the order of the target tokens."""
+    batch: Collated
+    leaves: list[torch.Tensor]
+    """Each sample's copy of the prompt, or of its keys and values: [samples, ...]."""
+    cache: DynamicCache | None
+    """Keys and values of prompt and samples, where the prompt's pass is shared."""
+    window: float
+    """Tokens after which some layer of ``cache`` forgets."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A micro-batch: samples, their places, and the width they are padded to."""
+
+    width: int
+    places: list[int]
+    samples: list[Encoded]
+
+    def halves(self) -> list[_Group]:
+        half = len(self.places) // 2
+        cuts = (slice(None, half), slice(half, None))
+        return [_Group(self.width, self.places[cut], self.samples[cut]) for cut in cuts]
 
 
 class PrefixModel:
     """A loaded model with ``prompt`` [length, hidden] before the embeddings of every sample.
 
     The head runs on target positions only: the full [samples, length, vocabulary] logits, which take most memory of
-    a small model with a large vocabulary, never exist.
+    a small model with a large vocabulary, never exist. Where `sharing` holds, the prompt's own pass is done once for
+    all samples of a step.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self._model = loaded.model
         self._embed = loaded.model.get_input_embeddings()
-        self._head = loaded.model.get_output_embeddings()
-        if self._head is None:
-            raise ModelError(f"model {loaded.name!r} has no language-model head; it is no causal language model")
+        self._head = TargetHead(loaded)
         if "inputs_embeds" not in inspect.signature(loaded.model.forward).parameters:
             raise ModelError(
                 f"model {loaded.name!r} takes no input embeddings, so no soft prompt can stand before its input"
@@ -46,7 +105,12 @@ class PrefixModel:
         tokenizer = loaded.tokenizer
         self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self._limit = self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
-        self._overhead = OVERHEAD.get(loaded.device.type, OVERHEAD["cuda"])
+        self._overhead = _overhead(loaded)
+        self.sharing: bool | None = None
+        """Whether the prompt's keys and values are computed once for all samples; None: not decided yet. The same on
+        all members of a job, so it is part of its state."""
+        self.allowed = True
+        """False: not now, whatever `sharing` says."""
 
     def target_logits(self, prompt: torch.Tensor, batch: Collated) -> torch.Tensor:
         """Logits at the positions that predict the target tokens, [tokens, vocabulary], in the model's own type.
@@ -55,50 +119,30 @@ class PrefixModel:
             prompt: [length, hidden] for all samples, or [samples, length, hidden].
             batch: the samples.
         """
-        count, width = batch.ids.shape
-        given = self._embed(batch.ids)
-        length = prompt.shape[-2]
-        soft = prompt.to(given.dtype).expand(count, -1, -1)
-        flat = batch.rows * (length + width) + length + batch.columns
-        with self._head_at(flat):
-            output = self._model(inputs_embeds=torch.cat([soft, given], dim=1), use_cache=False)
-        logits: torch.Tensor = output.logits
-        if logits.shape[1] != len(flat):
-            raise ModelError(f"model {self.loaded.name!r} does not apply its head to hidden states as causal LMs do")
-        return logits.squeeze(0)
+        positions, inputs = self._plain_inputs(prompt, batch)
+        return self._head.logits(positions, **inputs)
 
-    def widths(self, length: int, samples: Sequence[Encoded]) -> list[int]:
+    def widths(self, length: int, samples: Sequence[Encoded], *, answering: bool = False) -> list[int]:
         """To how many tokens each sample of a step is padded behind a prompt of ``length``, by `micro_batches`.
 
         Given the samples of all members, this is the same everywhere: how a sample is padded, and with it the last bits
-        of its result, does not depend on whose it is.
+        of its result, does not depend on whose it is. ``answering``: answers will be written, too.
         """
+        overhead = self._overhead * (ANSWERING if answering else 1)
         lengths = [sample.length + length for sample in samples]
         found = [0] * len(samples)
-        for group in micro_batches(lengths, self._limit, self._overhead):
+        for group in micro_batches(lengths, self._limit, overhead):
             for index in group:
                 found[index] = max(samples[other].length for other in group)
         return found
 
-    def token_losses(self, prompt: torch.Tensor, samples: Sequence[Encoded], width: int | None = None) -> torch.Tensor:
-        """Negative log likelihood (nats) of each target token, [tokens], in one forward pass.
+    def sums(self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None) -> StepSums:
+        """Loss and gradient summed over samples, to be summed over members and then given to `gradient_of`.
 
-        It is computed in float32 (in float64 where the model is). ``prompt`` as in `target_logits`, ``width`` as in
-        `collate`.
-        """
-        batch = collate(samples, self._pad, self.loaded.device, width)
-        logits = self.target_logits(prompt, batch)
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return functional.cross_entropy(wide, batch.targets, reduction="none")
-
-    def gradient(
-        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None
-    ) -> tuple[float, torch.Tensor]:
-        """The samples' summed loss, and its gradient by ``prompt``, float64 [length, hidden].
-
-        Each sample has a copy of the prompt of its own, and their gradients are summed in float64. On a CPU a sample's
-        gradient does not depend on what else is in its batch, only on its padding; so with the `widths` of the whole
-        step the sum, rounded to float32, is the same however the samples are dealt out to members.
+        Each sample has a copy of the prompt of its own (where the prompt's pass is shared: of its keys and values), and
+        their gradients are summed in float64. On a CPU a sample's gradient does not depend on what else is in its
+        batch, only on its padding; so with the `widths` of the whole step the sum, rounded to float32, is the same
+        however the samples are dealt out to members.
 
         Args:
             prompt: [length, hidden].
@@ -108,121 +152,242 @@ class PrefixModel:
         Raises:
             ModelError: the memory of the GPU does not suffice for a single sample.
         """
-        total = 0.0
-        gradient = torch.zeros(prompt.shape, dtype=torch.float64, device=prompt.device)
-        queue = self._split(prompt, samples, widths)
-        while queue:
-            width, group = queue.pop(0)
-            each = prompt.detach().expand(len(group), -1, -1).clone().requires_grad_()
-            try:
-                losses = self.token_losses(each, group, width)
-                losses.sum().backward()  # type: ignore[no-untyped-call]
-                assert each.grad is not None
-                loss, part = losses.sum(dtype=torch.float64).item(), each.grad.sum(0, dtype=torch.float64)
-            except torch.cuda.OutOfMemoryError as error:
-                queue = self._smaller(prompt, width, group, error) + queue
-                continue
-            total += loss
-            gradient += part
-        return total, gradient
+        shared = self._prompt_pass(prompt, samples, train=True)
+        size = prompt.numel()
+        flat = torch.zeros(size + (shared.size if shared else 0), dtype=torch.float64, device=prompt.device)
+        totals = [0.0]
+
+        def add(whole: torch.Tensor | PromptPass, group: _Group) -> None:
+            part = self.forward(whole, group.samples, group.width, train=True)
+            losses = self._head.losses(part.rows, part.batch.targets)
+            given = torch.autograd.grad(losses.sum(), part.leaves)
+            totals[0] += losses.detach().sum(dtype=torch.float64).item()
+            place = flat[:size] if isinstance(whole, torch.Tensor) else flat[size:]
+            place += torch.cat([each.sum(0, dtype=torch.float64).reshape(-1) for each in given])
+
+        self._each(prompt, samples, widths, shared, add)
+        return StepSums(totals[0], flat, shared)
+
+    def gradient_of(self, prompt: torch.Tensor, flat: torch.Tensor, shared: PromptPass | None) -> torch.Tensor:
+        """The gradient by ``prompt``, float64 [length, hidden], from a `StepSums.gradient` of all members together."""
+        size = prompt.numel()
+        own = flat[:size].view(prompt.shape)
+        return own if shared is None else own + shared.backward(flat[size:])
+
+    def gradient(
+        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None
+    ) -> tuple[float, torch.Tensor]:
+        """The samples' summed loss, and its gradient by ``prompt``, float64 [length, hidden].
+
+        Arguments are those of `sums`.
+        """
+        sums = self.sums(prompt, samples, widths)
+        return sums.loss, self.gradient_of(prompt, sums.gradient, sums.shared)
 
     @torch.no_grad()
     def losses(self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None = None) -> float:
-        """The samples' summed loss, without gradients; arguments as in `gradient`."""
-        total = 0.0
-        queue = self._split(prompt, samples, widths)
-        while queue:
-            width, group = queue.pop(0)
-            try:
-                total += self.token_losses(prompt, group, width).sum(dtype=torch.float64).item()
-            except torch.cuda.OutOfMemoryError as error:
-                queue = self._smaller(prompt, width, group, error) + queue
-        return total
+        """The samples' summed loss, without gradients; arguments as in `sums`."""
+        totals = [0.0]
 
-    @torch.no_grad()
+        def add(whole: torch.Tensor | PromptPass, group: _Group) -> None:
+            part = self.forward(whole, group.samples, group.width, train=False)
+            totals[0] += self._head.losses(part.rows, part.batch.targets).sum(dtype=torch.float64).item()
+
+        self._each(prompt, samples, widths, self._prompt_pass(prompt, samples, train=False), add)
+        return totals[0]
+
     def answers(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
         """Greedy answers to the samples' prompts, as text without special tokens, in the order of ``samples``."""
+        return self.scores(prompt, samples, None, max_new_tokens).answers
+
+    @torch.no_grad()
+    def scores(
+        self,
+        prompt: torch.Tensor,
+        samples: Sequence[Encoded],
+        widths: Sequence[int] | None,
+        max_new_tokens: int,
+        hopeless: Callable[[str, str], bool] | None = None,
+    ) -> Scores:
+        """Losses and greedy answers, from one pass over prompt, input and target where the prompt's pass is shared.
+
+        The target serves as a draft: as long as the likeliest token is the target's, the answer is the target, and only
+        where it leaves it the model writes on, from the keys and values of that pass. The answers are those of plain
+        greedy decoding.
+
+        Args:
+            prompt, samples, widths: as in `sums`.
+            max_new_tokens: most tokens of an answer.
+            hopeless: (answer so far, target as text) -> whether how it goes on cannot matter; it is then cut short.
+        """
+        shared, length = self._prompt_pass(prompt, samples, train=False), prompt.shape[0]
+        texts = [""] * len(samples)
+        totals = [0.0]
+        ends = end_tokens(self.loaded)
+
+        left: list[int] = []
+
+        def add(whole: torch.Tensor | PromptPass, group: _Group) -> None:
+            part = self.forward(whole, group.samples, group.width, train=False)
+            loss = self._head.losses(part.rows, part.batch.targets).sum(dtype=torch.float64).item()
+            if part.cache is None or length + group.width + max_new_tokens >= part.window:
+                left.extend(group.places)
+            else:
+                drafts = self._drafts(part, group, length, max_new_tokens, ends, hopeless)
+                continue_answers(self.loaded, self._head, part.cache, drafts, ends)
+                for place, text in zip(group.places, self._texts([d.written for d in drafts]), strict=True):
+                    texts[place] = text
+            totals[0] += loss
+
+        self._each(prompt, samples, widths, shared, add)
+        for place, text in zip(left, self._generated(prompt, [samples[i] for i in left], max_new_tokens), strict=True):
+            texts[place] = text
+        return Scores(totals[0], texts)
+
+    def decide(self, prompt: torch.Tensor, samples: Sequence[Encoded], longest_answer: int = 0) -> bool:
+        """Try on ``samples`` whether the prompt's pass can be shared, set `sharing`, and log why not.
+
+        ``longest_answer``: tokens of an answer to any of them, where that may be more than their targets have.
+        """
+        with torch.enable_grad():
+            try:
+                reason = objection(self, prompt.detach(), probe_samples(samples, longest_answer))
+            except Exception as error:  # whatever a model does with a cache that it was not made for
+                reason = f"{type(error).__name__}: {error}"
+        self.sharing = reason is None
+        if reason is not None:
+            log.info("model %s: each sample computes the soft prompt anew, since %s", self.loaded.name, reason)
+        return self.sharing
+
+    def forward(self, whole: torch.Tensor | PromptPass, samples: Sequence[Encoded], width: int, *, train: bool) -> Pass:
+        """One pass over samples behind a prompt or, where that is done, behind its keys and values."""
+        batch = collate(samples, self._pad, self.loaded.device, width)
+        if isinstance(whole, torch.Tensor):
+            each = whole.detach().expand(len(samples), -1, -1).clone().requires_grad_(train)
+            positions, inputs = self._plain_inputs(each, batch)
+            return Pass(self._head.run(positions, **inputs), batch, [each], None, 0)
+        cache, leaves = whole.fork(len(samples), train=train)
+        positions = batch.rows * batch.ids.shape[1] + batch.columns
+        given = self._embed(batch.ids)
+        rows = self._head.run(positions, inputs_embeds=given, past_key_values=cache, use_cache=True)
+        return Pass(rows, batch, leaves, cache, whole.window)
+
+    def _plain_inputs(self, prompt: torch.Tensor, batch: Collated) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Flat positions before the target tokens, and what the model is given: prompt and samples together."""
+        count, width = batch.ids.shape
+        given = self._embed(batch.ids)
+        length = prompt.shape[-2]
+        soft = prompt.to(given.dtype).expand(count, -1, -1)
+        positions = batch.rows * (length + width) + length + batch.columns
+        return positions, {"inputs_embeds": torch.cat([soft, given], dim=1), "use_cache": False}
+
+    def _prompt_pass(self, prompt: torch.Tensor, samples: Sequence[Encoded], *, train: bool) -> PromptPass | None:
+        if self.sharing is None:
+            self.decide(prompt, samples)
+        if not (self.sharing and self.allowed):
+            return None
+        return PromptPass(self.loaded, self._head, prompt, train=train)
+
+    def _generated(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
         texts = [""] * len(samples)
         lengths = [len(sample.prompt) + prompt.shape[0] + max_new_tokens for sample in samples]
-        for group in micro_batches(lengths, self._max_tokens, 8 * self._overhead):
-            for index, text in zip(
-                group, self._generate(prompt, [samples[i] for i in group], max_new_tokens), strict=True
-            ):
+        for group in micro_batches(lengths, self._max_tokens, ANSWERING * self._overhead):
+            found = generate(self.loaded, self._pad, prompt, [samples[i] for i in group], max_new_tokens)
+            for index, text in zip(group, found, strict=True):
                 texts[index] = text
         return texts
 
-    def _generate(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> list[str]:
-        # Padded on the left, before the soft prompt: mask and positions then are what an unpadded sample would have.
-        width = max(len(sample.prompt) for sample in samples)
-        length, device = prompt.shape[0], self.loaded.device
-        ids = torch.full((len(samples), width), self._pad, dtype=torch.int64, device=device)
-        mask = torch.zeros((len(samples), length + width), dtype=torch.int64, device=device)
-        weight = self._embed.weight
-        embeds = torch.zeros((len(samples), length + width, weight.shape[1]), dtype=weight.dtype, device=device)
-        for index, sample in enumerate(samples):
-            count = len(sample.prompt)
-            ids[index, width - count :] = torch.tensor(sample.prompt, dtype=torch.int64)
-            mask[index, width - count :] = 1
-        given = self._embed(ids)
-        for index, sample in enumerate(samples):
-            start = width - len(sample.prompt)
-            embeds[index, start : start + length] = prompt.to(weight.dtype)
-            embeds[index, start + length :] = given[index, start:]
-        out = self._model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=self._pad,
-            eos_token_id=self.loaded.tokenizer.eos_token_id,
-        )
-        texts: list[str] = self.loaded.tokenizer.batch_decode(out, skip_special_tokens=True)
+    def _drafts(
+        self,
+        part: Pass,
+        group: _Group,
+        length: int,
+        room: int,
+        ends: Sequence[int],
+        hopeless: Callable[[str, str], bool] | None,
+    ) -> list[Answer]:
+        """Answers as far as the pass over the targets has them: up to the first token that is not the target's."""
+        likeliest = iter(self._head.best(part.rows).tolist())
+        drafts = []
+        for row, sample in enumerate(group.samples):
+            tokens = [next(likeliest) for _ in sample.target]
+            pairs = enumerate(zip(tokens, sample.target, strict=True))
+            last = next((i for i, (one, other) in pairs if one != other or one in ends), len(tokens) - 1)
+            written = tokens[: min(last + 1, room)]
+
+            def cannot_matter(tokens: list[int], text: str = sample.text) -> bool:
+                return hopeless is not None and hopeless(self._texts([tokens])[0], text)
+
+            known = length + len(sample.prompt) + len(written) - 1
+            drafts.append(Answer(row, known, written, room - len(written), cannot_matter))
+        return drafts
+
+    def _texts(self, answers: Sequence[list[int]]) -> list[str]:
+        rows = [torch.tensor(tokens, dtype=torch.int64) for tokens in answers]
+        texts: list[str] = self.loaded.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return texts
 
-    @contextmanager
-    def _head_at(self, positions: torch.Tensor) -> Iterator[None]:
-        """Let the model's head see only the hidden states at flat ``positions`` (row-major over [samples, length]).
+    def _each(
+        self,
+        prompt: torch.Tensor,
+        samples: Sequence[Encoded],
+        widths: Sequence[int] | None,
+        shared: PromptPass | None,
+        work: Callable[[torch.Tensor | PromptPass, _Group], None],
+    ) -> None:
+        """Work at micro-batch after micro-batch; one for which memory does not suffice is halved.
 
-        The model's own forward still does all that it does around its head (scaling, soft caps, casts), so this holds
-        for every family without knowing any.
+        The first target token of a sample without input follows the prompt itself: such samples are never behind a
+        shared pass.
         """
+        widths = widths or self.widths(prompt.shape[0], samples)
+        queue: list[tuple[torch.Tensor | PromptPass, _Group]] = []
+        for whole in (prompt, shared):
+            if whole is not None:
+                places = [i for i, s in enumerate(samples) if _shareable(s, shared) == (whole is shared)]
+                chosen = [samples[i] for i in places]
+                for group in self._split(prompt, chosen, [widths[i] for i in places]):
+                    queue.append((whole, replace(group, places=[places[i] for i in group.places])))
+        while queue:
+            whole, group = queue.pop(0)
+            try:
+                work(whole, group)
+            except torch.cuda.OutOfMemoryError as error:
+                queue[:0] = [(whole, half) for half in self._smaller(prompt, group, error)]
 
-        def select(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = args[0]
-            return (hidden.reshape(-1, hidden.shape[-1])[positions].unsqueeze(0), *args[1:])
-
-        handle = self._head.register_forward_pre_hook(select)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def _split(
-        self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None
-    ) -> list[tuple[int, list[Encoded]]]:
-        """Micro-batches and their widths, the widest first (so that a lack of memory shows at once)."""
-        by_width: dict[int, list[Encoded]] = {}
-        for sample, width in zip(samples, widths or self.widths(prompt.shape[0], samples), strict=True):
-            by_width.setdefault(width, []).append(sample)
+    def _split(self, prompt: torch.Tensor, samples: Sequence[Encoded], widths: Sequence[int] | None) -> list[_Group]:
+        """Micro-batches, the widest first (so that a lack of memory shows at once)."""
+        by_width: dict[int, list[int]] = {}
+        for place, width in enumerate(widths or self.widths(prompt.shape[0], samples)):
+            by_width.setdefault(width, []).append(place)
         groups = []
         for width in sorted(by_width, reverse=True):
             size = max(1, self._max_tokens // (width + prompt.shape[0]))
-            group = by_width[width]
-            groups += [(width, group[start : start + size]) for start in range(0, len(group), size)]
+            whole = by_width[width]
+            cuts = [whole[start : start + size] for start in range(0, len(whole), size)]
+            groups += [_Group(width, cut, [samples[i] for i in cut]) for cut in cuts]
         return groups
 
-    def _smaller(
-        self, prompt: torch.Tensor, width: int, group: list[Encoded], error: Exception
-    ) -> list[tuple[int, list[Encoded]]]:
+    def _smaller(self, prompt: torch.Tensor, group: _Group, error: Exception) -> list[_Group]:
         """Halve a micro-batch that did not fit, and all later ones."""
-        if len(group) == 1:
+        if len(group.samples) == 1:
             raise ModelError(
-                f"model {self.loaded.name!r} has not enough memory to tune on one sample of {group[0].length} tokens "
-                f"with a soft prompt of {prompt.shape[0]}: {str(error).splitlines()[0]}"
+                f"model {self.loaded.name!r} has not enough memory to tune on one sample of "
+                f"{group.samples[0].length} tokens with a soft prompt of {prompt.shape[0]}: "
+                f"{str(error).splitlines()[0]}"
             ) from None
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-        half = len(group) // 2
-        self._max_tokens = min(self._max_tokens, (width + prompt.shape[0]) * half)
-        return [(width, group[:half]), (width, group[half:])]
+        self._max_tokens = min(self._max_tokens, (group.width + prompt.shape[0]) * (len(group.samples) // 2))
+        return group.halves()
+
+
+def _shareable(sample: Encoded, shared: PromptPass | None) -> bool:
+    return shared is not None and bool(sample.prompt) and bool(sample.target)
+
+
+def _overhead(loaded: LoadedModel) -> int:
+    if loaded.device.type != "cpu":
+        return OVERHEAD["cuda"]
+    parameters = int(sum(p.numel() for p in loaded.model.parameters()))
+    return OVERHEAD["cpu"] + CPU_CALLS // max(1_000_000, parameters)

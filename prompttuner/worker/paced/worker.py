@@ -65,6 +65,9 @@ class PacedTask:
     def evaluate(self, collective: Collective) -> None:
         """Nothing is evaluated: the number of iterations is given."""
 
+    def share(self, possible: bool) -> None:
+        """Nothing is computed."""
+
     def sample_ids(self, step: int) -> Sequence[int]:
         """Consecutive numbers stand for samples."""
         return range(step * self._batch, (step + 1) * self._batch)

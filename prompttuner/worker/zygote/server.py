@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prompttuner.errors import PromptTunerError
 from prompttuner.protocol.elastic import ElasticSettings
@@ -125,8 +125,8 @@ class Zygote:
             seconds += self._pace_load(self._models[key], first)
         except (PromptTunerError, OSError, RuntimeError, ValueError, ImportError, MemoryError) as error:
             traceback.print_exc()
-            why = str(error) or type(error).__name__
-            self._send(ZygoteEvent(ev="load_failed", model=key[0], error=why))
+            said = str(error) or type(error).__name__
+            self._send(ZygoteEvent(ev="load_failed", model=key[0], error=said, kind=_whose(error)))
             return
         size = self._models[key].bytes
         names = [name for name, _, _ in self._models]
@@ -334,6 +334,15 @@ class Zygote:
                 self._hear_worker(worker)
         if self._worker is not None:
             self._forget_worker(worker, kill=True)
+
+
+def _whose(error: Exception) -> Literal["job", "site", "host"]:
+    """Whose fault a load is: ``job`` (its model), ``site`` (files that cannot be read now) or ``host`` (memory)."""
+    if isinstance(error, MemoryError):
+        return "host"
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    unread = isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
+    return "site" if unread and not absent else "job"
 
 
 def _idle_work(request: ZygoteRequest, model: LoadedModel, should_stop: Callable[[], bool]) -> Told:
