@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prompttuner.db.store.ownership import process_is_dead
 from prompttuner.errors import ModelError
 from prompttuner.files import write_json
 from prompttuner.protocol.elastic import ElasticSettings
-from prompttuner.protocol.jobs import Membership
+from prompttuner.protocol.jobs import Membership, Progress
 from prompttuner.worker.membership import member_dir, propose, read_progress
 from prompttuner.worker.paced.model import read_paced_model, write_paced_model
 from prompttuner.worker.zygote.client import Zygote
@@ -35,7 +36,7 @@ class Listener:
     def next(self, name: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            self.events += [event.to_json() for event in self.zygote.poll()]
+            self.events += [asdict(event) for event in self.zygote.poll()]
             for event in self.events:
                 if event["ev"] == name:
                     self.events.remove(event)
@@ -80,11 +81,11 @@ def new_job(folder: Path, spec: dict[str, Any], agent: str = "a") -> Path:
     return folder
 
 
-def wait_for_step(job: Path, step: int) -> dict[str, Any]:
+def wait_for_step(job: Path, step: int) -> Progress:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         progress = read_progress(job, 1, "a")
-        if progress.get("step", -1) >= step:
+        if progress is not None and (progress.step or 0) >= step:
             return progress
         time.sleep(0.02)
     raise AssertionError(f"never came to step {step}: {read_progress(job, 1, 'a')}")
