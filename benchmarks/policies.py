@@ -1,12 +1,15 @@
-"""All policies against each other and against the limit, on bursty two-hour windows.
+"""All policies against each other and against the limit, on bursty two-hour windows of two traces.
 
-python benchmarks/policies.py [--quick] [--json] [--seeds N] [--full] [--jobs N] [--out FILE]
-                              [--cache FILE [--check N]]
+python benchmarks/policies.py [--quick] [--full] [--baselines] [--jobs N] [--cache FILE [--check N]] [--save]
 
-Definitions, windows and seeds: ``policies_definitions.py``. All cells are computed and written, none picked; the
-figures are pooled over the report windows and seeds. ``--quick``: 32 GPUs, S = U(0.5,1.5), one seed, two windows.
-With ``--json`` the last line is one object: ``cells`` (violations, unavoidable, cost, bound_cost, bound_violations of
-each), ``violations_ratio`` and ``cost_ratio`` keyed by table and baseline, and more.
+Definitions, windows and seeds: ``policies_definitions.py`` and, for the trace with real models, ``policies_models.py``.
+All cells are computed and written, none picked; figures are pooled over report windows and seeds. About 10 minutes of
+one idle core. ``--full`` (all five seeds of the headline, other S, 96 GPUs, other assumptions) takes 40, ``--quick``
+(the headline, two windows, one seed) one.
+
+``--cache`` goes on after an interruption; ``--baselines`` leaves out what our own policy decides, so that a change of
+it costs only its own cells. ``--save`` writes ``results/policies.csv`` (one line a cell) and ``results/policies.json``
+(how it was made); then ``policies_tables.py`` makes the pages.
 """
 
 from __future__ import annotations
@@ -14,156 +17,117 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import policies_definitions as defs
+import policies_models as models
 import policies_report as report
+import policies_store as store
+from policies_cells import Cell, Figures, run_cell
 
-from prompttuner.policy import get
-from prompttuner.policy.contract.snapshot import PoolProfile
-from prompttuner.profiles import stated
-from prompttuner.sim import SimOptions, simulate
-from prompttuner.sim.bound import bound
-from prompttuner.trace.generate import DEFAULT_MIX
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One simulation (or, with ``policy`` "bound", one bound)."""
-
-    policy: str
-    label: str
-    bank: bool
-    gpus: int
-    slo: str
-    window: int
-    load: float
-    seed: int
-    switches: tuple[tuple[str, object], ...] = ()
-    variant: str = ""
-    """"" or the name of a sensitivity run."""
+Chosen = dict[str, dict[str, object]]
+POLICIES: Chosen = {defs.OURS: {}, **defs.BASELINES}
+HONEST: Chosen = {name: switches for name, switches in POLICIES.items() if name != "elasticflow"}
+"""Without ElasticFlow as released, which ignores start-ups: it stands in the headline's tables alone."""
 
 
-@lru_cache(maxsize=1)
-def _base() -> tuple[list[Any], str]:
-    return defs.base_jobs()
+def _cells(where: dict[str, object], policies: Chosen, limit: bool = True) -> list[Cell]:
+    """A cell for each policy (label -> switches; the label is the policy's name where it is one), and the bound."""
+    out = [Cell("bound", "bound", **where)] if limit else []  # type: ignore[arg-type]
+    for label, switches in policies.items():
+        name = label if label in POLICIES else defs.OURS
+        out.append(Cell(name, label, switches=tuple(sorted(switches.items())), **where))  # type: ignore[arg-type]
+    return out
 
 
-def _profiles(variant: str) -> dict[str, PoolProfile]:
-    known = stated([mix.llm for mix in DEFAULT_MIX])
-    return {n: replace(p, speedup=defs.FLATTER) for n, p in known.items()} if variant == "flatter" else known
-
-
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Simulate (or bound) one cell; plain figures."""
-    window = defs.Window(cell.window, cell.load)
-    weaker = cell.variant == "weaker"
-    jobs = defs.window_jobs(_base()[0], window, cell.gpus, cell.slo, cell.seed, weaker)
-    profiles = _profiles(cell.variant)
-    start = time.process_time()
-    if cell.policy == "bound":
-        limit = bound(jobs, cell.gpus, {n: p.speedup for n, p in profiles.items()}, bank=cell.bank, slots=100)
-        figures: dict[str, Any] = {
-            "unavoidable": limit.unavoidable,
-            "bound_violations": limit.violations,
-            "bound_cost": round(limit.work_gpu_s, 1),
-        }
-    else:
-        prior = defs.bank_prior(weaker)
-        spread = 0.2 if cell.variant == "uncertain" else 0.0
-        options = SimOptions(
-            gpus=cell.gpus, bank=cell.bank, bank_mid=prior[0], bank_hi=prior[1], predict_sigma=spread,
-            start_sigma=spread, seed=cell.seed,
-        )  # fmt: skip
-        result = simulate(jobs, profiles, get(cell.policy, **dict(cell.switches)), options)
-        figures = {
-            "violations": result.violations,
-            "rejected": sum(job.rejected for job in result.jobs),
-            "cost": round(result.cost_s, 1),
-            "busy": round(result.busy_s, 1),
-            "startup": round(result.startup_s, 1),
-            "idle": round(result.idle_s, 1),
-            "cluster_cost": round(result.cluster_s, 1),
-        }
-    return {**asdict(cell), "jobs": len(jobs), **figures, "cpu_s": round(time.process_time() - start, 2)}
-
-
-def cells_of(
-    windows: Iterable[defs.Window], gpus: int, slo: str, seeds: Iterable[int], variant: str = ""
-) -> list[Cell]:
+def cells_of(gpus: int, slo: str, seeds: Iterable[int], variant: str = "", count: int = 5) -> list[Cell]:
     """Every policy with and without the bank, and both bounds; with the weaker bank, those with the bank."""
     out = []
-    policies: dict[str, dict[str, object]] = {defs.OURS: {}, **defs.BASELINES}
-    for window in windows:
+    policies = POLICIES if (gpus, slo) == defs.HEADLINE else HONEST
+    for window in defs.REPORT[:count]:
         for seed in seeds:
             for bank in (True,) if variant == "weaker" else (True, False):
                 where = {"bank": bank, "gpus": gpus, "slo": slo, "window": window.number, "load": window.load}
-                where["variant"] = variant
-                out.append(Cell("bound", "bound", seed=seed, **where))  # type: ignore[arg-type]
-                for name, switches in policies.items():
-                    chosen = tuple(sorted(switches.items()))
-                    out.append(Cell(name, name, seed=seed, switches=chosen, **where))  # type: ignore[arg-type]
+                out += _cells({**where, "seed": seed, "variant": variant}, policies)
     return out
 
 
-def extra_cells(windows: Iterable[defs.Window], seeds: Iterable[int], slos: Iterable[str]) -> list[Cell]:
-    """Ablations of ours (with the bank, 32 GPUs), and the sensitivity runs at the headline."""
+def wrong_cells(seeds: Iterable[int]) -> list[Cell]:
+    """The headline with priors that are wrong."""
+    out = []
+    gpus, slo = defs.HEADLINE
+    few = {name: POLICIES[name] for name in (defs.OURS, "infless", "elasticflow-fixed", "edf")}
+    for variant, wrong in defs.WRONG.items():
+        for window in defs.REPORT:
+            for seed in seeds:
+                where = {"bank": wrong.bank_factor is not None, "gpus": gpus, "slo": slo, "window": window.number}
+                out += _cells({**where, "load": window.load, "seed": seed, "variant": variant}, few, limit=False)
+    return out
+
+
+def extra_cells(seeds: Iterable[int], full: bool) -> list[Cell]:
+    """At 32 GPUs: ablations of ours, and (``full``) other assumptions."""
     out = []
     gpus, headline = defs.HEADLINE
-    for window in windows:
+    few = {name: POLICIES[name] for name in (defs.OURS, "infless", "elasticflow-fixed")}
+    for window in defs.REPORT:
         for seed in seeds:
-            where = {"gpus": gpus, "window": window.number, "load": window.load, "seed": seed}
-            for label, switches in defs.ABLATIONS.items():
-                for slo in slos:
-                    chosen = tuple(sorted(switches.items()))
-                    out.append(Cell(defs.OURS, label, True, slo=slo, switches=chosen, variant="ablation", **where))  # type: ignore[arg-type]
-            for variant in ("flatter", "uncertain"):
-                for name in (defs.OURS, "infless", "elasticflow-fixed"):
-                    for bank in (True, False):
-                        out.append(Cell(name, name, bank, slo=headline, variant=variant, **where))  # type: ignore[arg-type]
+            where: dict[str, object] = {"gpus": gpus, "window": window.number, "load": window.load, "seed": seed}
+            at = {**where, "slo": headline}
             for bank in (True, False):
-                chosen = (("lsth", True),)
-                out.append(Cell("infless", "infless", bank, slo=headline, switches=chosen, variant="LSTH", **where))  # type: ignore[arg-type]
+                out += _cells({**at, "bank": bank, "variant": "ablation"}, defs.ABLATIONS, limit=False)
+                if not full:
+                    continue
+                for variant in ("flatter", "uncertain"):
+                    out += _cells({**at, "bank": bank, "variant": variant}, few, limit=False)
+                out += _cells({**at, "bank": bank, "variant": "LSTH"}, {"infless": {"lsth": True}}, limit=False)
     return out
 
 
-def plan_cells(quick: bool, seeds: int, full: bool) -> list[Cell]:
-    """All cells of a run, the headline first."""
+def models_cells(seeds: Iterable[int]) -> list[Cell]:
+    """The trace with real models, without a bank: all policies, and ours without switching or keep-alive."""
+    out = []
+    for gpus in models.GPUS:
+        for number, load in models.busiest(gpus):
+            for seed in seeds:
+                where = {"bank": False, "gpus": gpus, "slo": models.SLO, "window": number, "load": load, "seed": seed}
+                out += _cells({**where, "trace": models.TRACE}, HONEST)
+                ablated = {label: defs.ABLATIONS[label] for label in ("no model switch", "no warm pool")}
+                out += _cells({**where, "trace": models.TRACE, "variant": "ablation"}, ablated, limit=False)
+    return out
+
+
+def plan_cells(quick: bool, full: bool) -> list[Cell]:
+    """All cells of a run, the headlines first."""
     if quick:
-        return cells_of(defs.REPORT[:2], *defs.HEADLINE, seeds=defs.SEEDS[:1])
-
-    def chosen(gpus: int, slo: str) -> tuple[int, ...]:
-        return defs.SEEDS[: seeds if full else min(seeds, defs.SEEDS_AT.get((gpus, slo), 1))]
-
-    extra = defs.SEEDS[: min(seeds, defs.EXTRA_SEEDS)]
-    others = [slo for slo in defs.SLOS if slo != defs.HEADLINE[1]]
-    cells = cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen(*defs.HEADLINE))
-    for slo in others:
-        cells += cells_of(defs.REPORT, 32, slo, chosen(32, slo))
-    cells += extra_cells(defs.REPORT, extra, ("0.5", defs.HEADLINE[1]))
-    cells += cells_of(defs.REPORT, *defs.HEADLINE, seeds=chosen(*defs.HEADLINE), variant="weaker")
-    for slo in others:
-        cells += cells_of(defs.REPORT, 32, slo, extra, "weaker")
-    for slo in defs.SLOS:
-        cells += cells_of(defs.REPORT, 96, slo, chosen(96, slo))
+        return cells_of(*defs.HEADLINE, seeds=defs.SEEDS[:1], count=2)
+    seeds = defs.SEEDS if full else defs.SEEDS[: defs.HEADLINE_SEEDS]
+    one = defs.SEEDS[: defs.EXTRA_SEEDS]
+    cells = cells_of(*defs.HEADLINE, seeds=seeds)
+    cells += models_cells(one) if models.available() else []
+    cells += wrong_cells(one)
+    cells += cells_of(*defs.HEADLINE, seeds=one, variant="weaker")
+    cells += extra_cells(one, full)
+    for gpus, slo in ((gpus, slo) for gpus in defs.GPUS for slo in defs.SLOS):
+        if (gpus, slo) != defs.HEADLINE and full:
+            cells += cells_of(gpus, slo, one)
     return cells
 
 
-def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) -> list[dict[str, Any]]:
+def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) -> list[Figures]:
     """The rows of these cells in order; those in the cache (JSON lines, one a cell) are not computed again.
 
     But ``check`` of them, evenly spread, are, and compared: a change of the code since then must not go unnoticed.
     """
-    done: dict[str, dict[str, Any]] = {}
+    done: dict[str, Figures] = {}
     if cache is not None and cache.exists():
         for line in cache.read_text().splitlines():
             row = json.loads(line)
@@ -172,7 +136,7 @@ def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) ->
     missing = [cell for cell in dict.fromkeys(cells) if repr(cell) not in done]
     for cell in known[:: max(len(known) // check, 1)] if check else []:
         row = run_cell(cell)
-        if any(done[repr(cell)][key] != row[key] for key in row if key not in ("cpu_s", "switches")):
+        if any(done[repr(cell)][key] != row[key] for key in row if key != "cpu_s"):
             raise SystemExit(f"{cache} is of another version, delete it: {cell} now gives {row}")
     with ProcessPoolExecutor(jobs) as pool:
         for cell, row in zip(missing, pool.map(run_cell, missing), strict=True):
@@ -183,35 +147,52 @@ def compute(cells: list[Cell], jobs: int, cache: Path | None, check: int = 0) ->
     return [done[repr(cell)] for cell in cells]
 
 
+def _commit() -> str:
+    """Of the last change to what decides: our policy, the baselines, the simulator."""
+    git = ["git", "-C", str(Path(__file__).parent.parent), "log", "-1", "--format=%h", "--"]
+    done = subprocess.run([*git, "prompttuner/policy", "prompttuner/sim"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def main() -> None:
     """Run all cells, print the tables, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=len(defs.SEEDS), help="at most 5")
-    parser.add_argument("--full", action="store_true", help="all seeds in every cell (about an hour of one core)")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--baselines", action="store_true", help="bounds and baselines alone (for --cache)")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--cache", type=Path, help="keep computed cells here, to go on after an interruption")
     parser.add_argument("--check", type=int, default=0, help="compute so many cached cells again and compare")
-    parser.add_argument("--out", type=Path, help="write the JSON object here too")
+    parser.add_argument("--save", action="store_true", help="write results/policies.csv and policies.json")
+    parser.add_argument("--json", action="store_true", help="print the summary as one object on the last line")
     options = parser.parse_args()
-    cells = plan_cells(options.quick, options.seeds, options.full)
+    cells = plan_cells(options.quick, options.full)
+    if options.baselines:
+        cells = [cell for cell in cells if cell.policy != defs.OURS]
     start = time.monotonic()
     rows = compute(cells, options.jobs, options.cache, options.check)
-    result = report.summarise(rows, quick=options.quick)
-    flags = [f"--{flag}" for flag in ("quick", "full", "json") if getattr(options, flag)]
-    result["command"] = " ".join(["python benchmarks/policies.py", *flags])
-    # cells kept by --cache that were computed again and found equal; cpu_s counts what this cache's runs computed
-    result["checked"] = options.check
-    result["cores"] = os.cpu_count()
-    result["wall_s"] = None if options.cache else round(time.monotonic() - start, 1)
-    result["workload"] = _base()[1]
-    result["bank"] = "results/bank_pairs.csv" if defs.PAIRS.exists() else "stated distribution"
+    if options.baselines:
+        print(f"{len(rows)} cells, {sum(float(row['cpu_s']) for row in rows):.0f} CPU seconds")
+        return
+    flags = [f"--{flag}" for flag in ("quick", "full") if getattr(options, flag)]
+    made = store.Made(
+        command=" ".join(["python benchmarks/policies.py", *flags]),
+        policy=_commit(),
+        date=datetime.now(UTC).date().isoformat(),
+        cores=os.cpu_count() or 1,
+        load_average=round(os.getloadavg()[2], 1),
+        wall_s=None if options.cache else round(time.monotonic() - start, 1),
+        cpu_s=round(sum(float(row["cpu_s"]) for row in rows)),
+        checked=options.check,
+        workload=defs.base_jobs()[1],
+        bank="results/bank_pairs.csv" if defs.PAIRS.exists() else "stated distribution",
+    )
+    if options.save:
+        store.save(rows, made)
+    result = report.summarise(rows)
     print(report.render(result))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps({**result, **made.as_dict()}))
 
 
 if __name__ == "__main__":

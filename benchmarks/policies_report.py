@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import product
 from typing import Any
 
 import numpy as np
 import policies_definitions as defs
+import policies_models as models
 
 Row = dict[str, Any]
 BANK = {"paper": (True, False), "equal_bank": (True, True), "no_bank": (False, False)}
 """Table -> (ours has the bank, the baselines have it)."""
-KEEP = (
-    "policy", "label", "variant", "bank", "gpus", "slo", "window", "seed", "jobs", "violations", "rejected",
-    "unavoidable", "cost", "busy", "startup", "idle", "cluster_cost", "bound_cost", "bound_violations",
-)  # fmt: skip
+POLICIES = (defs.OURS, *defs.BASELINES)
+EXACT = 6
+"""With so few windows every resample of them is taken, instead of random ones."""
 
 
-def summarise(rows: list[Row], quick: bool) -> dict[str, Any]:
-    """The JSON object: all cells joined with their bounds, pooled tables, and the headline ratios.
+def summarise(rows: list[Row]) -> dict[str, Any]:
+    """The JSON object: pooled tables, the headline's ratios with intervals, a table per window, and the rest.
 
-    ``weaker`` holds the tables and ratios with the bank in the same form once more, with the weaker bank.
+    ``weaker`` holds the tables and ratios with the bank in the same form once more, with the weaker bank; ``models``
+    those of the trace with real models, by GPUs.
     """
     limits = {_place(row): row for row in rows if row["policy"] == "bound"}
     cells = []
@@ -28,28 +30,77 @@ def summarise(rows: list[Row], quick: bool) -> dict[str, Any]:
         if row["policy"] != "bound":
             limit = limits.get(_place(row), {}) if row["variant"] in ("", "ablation", "weaker") else {}
             cells.append({**row, **{k: limit.get(k) for k in ("unavoidable", "bound_cost", "bound_violations")}})
-    plain = [cell for cell in cells if not cell["variant"]]
-    weaker = [cell for cell in cells if cell["variant"] == "weaker"]
-    there = {_place(cell)[1:5] for cell in weaker}
-    weaker += [cell for cell in plain if not cell["bank"] and _place(cell)[1:5] in there]
+    here = [cell for cell in cells if cell["trace"] != models.TRACE]
+    plain = [cell for cell in here if not cell["variant"]]
+    weaker = [cell for cell in here if cell["variant"] == "weaker"]
+    there = {_place(cell)[1:6] for cell in weaker}
+    weaker += [cell for cell in plain if not cell["bank"] and _place(cell)[1:6] in there]
     gpus, slo = defs.HEADLINE
     return {
         "benchmark": "policies",
-        "quick": quick,
         "headline": {"gpus": gpus, "slo": slo},
         **_compared(plain, defs.TABLES),
-        "ablations": _ablations(cells),
-        "sensitivity": _sensitivity(cells),
+        "windows": {table: _windows(plain, table, *defs.HEADLINE) for table in ("no_bank", "equal_bank")},
+        "ablations": _ablations(here),
+        "sensitivity": _sensitivity(here),
         "weaker": _compared(weaker, ("paper", "equal_bank")) if weaker else None,
-        "cells": [{key: cell[key] for key in KEEP} for cell in cells],
+        "models": _models([cell for cell in cells if cell["trace"] == models.TRACE]),
+        "cells": cells,
         "cpu_s": round(sum(row["cpu_s"] for row in rows), 1),
     }
+
+
+def _models(cells: list[Row]) -> dict[int, Row]:
+    """By GPUs: pooled lines (ours ablated too), ratios with intervals, and the windows."""
+    out: dict[int, Row] = {}
+    for gpus in sorted({cell["gpus"] for cell in cells}, reverse=True):
+        plain = [cell for cell in cells if cell["gpus"] == gpus and not cell["variant"]]
+        lines = [_line(rows, name) for name in POLICIES if (rows := [c for c in plain if c["policy"] == name])]
+        ablated = [cell for cell in cells if cell["gpus"] == gpus and cell["variant"]]
+        for label in dict.fromkeys(cell["label"] for cell in ablated):
+            lines.append(_line([cell for cell in ablated if cell["label"] == label], label))
+        ours = _chosen(plain, defs.OURS, False, gpus, models.SLO)
+        ratios = {}
+        for name in (line["policy"] for line in lines if line["policy"] in defs.BASELINES):
+            theirs = _chosen(plain, name, False, gpus, models.SLO)
+            ratios[name] = {key: _ratios_of(theirs, ours, key) for key in ("violations", "cost")}
+        windows = _windows(plain, "no_bank", gpus, models.SLO)
+        seeds = len({cell["seed"] for cell in plain})
+        out[gpus] = {"lines": lines, "ratios": ratios, "windows": windows, "seeds": seeds}
+    return out
+
+
+def _ratios_of(theirs: list[Row], ours: list[Row], key: str) -> Row:
+    return {
+        "ratio": _ratio(theirs, ours, key),
+        "interval": _interval(theirs, ours, key),
+        "without_one": _without_one(theirs, ours, key),
+    }
+
+
+def _windows(cells: list[Row], table: str, gpus: int, slo: str) -> list[Row]:
+    """One line a window, seeds pooled: jobs, the bound, and what each policy misses."""
+    out = []
+    chosen = [cell for cell in cells if (cell["gpus"], cell["slo"]) == (gpus, slo)]
+    for window in dict.fromkeys(cell["window"] for cell in chosen):
+        mine = [cell for cell in chosen if cell["window"] == window]
+        line: Row = {"window": window, "load": mine[0]["load"], "missed": {}}
+        for name in POLICIES:
+            rows = _chosen(mine, name, BANK[table][0 if name == defs.OURS else 1], gpus, slo)
+            if rows:
+                figures = _line(rows, name)
+                line["missed"][name] = figures["violations"]
+                if name == defs.OURS:
+                    line |= {"jobs": figures["jobs"], "bound": figures.get("bound_violations")}
+        out.append(line)
+    return out
 
 
 def _compared(cells: list[Row], tables: tuple[str, ...]) -> dict[str, Any]:
     """Pooled tables, and the headline's ratios with their intervals."""
     gpus, slo = defs.HEADLINE
-    out: dict[str, Any] = {"violations_ratio": {}, "cost_ratio": {}, "violations_ratio_95": {}, "cost_ratio_95": {}}
+    kinds = ("violations_ratio", "cost_ratio", "violations_ratio_95", "cost_ratio_95", "violations_ratio_without_one")
+    out: dict[str, Any] = {kind: {} for kind in kinds}
     for table in tables:
         ours = _chosen(cells, defs.OURS, BANK[table][0], gpus, slo)
         for part in out.values():
@@ -58,21 +109,18 @@ def _compared(cells: list[Row], tables: tuple[str, ...]) -> dict[str, Any]:
             theirs = _chosen(cells, name, BANK[table][1], gpus, slo)
             out["violations_ratio"][table][name] = _ratio(theirs, ours, "violations")
             out["violations_ratio_95"][table][name] = _interval(theirs, ours, "violations")
-            out["cost_ratio"][table][name] = _ratio(theirs, ours, _cost_key(name))
-            out["cost_ratio_95"][table][name] = _interval(theirs, ours, _cost_key(name))
+            out["violations_ratio_without_one"][table][name] = _without_one(theirs, ours, "violations")
+            out["cost_ratio"][table][name] = _ratio(theirs, ours, "cost")
+            out["cost_ratio_95"][table][name] = _interval(theirs, ours, "cost")
             if name.startswith("elasticflow"):
-                out["cost_ratio"][table][name + " (held)"] = _ratio(theirs, ours, "busy")
+                out["cost_ratio"][table][name + " (whole cluster)"] = _ratio(theirs, ours, "cluster_cost")
     out["tables"] = {table: _table(cells, table) for table in tables}
     return out
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    return (row["bank"], row["gpus"], row["slo"], row["window"], row["seed"], row["variant"] == "weaker")
-
-
-def _cost_key(name: str) -> str:
-    """ElasticFlow owns its cluster: its cost is the whole of it; the share really held is shown beside."""
-    return "cluster_cost" if name.startswith("elasticflow") else "cost"
+    place = (row["bank"], row["trace"], row["gpus"], row["slo"], row["window"], row["seed"])
+    return (*place, row["variant"] == "weaker")
 
 
 def _chosen(cells: list[Row], policy: str, bank: bool, gpus: int, slo: str) -> list[Row]:
@@ -85,23 +133,49 @@ def _sum(cells: list[Row], key: str) -> float:
 
 def _ratio(theirs: list[Row], ours: list[Row], key: str) -> float | None:
     """Of sums; None where ours is below 1 (a ratio to nothing means nothing) or a side is missing."""
-    ours_key = "cost" if key in ("cluster_cost", "busy") else key
-    below = _sum(ours, ours_key)
+    below = _sum(ours, _ours_key(key))
     return round(_sum(theirs, key) / below, 3) if theirs and below >= 1 else None
 
 
+def _ours_key(key: str) -> str:
+    return "cost" if key == "cluster_cost" else key
+
+
+def _by_window(theirs: list[Row], ours: list[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the seeds of each window that both have."""
+    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for side, (cells, name) in enumerate(((theirs, key), (ours, _ours_key(key)))):
+        for cell in cells:
+            sums[cell["window"]][side] += cell[name]
+    both = {cell["window"] for cell in theirs} & {cell["window"] for cell in ours}
+    pairs = np.array([sums[window] for window in sorted(both)]).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
 def _interval(theirs: list[Row], ours: list[Row], key: str, draws: int = 2000) -> list[float] | None:
-    """95% bootstrap interval of a ratio of sums over (window, seed) pairs, seeded."""
-    ours_key = "cost" if key == "cluster_cost" else key
-    a = {(c["window"], c["seed"]): c[key] for c in theirs}
-    b = {(c["window"], c["seed"]): c[ours_key] for c in ours}
-    keys = sorted(set(a) & set(b))
-    if not keys:
+    """95% bootstrap interval of a ratio of sums, by resampling whole windows.
+
+    Cells of one window are no independent draws, whatever the seed. With few windows all resamples are taken.
+    """
+    a, b = _by_window(theirs, ours, key)
+    n = len(a)
+    if n < 2:
         return None
-    pick = np.random.default_rng(9).integers(0, len(keys), size=(draws, len(keys)))
-    top = np.array([a[k] for k in keys])[pick].sum(axis=1)
-    low = np.array([b[k] for k in keys])[pick].sum(axis=1)
+    if n <= EXACT:
+        pick = np.array(list(product(range(n), repeat=n)))
+    else:
+        pick = np.random.default_rng(9).integers(0, n, size=(draws, n))
+    top, low = a[pick].sum(axis=1), b[pick].sum(axis=1)
     return [round(float(q), 2) for q in np.quantile(top / np.maximum(low, 1), (0.025, 0.975))]
+
+
+def _without_one(theirs: list[Row], ours: list[Row], key: str) -> list[float] | None:
+    """Least and greatest ratio when any one window is left out."""
+    a, b = _by_window(theirs, ours, key)
+    if len(a) < 2:
+        return None
+    ratios = (a.sum() - a) / np.maximum(b.sum() - b, 1)
+    return [round(float(ratios.min()), 2), round(float(ratios.max()), 2)]
 
 
 def _line(cells: list[Row], name: str) -> Row:
@@ -160,13 +234,12 @@ def _sensitivity(cells: list[Row]) -> list[Row]:
     for cell in cells:
         if cell["variant"] not in ("", "ablation", "weaker"):
             groups[cell["variant"], cell["policy"], cell["bank"]].append(cell)
-    return [{"variant": v, "bank": bank, **_line(rows, p)} for (v, p, bank), rows in sorted(groups.items())]
+    return [{"variant": v, "bank": bank, **_line(rows, p)} for (v, p, bank), rows in groups.items()]
 
 
 def render(result: dict[str, Any]) -> str:
     """All tables as text."""
-    out = [f"workload: {result['workload']}; bank: {result['bank']}; {result['wall_s']} s on {result['cores']} cores"]
-    out += _text(result, "")
+    out = _text(result, "")
     for title in ("ablations", "sensitivity"):
         if result[title]:
             out += ["", title]
@@ -178,6 +251,12 @@ def render(result: dict[str, Any]) -> str:
         out += _text(result["weaker"], "weaker bank, ")
     out += _ratios(result["headline"], result, "")
     out += _ratios(result["headline"], result["weaker"], "weaker bank, ")
+    for gpus, part in result["models"].items():
+        out += ["", f"real models, {gpus} GPUs, no bank"]
+        for row in part["lines"]:
+            out.append(
+                f"{row['policy']:18} {row['violations_pct']:6.2f}% {row['cost']:9d} {row.get('bound_violations', '')}"
+            )
     return "\n".join(out)
 
 
@@ -207,8 +286,8 @@ def _ratios(head: dict[str, Any], part: dict[str, Any] | None, prefix: str) -> l
     out = ["", f"{prefix}ratios at {where} (baseline / prompttuner, 95% interval by bootstrap)"]
     for table, ratios in part["violations_ratio"].items():
         for name, ratio in ratios.items():
-            held = part["cost_ratio"][table].get(name + " (held)")
+            whole = part["cost_ratio"][table].get(name + " (whole cluster)")
             cost = f"cost {part['cost_ratio'][table][name]} {part['cost_ratio_95'][table][name]}"
-            cost += f", GPU-seconds held {held}" if held else ""
+            cost += f", whole cluster {whole}" if whole else ""
             out.append(f"{table:10} {name:18} violations {ratio} {part['violations_ratio_95'][table][name]}, {cost}")
     return out

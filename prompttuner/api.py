@@ -32,9 +32,14 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
         StateError: the controller refused the job, or did not answer; there is no such job then.
     """
     from prompttuner.spec import make_spec, resolve
+    from prompttuner.spec.models import check_at_hand
 
     resolved = resolve(make_spec(spec.model_dump(mode="json", exclude_unset=True)), time.time())
-    return _client(settings).submit([resolved])[0]
+    client = _client(settings)
+    offline = client.settings.backend == "slurm" and client.settings.slurm.offline
+    check_at_hand(resolved.model, offline)
+    client.check([resolved])
+    return client.submit([resolved])[0]
 
 
 def state(job: str, settings: Settings | None = None) -> dict[str, str | int | float | None]:

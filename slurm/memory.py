@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["UNKNOWN_MODEL_MB", "MemoryRule", "died_of_memory", "needed_mb", "parse_rule", "size_mb", "weights_bytes"]
+__all__ = [
+    "OUT_OF_MEMORY",
+    "UNKNOWN_MODEL_MB",
+    "MemoryRule",
+    "died_of_memory",
+    "needed_mb",
+    "parse_rule",
+    "size_mb",
+    "weights_bytes",
+]
 
 BASE_MB = 2048
 """Interpreter, torch, transformers, and room for a batch: an idle agent with a tiny LLM takes about a third of it."""
@@ -17,6 +26,8 @@ UNKNOWN_MODEL_MB = 16 * 1024
 """For an agent whose LLM is not known yet: enough for weights of 7 GB."""
 ON_DISK = {".safetensors": 1.0, ".bin": 1.0, ".gguf": 8.0}
 """Bytes in memory for one on disk: a quantised file is unpacked."""
+OUT_OF_MEMORY = "out of memory"
+"""How the reason of such an end begins."""
 LOG_TAIL = 8192
 _TOO_LITTLE = re.compile(
     r"exceeded (job|step)? ?memory limit|oom[-_ ]kill|out of memory|memory limit \(.*being killed", re.IGNORECASE

@@ -23,7 +23,7 @@ from prompttuner.slurm.answers import (
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
-from prompttuner.slurm.memory import died_of_memory
+from prompttuner.slurm.memory import OUT_OF_MEMORY, died_of_memory
 from prompttuner.slurm.words import NAME_PREFIX, SACCT_FIELDS, SQUEUE_FORMAT, Native, native_of, parse_time
 
 __all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "end_by_agent", "last_beat"]
@@ -102,7 +102,7 @@ class Observer:
         if view.state is not Native.ENDED or view.native_state.partition(" ")[0] not in MAYBE_MEMORY:
             return view
         if view.native_state == "OUT_OF_MEMORY" or died_of_memory(self._agents / uuid / "log.txt"):
-            return replace(view, reason="out of memory: set slurm.mem to more than its agent was given")
+            return replace(view, reason=f"{OUT_OF_MEMORY}: set slurm.mem to more than its agent was given")
         return view
 
     def _ask_all(self, known: Sequence[tuple[str, str | None]], now: float) -> dict[str, Seen]:

@@ -1,5 +1,9 @@
 """Fixtures and hooks for all tests."""
 
+import os
+import tempfile
+from pathlib import Path
+
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
 from postgres import own_postgres, postgres_server, postgres_url
 from property_tests import load_profile
@@ -18,3 +22,5 @@ __all__ = [
 ]
 
 load_profile()
+# What a submit checks of model and data costs seconds: tests with the same data share the answers.
+os.environ.setdefault("PROMPTTUNER_CHECKS_DIR", str(Path(tempfile.gettempdir(), f"prompttuner-checks-{os.getuid()}")))

@@ -15,7 +15,10 @@ from prompttuner.files import write_json
 
 __all__ = ["Task", "note_task", "read_tasks"]
 
-SPEC_KEYS = ("model", "train", "train_sha256", "template", "prompt_length", "batch_size", "learning_rate", "seed")
+SPEC_KEYS = (
+    "model", "train", "train_sha256", "template", "prompt_length", "batch_size", "learning_rate", "learning_rate_auto",
+    "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

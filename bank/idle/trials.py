@@ -25,6 +25,7 @@ from prompttuner.engine.initial import initial_prompt
 from prompttuner.engine.llm.encoding import Encoded
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.prefix import PrefixModel
+from prompttuner.engine.rate import job_rate
 from prompttuner.errors import PromptTunerError
 from prompttuner.spec.data import read_samples
 
@@ -137,7 +138,7 @@ class _Running:
         prompt = found.prompt(candidate)
         if prompt is None:
             return True
-        runner = Runner(self._model, prompt, float(self.task.spec["learning_rate"]))
+        runner = Runner(self._model, prompt, job_rate(self.task.spec, self.loaded))
         scored = samples[: RACE.samples]
         tokens = sum(len(sample.target) for sample in scored)
         lowest, first = float("inf"), 0

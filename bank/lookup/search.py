@@ -20,6 +20,7 @@ from prompttuner.bank.lookup.strategies import DEFAULT_STRATEGY, Choice, choose,
 from prompttuner.engine.initial import initial_prompt
 from prompttuner.engine.llm.encoding import Encoded
 from prompttuner.engine.llm.model import LoadedModel
+from prompttuner.engine.rate import job_rate
 from prompttuner.engine.tuner import TuningData
 from prompttuner.protocol.initial import InitialPrompt
 
@@ -174,7 +175,7 @@ class _Lookup:
             [choice.scores[c] for c in prompts],
             batches,
             samples,
-            learning_rate=float(self.spec["learning_rate"]),
+            learning_rate=job_rate(self.spec, self.loaded),
             settings=settings,
         )
         numbers = list(prompts)

@@ -38,6 +38,16 @@ class Client:
         """Leave requests and collect their answers; see :func:`prompttuner.client.asking.ask_all`."""
         return ask_all(self.settings, requests, wait_s, self._warn)
 
+    def check(self, specs: Sequence[ResolvedSpec]) -> list[str]:
+        """What would be refused, or fail in a worker's first minute; returns what the user should know, each once.
+
+        Raises:
+            PromptTunerError: why a job cannot be right.
+        """
+        from prompttuner.controller.act.admission import check_admission
+
+        return check_admission(self.settings, specs)
+
     def new_request(self, specs: Iterable[ResolvedSpec], *, hold: bool = False) -> Submit:
         """A request for these jobs under new ids; not left yet."""
         from prompttuner.controller.requests import new_job_id

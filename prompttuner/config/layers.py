@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
@@ -133,9 +134,25 @@ def _foreign(path: Path) -> str | None:
     return f"{path} is left out: it belongs to another user (uid {owner}) and could name commands to run"
 
 
+def _need_private(handle: IO[str], path: Path) -> None:
+    """A file that names commands to run must be its owner's alone to write.
+
+    Raises:
+        ConfigError: others may write it; says how to mend that.
+    """
+    mode = os.fstat(handle.fileno()).st_mode
+    if mode & 0o022:
+        raise ConfigError(
+            f"{path} can be written by others (mode {mode & 0o777:o}) and could name commands to run: "
+            f"chmod go-w {shlex.quote(str(path))}"
+        )
+
+
 def _file_layer(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as handle:
+            _need_private(handle, path)
+            text = handle.read()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except PermissionError as error:

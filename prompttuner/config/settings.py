@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     bank_dirs: tuple[Folder, ...] = Field(
         default=(), description="Prompt Banks to look into besides the own one, home/bank"
     )
+    checks_dir: Folder | None = Field(
+        None, description="where checks of models and data at submit are remembered; none: home/checks"
+    )
     policy: Literal["prompttuner", "edf", "elasticflow", "elasticflow-fixed", "infless", "sbatch"] = Field(
         default="prompttuner", description="scheduling policy"
     )
@@ -267,6 +270,11 @@ class Settings(BaseSettings):
     def spool_dir(self) -> Path:
         """The spool: the setting, or a folder below home."""
         return self.spool or self.home / "spool"
+
+    @property
+    def checks(self) -> Path:
+        """Where good answers of `prompttuner.spec.preflight` are kept."""
+        return self.checks_dir or self.home / "checks"
 
     @property
     def bank_dir(self) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,7 @@ def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> 
 
     with _handling(handler):
         while not stop:
-            began = time.monotonic()
+            began, tried = time.monotonic(), frozenset[Path]()
             try:
                 report = controller.tick()
                 if on_tick is not None:
@@ -124,8 +125,9 @@ def _serve(controller: Controller, on_tick: OnTick | None, until_done: bool) -> 
                 res.warn(f"another controller took over meanwhile, waiting until it lets go ({error})")
                 return False
             except (DatabaseError, SpoolError, BackendError, OSError) as error:
-                res.warn(f"{error}: the next tick tries again")
-            _sleep(controller, stop, began + res.settings.tick_s)
+                res.warn(f"{_told(error)}: the next tick tries again")
+                tried = _waiting(controller)
+            _sleep(controller, stop, began + res.settings.tick_s, tried)
     if stop == ["SIGINT"]:
         raise InterruptedByUser("interrupted; running jobs go on, `prompttuner run` takes them up again")
     if until_done:
@@ -256,12 +258,31 @@ def _give_back(controller: Controller, stop: list[str]) -> None:
         time.sleep(INBOX_LOOK_S)
 
 
-def _sleep(controller: Controller, stop: list[str], until: float) -> None:
-    """Sleep until the next tick is due, a request comes in, or a signal asks for the end."""
+def _told(error: Exception) -> str:
+    """An error in words that stay the same when it comes again: small files are written under a new name each time."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{Path(str(error.filename)).parent}: {error.strerror}"
+    return str(error)
+
+
+def _waiting(controller: Controller) -> frozenset[Path]:
+    """Requests that lie in the inbox now; none where that cannot be known."""
+    with contextlib.suppress(OSError):
+        return frozenset(pending_requests(controller.resources.spool))
+    return frozenset()
+
+
+def _sleep(controller: Controller, stop: list[str], until: float, tried: frozenset[Path] = frozenset()) -> None:
+    """Sleep until the next tick is due, a request comes in, or a signal asks for the end.
+
+    Args:
+        tried: requests that a tick has just failed with: no reason to tick again at once.
+    """
+    known = controller.inbox.unread | tried
     while not stop and (left := until - time.monotonic()) > 0:
         time.sleep(min(INBOX_LOOK_S, left))
         with contextlib.suppress(OSError):  # a spool that cannot be read now: the tick says so
-            if not controller.inbox.unread.issuperset(pending_requests(controller.resources.spool)):
+            if not known.issuperset(pending_requests(controller.resources.spool)):
                 return
 
 

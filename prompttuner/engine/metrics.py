@@ -10,8 +10,8 @@ __all__ = ["GENERATED", "HOPELESS", "cannot_match", "exact_match", "rouge_l"]
 
 
 def exact_match(answer: str, target: str) -> float:
-    """1 if the answer is the target, blanks at both ends aside."""
-    return float(answer.strip() == target.strip())
+    """1 if the answer is the target, blanks at both ends aside. A target of which no text is left is never matched."""
+    return float(answer.strip() == target.strip() != "")
 
 
 def cannot_match(begin: str, target: str) -> bool:

@@ -18,7 +18,7 @@ from prompttuner.engine.tuner import Tuner
 from prompttuner.errors import PromptTunerError, SpoolError
 from prompttuner.files import sha256_file, write_bytes, write_json
 
-__all__ = ["adapter_config", "write_adapter", "write_result"]
+__all__ = ["adapter_config", "keep_prompt", "write_adapter", "write_result"]
 
 COLUMNS = ("step", "loss", "metric", "train_loss", "train_s")
 SPEC_KEYS = (
@@ -79,6 +79,7 @@ def summary(tuner: Tuner) -> dict[str, Any]:
         "initial": {"origin": tuner.initial.origin, "warnings": tuner.initial.warnings},
         "first": _row(tuner.progress.evaluations[0]),
         "early_step": tuner.progress.early_step,
+        "learning_rate": tuner.learning_rate,
         "max_new_tokens": tuner.max_new_tokens,
         "weights_dtype": str(tuner.loaded.dtype).removeprefix("torch."),
         "spec": {key: tuner.spec[key] for key in SPEC_KEYS if key in tuner.spec},
@@ -106,11 +107,29 @@ def adapter_config(shape: tuple[int, ...], config: Any, base_model: str) -> dict
         "num_virtual_tokens": shape[0],
         "token_dim": shape[1],
         "num_transformer_submodules": 1,
-        "num_attention_heads": text.num_attention_heads,
-        "num_layers": text.num_hidden_layers,
+        "num_attention_heads": _number(text, "num_attention_heads", "n_head", "num_heads"),
+        "num_layers": _number(text, "num_hidden_layers", "n_layer", "num_layers", "num_blocks"),
         "prompt_tuning_init": "RANDOM",
         "inference_mode": True,
     }
+
+
+def keep_prompt(folder: Path, tuner: Tuner) -> Path:
+    """The best prompt alone as ``folder/prompt.safetensors``, for when a whole result cannot be written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save
+
+    path = folder / "prompt.safetensors"
+    write_bytes(path, save({"prompt": tuner.result_prompt.contiguous()}))
+    return path
+
+
+def _number(config: Any, *names: str) -> int:
+    """A number of the model's config; 1 where it has none: PEFT asks for it, and prompt tuning does not use it."""
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 1)
 
 
 def _row(evaluation: Evaluation) -> dict[str, Any]:

@@ -20,9 +20,10 @@ import torch
 
 from prompttuner.engine.checkpoint import EVERY_S, EVERY_STEPS, CheckpointClock, load_checkpoint, save_checkpoint
 from prompttuner.engine.initial import Lookup, initial_prompt
+from prompttuner.engine.llm.loading import check_usable
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.engine.result import write_result
-from prompttuner.engine.tuner import StepOutcome, Tuner, read_data
+from prompttuner.engine.tuner import StepOutcome, Tuner, check_survival, read_data
 from prompttuner.errors import PromptTunerError
 
 __all__ = ["main", "run_solo"]
@@ -59,7 +60,10 @@ def run_solo(
         loaded = load_model(
             spec["model"], spec.get("dtype", "auto"), spec.get("trust_remote_code", ()), device=device, name=name
         )
-    tuner = Tuner(loaded, spec, read_data(spec), initial_prompt(spec, loaded, lookup))
+    check_usable(loaded, bool(spec.get("allow_unused_weights")))
+    data = read_data(spec)
+    check_survival(data, loaded, spec)
+    tuner = Tuner(loaded, spec, data, initial_prompt(spec, loaded, lookup))
     if (state := load_checkpoint(folder)) is not None:
         tuner.load_state(state)
     clock = CheckpointClock(

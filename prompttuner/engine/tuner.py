@@ -16,14 +16,16 @@ from prompttuner.engine.initial import InitialPrompt
 from prompttuner.engine.llm.encoding import Encoded, encode
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.prefix import PrefixModel
+from prompttuner.engine.llm.survival import check_targets
 from prompttuner.engine.metrics import GENERATED, HOPELESS
+from prompttuner.engine.rate import job_rate
 from prompttuner.engine.sampling import SampleOrder
 from prompttuner.engine.state import STATE_VERSION, TunerState, check_fits, fingerprint
 from prompttuner.errors import PromptTunerError, SpecError
 from prompttuner.protocol.jobs import Outcome
 from prompttuner.spec.data import Sample, read_samples
 
-__all__ = ["StepOutcome", "Tuner", "TuningData", "read_data"]
+__all__ = ["StepOutcome", "Tuner", "TuningData", "check_survival", "read_data"]
 
 MAX_GRADIENT_NORM = 1.0
 """The usual bound, that of the Hugging Face Trainer too: one odd batch must not fill AdamW's second moment."""
@@ -65,6 +67,17 @@ def read_data(spec: Mapping[str, Any]) -> TuningData:
     return TuningData(read_samples(spec["train"]), read_samples(spec["eval"], spec.get("eval_samples")))
 
 
+def check_survival(data: TuningData, loaded: LoadedModel, spec: Mapping[str, Any]) -> None:
+    """Check that the model's vocabulary can say the targets.
+
+    Raises:
+        DataError: targets hold unknown tokens, and ``allow_unknown_tokens`` is not set.
+    """
+    allowed = bool(spec.get("allow_unknown_tokens"))
+    for samples, key in ((data.train, "train"), (data.evaluation, "eval")):
+        check_targets(samples, loaded.tokenizer, str(spec.get(key, key)), allowed)
+
+
 class Tuner:
     """Tunes one soft prompt of a frozen model.
 
@@ -102,8 +115,12 @@ class Tuner:
         self.loaded = loaded
         self.initial = initial
         length = initial.tensor.shape[0]
-        limits: dict[str, Any] = {"reserve": length, "max_positions": loaded.max_positions}
         template = spec["template"]
+        self._prefix = PrefixModel(loaded, template)
+        limits: dict[str, Any] = {
+            "reserve": length, "max_positions": loaded.max_positions, "rows": loaded.rows,
+            "reader": self._prefix.reader,
+        }  # fmt: skip
         self._train = encode(
             data.train, template, loaded.tokenizer, source=str(spec.get("train", "training data")), **limits
         )
@@ -112,11 +129,11 @@ class Tuner:
         )
         lengths = [sample.length for sample in self._train] if spec.get("bucketing") else None
         self._order = SampleOrder(len(self._train), spec["batch_size"], spec["seed"], lengths)
-        self._prefix = PrefixModel(loaded)
         self._generates = self.target["metric"] in GENERATED
         self._eval_widths = self._prefix.widths(length, self._eval, answering=self._generates)
         self._prompt = torch.nn.Parameter(initial.tensor.to(loaded.device, torch.float32).clone())
-        self._optimiser = torch.optim.AdamW([self._prompt], lr=spec["learning_rate"], weight_decay=0.0, foreach=False)
+        self._rate = job_rate(spec, loaded)
+        self._optimiser = self._make_optimiser()
         self._progress = Progress(self.target)
         self._step = 0
         self._loss_sum, self._loss_steps = 0.0, 0
@@ -131,6 +148,11 @@ class Tuner:
     def max_iterations(self) -> int:
         """Iterations after which the job ends in any case."""
         return int(self.spec["max_iterations"])
+
+    @property
+    def learning_rate(self) -> float:
+        """Of AdamW, as it is now."""
+        return self._rate if self._prefix.allowed else float(self.spec["learning_rate"])
 
     @property
     def progress(self) -> Progress:
@@ -196,9 +218,11 @@ class Tuner:
     def share(self, possible: bool) -> None:
         """Compute the prompt once a step for all samples, if that is exact and ``possible``.
 
-        With one member of a build that does not know of it all sum their steps as that one does.
+        With one member of a build that does not know of it all sum their steps as that one does, and take the learning
+        rate that their spec states for it.
         """
         self._prefix.allowed = possible
+        self._optimiser.param_groups[0]["lr"] = self.learning_rate
 
     def sample_ids(self, step: int) -> list[int]:
         """The samples of global step ``step``, of all members together."""
@@ -229,7 +253,7 @@ class Tuner:
         if not math.isfinite(total_loss):
             raise PromptTunerError(
                 f"the loss is {total_loss} in iteration {self._step + 1}: tuning has diverged; lower learning_rate "
-                f"(now {self.spec['learning_rate']:g}), or take dtype float32"
+                f"(now {self.learning_rate:g}), or take dtype float32"
             )
         gradient = self._prefix.gradient_of(self._prompt, flat[:size], sums.shared)
         self._prompt.grad = (gradient / total_tokens).to(torch.float32)
@@ -276,6 +300,7 @@ class Tuner:
             "step": self._step,
             "fingerprint": fingerprint(self.spec),
             "sharing": self._prefix.sharing,
+            "learning_rate": self._rate,
             "progress": self._progress.to_json(),
             "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
@@ -294,9 +319,9 @@ class Tuner:
         check_fits(state.meta, self.spec)
         meta, tensors = state.meta, state.tensors
         self._prompt = torch.nn.Parameter(tensors["prompt"].to(self.loaded.device, torch.float32).clone())
-        self._optimiser = torch.optim.AdamW(
-            [self._prompt], lr=self.spec["learning_rate"], weight_decay=0.0, foreach=False
-        )
+        if "learning_rate" in meta:  # what the job began with; states of before have that of their spec
+            self._rate = float(meta["learning_rate"])
+        self._optimiser = self._make_optimiser()
         self._prefix.sharing = bool(meta.get("sharing", False))  # states of before know no sharing, and go on without
         self._step = int(meta["step"])
         if self._step:
@@ -306,6 +331,9 @@ class Tuner:
         self._loss_sum, self._loss_steps = float(meta["loss_sum"]), int(meta["loss_steps"])
         self._train_s = float(meta["train_s"])
         self.initial = InitialPrompt(self.initial.tensor, meta["origin"], list(meta["warnings"]))
+
+    def _make_optimiser(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW([self._prompt], lr=self.learning_rate, weight_decay=0.0, foreach=False)
 
     def _decide(self) -> None:
         """Find out, once in a job's life, whether the prompt's pass can be shared.

@@ -87,6 +87,9 @@ class ResolvedSpec(Message):
     prompt_length: int | None = None
     """Virtual tokens; None where the prompt sets it."""
     learning_rate: float = 0.01
+    """Of AdamW; where ``learning_rate_auto`` holds, what agents of a build that does not know it take."""
+    learning_rate_auto: bool = False
+    """Whether the rate follows the scale of the model's embeddings."""
     eval_every: int = 1
     eval_samples: int | None = None
     seed: int = 0
@@ -98,6 +101,8 @@ class ResolvedSpec(Message):
     on_miss: str = "continue"
     bucketing: bool = False
     trust_remote_code: tuple[str, ...] = ()
+    allow_unused_weights: bool = False
+    allow_unknown_tokens: bool = False
     dtype: str = "auto"
     gpu_type: str | None = None
     setup: tuple[str, ...] = ()

@@ -61,7 +61,9 @@ class JobSpec(BaseModel):
     prompt_length: int | None = Field(
         default=None, ge=1, le=4096, description="virtual tokens; default 20, or the found, text or file prompt's own"
     )
-    learning_rate: float = Field(default=0.01, gt=0, le=100)
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=100, description="of AdamW; auto (the default): by the scale of the model's embeddings"
+    )
     batch_size: int = Field(
         default=16, ge=1, le=65536, description="samples of one iteration over all members together"
     )
@@ -78,6 +80,8 @@ class JobSpec(BaseModel):
     on_miss: Literal["continue", "stop"] = Field(default="continue", description="what to do after a missed deadline")
     bucketing: bool = Field(default=False, description="batches of samples of similar length")
     trust_remote_code: Names = Field(default=(), description="models (by name) whose own Python code may run")
+    allow_unused_weights: bool = Field(default=False, description="tune although stored weights have no place")
+    allow_unknown_tokens: bool = Field(default=False, description="tune although targets hold unknown tokens")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gpu_type: str | None = Field(default=None, description="GPU type as Slurm names it; none: any one type")
     setup: Names = Field(default=(), description="shell lines before the agent: module, conda, export")
@@ -105,6 +109,13 @@ class JobSpec(BaseModel):
             batch, least = _as_int(renamed.get("batch_size"), 16), _as_int(renamed.get("min_gpus"), 1)
             renamed["max_gpus"] = max(1, least, min(DEFAULT_MAX_GPUS, batch))
         return renamed
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _learning_rate(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return None
+        return value
 
     @field_validator("template")
     @classmethod

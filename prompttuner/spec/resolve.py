@@ -18,6 +18,8 @@ from prompttuner.spec.when import iso, parse_deadline
 
 __all__ = ["check_data", "resolve"]
 
+DEFAULT_RATE = 0.01
+"""The default of the build before, for its agents: they do not know ``learning_rate_auto``."""
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format itself."""
 
@@ -29,7 +31,7 @@ def resolve(spec: JobSpec, now: float) -> ResolvedSpec:
     wrote it; absolute ``train`` and ``eval`` with ``train_sha256``, ``eval_sha256``, ``train_count``, ``eval_count``;
     ``deadline_at`` (Unix seconds, None for best effort) and ``deadline_iso``; ``submitted_at`` and ``submitted_iso``;
     ``prompt_length`` (None where the prompt sets it: a ``text:`` or file prompt, or for ``auto`` the one found);
-    ``initial_prompt_sha256`` (None: no file).
+    ``initial_prompt_sha256`` (None: no file); ``learning_rate_auto``, with 0.01 as ``learning_rate`` for older agents.
 
     Raises:
         SpecError: the deadline is not in the future.
@@ -48,6 +50,8 @@ def resolve(spec: JobSpec, now: float) -> ResolvedSpec:
     prompt, prompt_hash = _initial_prompt(initial)
     values.update(
         spec_version=SPEC_VERSION,
+        learning_rate=DEFAULT_RATE if spec.learning_rate is None else spec.learning_rate,
+        learning_rate_auto=spec.learning_rate is None,
         model=model,
         model_name=spec.model,
         initial_prompt=prompt,

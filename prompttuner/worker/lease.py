@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prompttuner.engine.llm.loading import check_usable
 from prompttuner.errors import ConfigError, ModelError, SpoolError, StateError
 from prompttuner.protocol.elastic import ElasticSettings
 from prompttuner.protocol.files import read_message
@@ -116,6 +117,8 @@ class TaskMaker:
     ) -> None:
         if isinstance(model, PacedModel) and spec.paced is None:
             raise ModelError(f"{model.name} is a paced model, which has no weights: only replayed jobs can use it")
+        if not isinstance(model, PacedModel) and spec.paced is None:
+            check_usable(model, spec.allow_unused_weights)
         self._job_dir = job_dir
         self._spec = spec
         self._model: Any = model

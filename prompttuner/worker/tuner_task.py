@@ -13,10 +13,10 @@ from prompttuner.engine.checkpoint import load_checkpoint, save_checkpoint
 from prompttuner.engine.collective import Collective
 from prompttuner.engine.initial import InitialPrompt, initial_prompt
 from prompttuner.engine.llm.model import LoadedModel
-from prompttuner.engine.result import write_result
+from prompttuner.engine.result import keep_prompt, write_result
 from prompttuner.engine.state import TunerState, pack, unpack
-from prompttuner.engine.tuner import Tuner, TuningData, read_data
-from prompttuner.errors import DataError, StateError
+from prompttuner.engine.tuner import Tuner, TuningData, check_survival, read_data
+from prompttuner.errors import DataError, ModelError, SpoolError, StateError
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
 from prompttuner.protocol.lookup import LookupReport
@@ -48,6 +48,7 @@ class TunerTask:
         """
         values = spec.to_json()
         data = read_data(values)
+        check_survival(data, model, values)
         found: list[str] = []
 
         def lookup() -> torch.Tensor | None:
@@ -152,11 +153,25 @@ class TunerTask:
         )
 
     def write_result(self, folder: Path, outcome: Outcome) -> Done:
-        """A job that is stopped before its first evaluation has no result, only an outcome."""
+        """A job that is stopped before its first evaluation has no result, only an outcome.
+
+        Raises:
+            SpoolError: the disk does not take it; the job is tried again.
+            ModelError: the result cannot be written for another reason, now or ever; the prompt is kept beside it.
+        """
         tuner = self.tuner
         best = tuner.progress.best
         if best is not None:
-            write_result(folder / "result", tuner)
+            try:
+                write_result(folder / "result", tuner)
+            except (SpoolError, OSError, MemoryError):
+                raise
+            except Exception as error:
+                kept = keep_prompt(folder, tuner)
+                raise ModelError(
+                    f"the result cannot be written ({type(error).__name__}: {error}); the tuned prompt of step "
+                    f"{best.step} is kept in {kept}"
+                ) from error
         return Done(
             outcome,
             step=tuner.step_index,

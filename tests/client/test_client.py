@@ -15,7 +15,7 @@ from prompttuner.client import asking
 from prompttuner.client.client import Client
 from prompttuner.config import Settings
 from prompttuner.controller import run
-from prompttuner.errors import ConfigError, NotFound, NotOwner, StateError
+from prompttuner.errors import ConfigError, NotFound, NotOwner, PromptTunerError, StateError
 from prompttuner.protocol.requests import Submit
 from prompttuner.smallmodel.tasks import write_dataset
 from prompttuner.spec import resolve
@@ -72,6 +72,8 @@ def test_submit_waits_for_the_answer_of_a_controller_that_runs_elsewhere(
 def test_a_refusal_is_raised_and_leaves_no_job(client: Client, spec: JobSpec) -> None:
     greedy = spec.model_copy(update={"min_gpus": 8, "max_gpus": 8})
     with pytest.raises(StateError, match="8 GPUs"):
+        client.submit([resolve(greedy, 1.8e9)])
+    with pytest.raises(PromptTunerError, match="8 GPUs"):
         prompttuner.submit(greedy, client.settings)
     assert client.jobs() == [] and inbox(client) == []
 

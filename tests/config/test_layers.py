@@ -156,3 +156,19 @@ def test_every_setting_is_explained_and_the_reference_page_is_up_to_date() -> No
     assert "|  |" not in page
     written = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
     assert written.read_text() == page, "run: prompttuner config reference > docs/reference/settings.md"
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o602])
+@pytest.mark.parametrize("name", ["prompttuner.toml", "pyproject.toml"])
+def test_a_project_file_that_others_may_write_is_refused_with_what_mends_it(
+    tmp_path: Path, name: str, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "home"))
+    file = tmp_path / name
+    table = "" if name == "prompttuner.toml" else "[tool.prompttuner]\n"
+    file.write_text(f'{table}command_hook = "touch {tmp_path}/run"\n')
+    file.chmod(mode)
+    with pytest.raises(ConfigError, match=f"chmod go-w .*{name}"):
+        load_layers(cwd=tmp_path)
+    file.chmod(mode & ~0o022)
+    assert load_layers(cwd=tmp_path).settings.command_hook is not None

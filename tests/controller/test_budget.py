@@ -45,7 +45,6 @@ def test_a_budget_does_not_fill_up_again_as_old_rows_are_forgotten(tmp_path: Pat
         assert lab.site.running() == []
         left = lab.controller.limits.hours_left(10.0)
         assert 0 < left < 10.0
-        lab.site.time += 40 * 86400
-        lab.tick()
+        lab.pass_days(40)
         assert lab.store.query(allocations.find) == []
         assert lab.controller.limits.hours_left(10.0) == pytest.approx(left, abs=1e-9)

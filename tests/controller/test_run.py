@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -223,3 +224,27 @@ def test_a_second_database_on_one_spool_is_warned_of(
         running.tick_once(settings.model_copy(update={"database": str(tmp_path / "other.db")}))
         running.tick_once(settings)
     assert [record.getMessage().count("was served from the database") for record in caplog.records] == [1, 1]
+
+
+def test_a_spool_that_cannot_be_written_is_told_once_and_tried_once_a_tick(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.tick_once(settings)
+    leave(settings, Purge(job="none"))
+    ticks: list[float] = []
+
+    def read_only(controller: Controller) -> TickReport:
+        ticks.append(time.monotonic())
+        if len(ticks) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        scratch = settings.spool_dir / "replies" / f".a.json.{len(ticks)}"
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(scratch))
+
+    monkeypatch.setattr(Controller, "tick", read_only)
+    with caplog.at_level(logging.WARNING):
+        running.run(settings)
+    assert len(ticks) == 5
+    assert all(later - before >= settings.tick_s * 0.9 for before, later in itertools.pairwise(ticks))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{settings.spool_dir / 'replies'}: Read-only file system: the next tick tries again"
+    ]

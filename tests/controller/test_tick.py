@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -256,3 +257,27 @@ def test_slurm_is_not_told_again_and_again_to_end_the_same_allocation(
     lab.run(50)
     own = [(at, ids) for at, ids in told if allocation.native_id in ids]
     assert len(own) == 2 and own[1][0] - own[0][0] >= 30
+
+
+def test_a_running_job_whose_folder_was_removed_fails_and_says_so(lab: Lab) -> None:
+    job_id = lab.submit(ita=300, max_gpus=1)
+    lab.run(15)
+    assert lab.job(job_id).state == JobState.RUNNING
+    shutil.rmtree(lab.spool.job(job_id))
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.FAILED
+    assert "folder in the spool was removed" in str(lab.job(job_id).error)
+
+
+def test_a_result_that_somebody_else_put_there_is_moved_aside(lab: Lab) -> None:
+    job_id = lab.submit(ita=100, max_gpus=1)
+    lab.run(12)
+    foreign = lab.spool.job(job_id) / "result"
+    foreign.mkdir()
+    (foreign / "result.json").write_text('{"step": 1}')
+    lab.run(60)
+    assert lab.job(job_id).state == JobState.DONE
+    promoted = read_json(foreign / "result.json")
+    assert promoted is not None and promoted["step"] == 100
+    (aside,) = lab.spool.job(job_id).glob("result.foreign.*")
+    assert read_json(aside / "result.json") == {"step": 1}

@@ -359,11 +359,35 @@ def test_old_folders_rows_and_replies_are_forgotten(lab: Lab) -> None:
     long_ago = lab.site.time - 1000
     for path in [reply, *agents]:
         os.utime(path, (long_ago, long_ago))
-    lab.site.time += 40 * 86400
-    lab.tick()
+    lab.pass_days(40)
     assert not lab.spool.job(job_id).exists() and not reply.exists() and not any(p.exists() for p in agents)
     assert lab.store.query(all_jobs) == []
     assert any(row.kind == "store.pruned" for row in lab.store.query(events.latest))
+
+
+def test_a_clock_that_jumps_ahead_removes_nothing_and_is_told_of(lab: Lab) -> None:
+    job_id = lab.submit(ita=10)
+    lab.run(60)
+    lab.site.time += 40 * 86400
+    for _ in range(3):  # a few hours later it still may be wrong
+        lab.tick()
+        lab.site.time += 3700
+    assert (lab.spool.job(job_id) / "result").is_dir() and lab.job(job_id).state == JobState.DONE
+    assert any("40 days ahead of the last clean-up" in text for text in lab.warnings)
+    lab.site.time -= 40 * 86400  # put right
+    lab.tick()
+    assert (lab.spool.job(job_id) / "result").is_dir()
+    lab.pass_days(40)
+    assert not lab.spool.job(job_id).exists(), "time that goes by as it should makes things old"
+
+
+def test_a_clock_that_stays_ahead_for_a_day_is_believed(lab: Lab) -> None:
+    job_id = lab.submit(ita=10)
+    lab.run(60)
+    lab.site.time += 40 * 86400
+    lab.tick()
+    lab.pass_days(1.1)
+    assert not lab.spool.job(job_id).exists()
 
 
 def test_too_much_waste_is_removed_checkpoints_first(lab: Lab) -> None:

@@ -211,7 +211,8 @@ def test_when_the_zygote_is_killed_its_worker_leaves_and_the_client_says_gone(
         while not process_is_dead(worker, ""):
             assert time.monotonic() < deadline, "the worker stays"
             time.sleep(0.02)
-        assert read_progress(job, 1, "a")["phase"] == "left"
+        progress = read_progress(job, 1, "a")
+        assert progress is not None and progress.phase == "left"
         assert (member_dir(job, 1, "a") / "checkpoint.json").exists()
     finally:
         listener.zygote.exit()

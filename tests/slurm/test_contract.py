@@ -9,7 +9,7 @@ import slurm_entry
 from contract_sites import WALLTIME_S, ContractSite, FakeContractSite, RealContractSite
 
 from prompttuner.errors import BackendError
-from prompttuner.slurm.backend import NO_ANSWER, SubmitRefused, SubmitUnknown
+from prompttuner.slurm.backend import NO_ANSWER, EndSource, SubmitRefused, SubmitUnknown
 from prompttuner.slurm.observe import EXITED, NOT_FOUND, VANISHED
 from prompttuner.slurm.words import Native
 
@@ -44,6 +44,8 @@ def test_runs_and_ends(site: ContractSite) -> None:
     site.finish(request)
     ended = site.wait(request, native, Native.ENDED)
     assert (ended.native_id, ended.native_state, ended.node) == (native, "COMPLETED", seen.node)
+    assert (ended.end_source, ended.start_at) == (EndSource.MANAGER, seen.start_at)
+    assert ended.ends_at is not None and 0 <= ended.ends_at - seen.start_at < WALLTIME_S
 
 
 def test_one_that_finds_no_free_gpu_waits_and_then_runs(site: ContractSite) -> None:

@@ -295,6 +295,7 @@ def test_a_site_that_gives_little_memory_is_asked_for_more_and_an_end_for_want_o
             user.submit("too large")
             user.until(lambda: any("out of memory" in cause for _, cause in user.events()), "its end is told", 90.0)
             assert any("slurm.mem" in cause for _, cause in user.events())
+            assert not any(kind == "allocation.scancelled" for kind, _ in user.events())
         finally:
             user.stop()
         cluster.run("scancel", "--user", cluster.shape.user)

@@ -16,6 +16,7 @@ from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.protocol.target import Target
 from prompttuner.spec import JobSpec, check_data, load_spec, make_spec, resolve
 from prompttuner.spec.grid import expand_grid, parse_grid
+from prompttuner.spec.models import check_at_hand
 from prompttuner.spec.when import format_duration, parse_deadline, parse_duration
 
 NOW = 1_800_000_000.0
@@ -27,7 +28,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
@@ -358,3 +359,19 @@ def test_a_huge_grid_is_taken_for_a_mistake() -> None:
 def test_python_construction_complains_too(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="did you mean 'deadline'"):
         JobSpec(**{**values, "dedline": "30m"})
+
+
+def test_a_hub_id_that_is_not_in_the_cache_is_refused_where_there_is_no_internet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    check_at_hand("modles/tiny", offline=False)  # it may be downloaded
+    with pytest.raises(ModelError, match=r"no folder .*modles/tiny and no such model in the hub's cache"):
+        check_at_hand("modles/tiny", offline=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="prompttuner fetch gpt2"):
+        check_at_hand("gpt2", offline=False)
+    (tmp_path / "models--org--tiny" / "snapshots" / "abc").mkdir(parents=True)
+    check_at_hand("org/tiny", offline=True)
+    check_at_hand(str(tmp_path), offline=True)

@@ -41,7 +41,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("status", "jobs.status", "List jobs: state, progress, deadline, GPUs.", JOBS),
     Entry("show", "jobs.show", "Show all that is known about a job.", JOBS),
     Entry("explain", "jobs.show", "Say in words why a job waits, or why it has the GPUs it has.", JOBS),
-    Entry("logs", "jobs.logs", "Show what happened to a job, and what its workers wrote.", JOBS),
+    Entry("logs", "jobs.logs", "Show what happened to a job (or an allocation), and what its workers wrote.", JOBS),
     Entry("result", "jobs.result", "Show or copy the tuned prompt of a job.", JOBS),
     Entry("cancel", "jobs.change", "Cancel jobs; their checkpoints are kept.", JOBS),
     Entry("update", "jobs.change", "Change a job's deadline or priority.", JOBS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,9 @@ def submit(
         int | None, _option("Give up after so many.", TUNING, "--max-iterations", "--iterations")
     ] = None,
     prompt_length: Annotated[int | None, _option("Virtual tokens.", TUNING, "--prompt-length", "--length")] = None,
-    learning_rate: Annotated[float | None, _option("Of AdamW.", TUNING, "--learning-rate", "--lr")] = None,
+    learning_rate: Annotated[
+        str | None, _option("Of AdamW: a number, or auto.", TUNING, "--learning-rate", "--lr")
+    ] = None,
     batch_size: Annotated[
         int | None, _option("Samples of an iteration, over all GPUs.", TUNING, "--batch-size", "--batch", "--bs")
     ] = None,
@@ -80,6 +83,9 @@ def submit(
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
+    notes = check_all(specs)
+    if not quiet:
+        tell_notes(notes)
     if dry_run:
         _show_dry_run(specs, json)
         return
@@ -94,17 +100,39 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     """
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
+    from prompttuner.spec.models import check_at_hand
 
     if not files and not flags:
         raise SpecError("nothing to submit: give a spec file, or at least --model, --train, --eval and --target")
     now = time.time()
+    settings = context.settings()
+    offline = settings.backend == "slurm" and settings.slurm.offline
     axes = parse_grid(grid)
     sources = [(str(path), load_values(path, flags)) for path in files] or [("flags", flags)]
     specs = []
     for source, values in sources:
         for combination in expand_grid(values, axes):
             specs.append(resolve(make_spec(combination, source=source), now))
+    for model in dict.fromkeys(spec.model for spec in specs):
+        check_at_hand(model, offline)
     return specs
+
+
+def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
+    """The same checks for `--dry-run`, `submit` and `sbatch`; what the user should know, each once.
+
+    Raises:
+        PromptTunerError: what would be refused, or fail in a worker's first minute.
+    """
+    from prompttuner.cli.frame.asking import client
+
+    return client().check(specs)
+
+
+def tell_notes(notes: list[str]) -> None:
+    """On standard error, so that ids on standard output stay alone."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 def _submit(specs: list[ResolvedSpec], hold: bool, quiet: bool, json: bool) -> None:

@@ -11,6 +11,7 @@ from prompttuner.controller.observe.reports import AgentFacts, JobFacts
 from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
+from prompttuner.slurm.memory import OUT_OF_MEMORY
 from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
 from prompttuner.slurm.words import Native
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
@@ -25,6 +26,8 @@ ABANDON_AFTER_S = 120.0
 """An intent that neither Slurm nor the spool knows after this long was never submitted (or its sbatch was lost)."""
 DONE_GRACE_S = 60.0
 """A lease that says it is done, but whose result cannot be seen yet: a network file system needs time."""
+
+FOLDER_GONE = "its folder in the spool was removed while it ran, checkpoints and all: submit it again"
 
 _A = AllocationState
 _STARTED = frozenset({Native.RUNNING, Native.COMPLETING, Native.ENDED})
@@ -147,7 +150,8 @@ def _from_manager(tx: Tx, allocation: Allocation, view: Seen) -> None:
             tx.learn(allocation, "queue", max(0.0, view.start_at - (allocation.submitted_at or tx.now)))
     if view.state == Native.ENDED:
         why = " ".join(filter(None, (view.native_state, view.reason)))
-        if view.native_state.startswith("CANCELLED") and not allocation.drain:
+        killed = view.reason.startswith(OUT_OF_MEMORY)  # by Slurm, not by a user
+        if view.native_state.startswith("CANCELLED") and not allocation.drain and not killed:
             _respect_scancel(tx, allocation)
         reason = view.reason or view.native_state
         cause = f"Slurm says it has ended: {why}".rstrip(": ")
@@ -202,6 +206,9 @@ def apply_jobs(tx: Tx, jobs: Sequence[Job], facts: Mapping[str, JobFacts], live:
         if told is None or job.state != JobState.RUNNING:
             continue
         _adopt_survivors(tx, job, told)
+        if told.plan is None and _folder_is_gone(job, live):
+            tx.end_job(job, JobState.FAILED, FOLDER_GONE, error=FOLDER_GONE)
+            continue
         if told.plan is None or told.plan.generation != job.generation:
             continue  # this generation's plan is not out yet: nothing that was read is about it
         _take_progress(tx, job, told)
@@ -210,6 +217,16 @@ def apply_jobs(tx: Tx, jobs: Sequence[Job], facts: Mapping[str, JobFacts], live:
         if any(_fails(tx, job, member, told) for member in told.errors):
             continue
         _drop_lost_members(tx, job, live)
+
+
+def _folder_is_gone(job: Job, live: Mapping[str, Allocation]) -> bool:
+    """Whether a plan that was written is no longer there, and none of the job's members works any more."""
+    if job.plan_generation != job.generation:
+        return False
+    working = (live.get(member) for member in job.members)
+    return not any(
+        one is not None and one.state not in ALLOCATION_ENDED and not _lease_outcome(one, job) for one in working
+    )
 
 
 def _adopt_survivors(tx: Tx, job: Job, told: JobFacts) -> None:

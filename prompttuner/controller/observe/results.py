@@ -12,23 +12,27 @@ from prompttuner.errors import SpoolError
 __all__ = ["promote"]
 
 MAX_RESULT_BYTES = 2 << 30
+SUMMARY = "result.json"
 
 
 def promote(job_dir: Path, member_dir: Path) -> Path:
     """Copy ``member_dir/result`` to ``job_dir/result``; returns the latter.
 
-    Idempotent: an existing result is complete (it appears by rename) and stays. Links and other odd things that a
-    member might have written are refused, not followed.
+    Idempotent: a result that was promoted before is complete (it appears by rename) and stays; one that somebody else
+    has put there is moved aside. Links and other odd things that a member might have written are refused, not followed.
 
     Raises:
         SpoolError: the result is missing, odd or huge.
         OSError: disk full; nothing is left half-done.
     """
     target = job_dir / "result"
-    if target.is_dir():
-        return target
     source = member_dir / "result"
-    if not source.is_dir() or source.is_symlink():
+    there = source.is_dir() and not source.is_symlink()
+    if os.path.lexists(target):
+        if _same(target, source) or not there:
+            return target
+        target.rename(job_dir / f"result.foreign.{uuid.uuid4().hex[:8]}")
+    if not there:
         raise SpoolError(f"{member_dir} says it is done, but has no result")
     _check(source)
     scratch = job_dir / f".result.{os.getpid()}.{uuid.uuid4().hex[:8]}"
@@ -40,6 +44,16 @@ def promote(job_dir: Path, member_dir: Path) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return target
+
+
+def _same(target: Path, source: Path) -> bool:
+    """Whether the promoted result is the member's: by its summary."""
+    if target.is_symlink() or not target.is_dir():
+        return False
+    try:
+        return (target / SUMMARY).read_bytes() == (source / SUMMARY).read_bytes()
+    except FileNotFoundError:
+        return not (target / SUMMARY).exists() and not (source / SUMMARY).exists()
 
 
 def _check(source: Path) -> None:

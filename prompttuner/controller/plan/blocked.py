@@ -34,6 +34,8 @@ class Blockage:
     limit_gpus: int | None = None
     """GPUs that can be held at a time, as Slurm's limit shows; None: no limit has shown."""
     limit_words: str = ""
+    closed: bool = False
+    """A limit holds back an allocation now: so it would any other."""
     pools: Mapping[str, str] = field(default_factory=dict)
     """Pools for which nothing can start as it is asked for, with the reason."""
     reserved: Mapping[str, str] = field(default_factory=dict)
@@ -74,11 +76,10 @@ class Blockage:
         """
         if not self:
             return plan
-        closed = bool(self.allocations and self.limit_words)
         actions = [
             action
             for action in plan.actions
-            if not (isinstance(action, Request) and (closed or pools[action.pool] in self.pools))
+            if not (isinstance(action, Request) and (self.closed or pools[action.pool] in self.pools))
         ]
         gone = {action.agent for action in actions if isinstance(action, Release)}
         for uuid in sorted(self.allocations - gone):
@@ -100,4 +101,4 @@ def find_blockage(gate: Gate, allocations: Sequence[Allocation], now: float) -> 
     words = in_words(limited[0].reason) if limited else "" if limit is None else limit[1]
     pools = {a.pool: in_words(a.reason) for a in waiting if prospects[a.uuid] in {Prospect.NEVER, Prospect.HELD}}
     reserved = {a.uuid: a.reserved_for for a in waiting if a.uuid in blocked and a.reserved_for is not None}
-    return Blockage(blocked, None if limit is None else limit[0], words, pools, reserved)
+    return Blockage(blocked, None if limit is None else limit[0], words, bool(limited), pools, reserved)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from prompttuner.controller.resources import Resources
@@ -18,6 +19,8 @@ __all__ = ["Retention", "clean_up"]
 
 EVERY_S = 3600.0
 DAY_S = 86400.0
+JUMP_S = 3 * DAY_S
+"""A longer gap between two clean-ups may be a clock that is wrong."""
 PURGE_AGAIN_S = 60.0
 TICK_LOG = "tick.log"
 """Where the line of ``cron install`` writes, in the folder of logs."""
@@ -69,10 +72,46 @@ def _removed(res: Resources, folder: Path) -> bool:
 def clean_up(res: Resources) -> None:
     """Apply ``keep_days`` and ``keep_mb``, at most once an hour (the time of the last one is a file in the spool)."""
     stamp = res.spool.root / "cleaned.json"
-    now = res.now()
-    if 0 <= now - _time_in(stamp) < EVERY_S:  # one of a clock that has since been put back does not count
+    now, last = res.now(), _stamped(stamp)
+    if 0 <= now - last.at < EVERY_S:  # one of a clock that has since been put back does not count
         return
-    write_json(stamp, {"at": now})
+    doubted_until = _doubted_until(res, last, now)
+    write_json(stamp, {"at": now, "doubted_until": doubted_until})
+    live, known = res.state.query(allocation_rows.live_ids), res.state.query(job_rows.ids)
+    if now >= doubted_until:
+        _forget_old(res, now)
+        live, known = res.state.query(allocation_rows.live_ids), res.state.query(job_rows.ids)
+    _shorten(res.settings.logs_dir / TICK_LOG)
+    _limit_size(res, live, known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What the last clean-up left."""
+
+    at: float = 0.0
+    doubted_until: float = 0.0
+    """The clock had jumped: until then nothing is old."""
+
+
+def _doubted_until(res: Resources, last: _Stamp, now: float) -> float:
+    """How long the clock must go on as it is before anything counts as old.
+
+    Nobody can tell a clock that is weeks ahead from weeks without a tick; what was removed for it is gone for good.
+    """
+    if last.at <= 0 or now < last.at:
+        return 0.0
+    if now - last.at <= JUMP_S:
+        return last.doubted_until
+    res.warn(
+        f"the clock is {(now - last.at) / DAY_S:.0f} days ahead of the last clean-up: nothing is removed for its age "
+        "until it has gone on like this for a day"
+    )
+    return now + DAY_S
+
+
+def _forget_old(res: Resources, now: float) -> None:
+    """Remove what is older than ``keep_days``, and what nobody knows any more."""
     before = now - res.settings.keep_days * DAY_S
     old = res.state.query(lambda session: job_rows.ended_before(session, before))
     _remove(res.spool.job(job_id) for job_id in old)
@@ -86,15 +125,14 @@ def clean_up(res: Resources) -> None:
     for path in [*_older(res.spool.replies, now - DAY_S), *scraps, *logs]:
         with contextlib.suppress(OSError):
             path.unlink()
-    _shorten(res.settings.logs_dir / TICK_LOG)
     _remove(_older(res.settings.home / "submitit", before))
-    _limit_size(res, live, known)
 
 
-def _time_in(stamp: Path) -> float:
+def _stamped(stamp: Path) -> _Stamp:
     value = read_json(stamp)
-    at = value.get("at") if isinstance(value, dict) else None
-    return float(at) if isinstance(at, int | float) else 0.0
+    found = value if isinstance(value, dict) else {}
+    at, doubted = (found.get(name) for name in ("at", "doubted_until"))
+    return _Stamp(*(float(one) if isinstance(one, int | float) else 0.0 for one in (at, doubted)))
 
 
 def _limit_size(res: Resources, live: set[str], known: set[str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from prompttuner.errors import DataError, ModelError
+from prompttuner.engine.llm.chat import ChatFrame, chat_frame, split_chat
+from prompttuner.engine.llm.generation import AnswerReader
+from prompttuner.errors import DataError
 from prompttuner.spec.data import Sample
 from prompttuner.spec.template import CHAT, split_template
 
@@ -34,6 +36,8 @@ def encode(
     reserve: int = 0,
     max_positions: int | None = None,
     source: str = "data",
+    rows: int | None = None,
+    reader: AnswerReader | None = None,
 ) -> list[Encoded]:
     """Encode all samples.
 
@@ -47,12 +51,16 @@ def encode(
         reserve: positions taken by the soft prompt.
         max_positions: the model's longest sequence, if known.
         source: what to call the data in a message.
+        rows: of the model's input embeddings, if known.
+        reader: makes ``text`` what the model would have to say for this very target; without one it is the user's.
 
     Raises:
-        DataError: a sample is too long, or its prompt or target has no token; the message says which.
+        DataError: a sample is too long, its target has no token, or a token that the model has no embedding for; the
+            message says which.
         ModelError: ``chat``, but the tokenizer has no chat template.
     """
-    parts = [split_text(sample, template, tokenizer) for sample in samples]
+    frame = chat_frame(tokenizer) if template == CHAT else None
+    parts = [split_text(sample, template, tokenizer, frame) for sample in samples]
     special = template != CHAT  # chat templates write their special tokens themselves
     given = tokenizer([head for head, _ in parts], add_special_tokens=special, return_attention_mask=False)["input_ids"]
     learned = tokenizer([tail for _, tail in parts], add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -65,7 +73,13 @@ def encode(
             tail = [*tail, end]  # noqa: PLW2901
         if end is not None and len(head) > 1 and head[-1] == end and special:
             head = head[:-1]  # noqa: PLW2901  some tokenizers end every text; here the answer is still to come
-        item = Encoded(list(head), list(tail), sample.target)
+        item = Encoded(list(head), list(tail), sample.target if reader is None else reader.text(tail))
+        if rows is not None and max(*item.prompt, *item.target, 0) >= rows:
+            beyond = next(token for token in (*item.prompt, *item.target) if token >= rows)
+            raise DataError(
+                f"{source}: sample {number} holds the token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond}), "
+                f"and the model has embeddings for {rows} tokens only: the tokenizer was extended without the model"
+            )
         if max_positions is not None and item.length + reserve > max_positions:
             raise DataError(
                 f"{source}: sample {number} has {item.length} tokens; with {reserve} of the soft prompt that is above "
@@ -75,24 +89,10 @@ def encode(
     return encoded
 
 
-def split_text(sample: Sample, template: str, tokenizer: Any) -> tuple[str, str]:
+def split_text(sample: Sample, template: str, tokenizer: Any, frame: ChatFrame | None = None) -> tuple[str, str]:
     """The text that is given and the text that is to be learned, for one sample."""
     if template == CHAT:
-        return _split_chat(sample, tokenizer)
+        return split_chat(sample.input, sample.target, tokenizer, frame or chat_frame(tokenizer))
     head, tail = split_template(template, sample.input, sample.target)
     kept = head.rstrip(" ")
     return (kept, head[len(kept) :] + tail) if kept else (head, tail)
-
-
-def _split_chat(sample: Sample, tokenizer: Any) -> tuple[str, str]:
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            "template 'chat': this model's tokenizer has no chat template; write one with {input} and {target}"
-        )
-    user = {"role": "user", "content": sample.input}
-    answer = {"role": "assistant", "content": sample.target}
-    head = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([user, answer], tokenize=False)
-    if whole.startswith(head) and sample.target in whole[len(head) :]:
-        return head, whole[len(head) :].rstrip("\n")
-    return head, sample.target + (tokenizer.eos_token or "")

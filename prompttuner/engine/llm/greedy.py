@@ -15,7 +15,7 @@ from prompttuner.engine.llm.head import TargetHead
 from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.llm.shared import cache_of, layer_with
 
-__all__ = ["Answer", "continue_answers", "end_tokens", "generate", "next_rows"]
+__all__ = ["Answer", "continue_answers", "generate", "next_rows"]
 
 
 @dataclass
@@ -38,12 +38,6 @@ class Answer:
         return self.room <= 0 or self.written[-1] in ends or self.hopeless(self.written)
 
 
-def end_tokens(loaded: LoadedModel) -> list[int]:
-    """Tokens after which an answer is complete."""
-    end = loaded.tokenizer.eos_token_id
-    return [] if end is None else [int(end)]
-
-
 @torch.no_grad()
 def continue_answers(
     loaded: LoadedModel, head: TargetHead, cache: DynamicCache, answers: Sequence[Answer], ends: Collection[int]
@@ -56,7 +50,7 @@ def continue_answers(
         cache: keys and values [samples, heads, positions, width] of a pass over prompt, inputs and targets, padded on
             the right; of no layer that forgets.
         answers: what is written on, in place.
-        ends: see `end_tokens`.
+        ends: tokens after which an answer is complete.
     """
     alive = [answer for answer in answers if not answer.ended(ends)]
     if not alive:
@@ -113,9 +107,14 @@ def _picked(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
 
 @torch.no_grad()
 def generate(
-    loaded: LoadedModel, pad: int, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int
-) -> list[str]:
-    """Greedy answers by the model's own `generate`, as text without special tokens.
+    loaded: LoadedModel,
+    pad: int,
+    prompt: torch.Tensor,
+    samples: Sequence[Encoded],
+    max_new_tokens: int,
+    ends: Collection[int],
+) -> torch.Tensor:
+    """Greedy answers by the model's own `generate`, int64 [samples, up to max_new_tokens]; padding after an end token.
 
     Padded on the left, before the soft prompt: mask and positions then are what an unpadded sample would have.
     """
@@ -135,14 +134,13 @@ def generate(
         start = width - len(sample.prompt)
         embeds[index, start : start + length] = prompt.to(weight.dtype)
         embeds[index, start + length :] = given[index, start:]
-    out = loaded.model.generate(
+    out: torch.Tensor = loaded.model.generate(
         inputs_embeds=embeds,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         pad_token_id=pad,
-        eos_token_id=end_tokens(loaded) or None,
+        eos_token_id=sorted(ends) or None,
     )
-    texts: list[str] = loaded.tokenizer.batch_decode(out, skip_special_tokens=True)
-    return texts
+    return out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import struct
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any
 
 import torch
 
+from prompttuner.engine.llm.causality import probe
 from prompttuner.errors import ModelError
+from prompttuner.spec.weights import stored_tensors
 
 __all__ = ["LoadedModel", "check_fits", "choose_dtype", "load_model", "weight_elements"]
 
@@ -35,11 +38,22 @@ class LoadedModel:
     seconds: float = 0.0
     asked_dtype: str | None = None
     """What the job asked for; ``auto`` is decided anew when the model moves to another kind of device."""
+    unused: tuple[str, ...] = ()
+    """Stored tensors that the model has no place for: what it is may be more than what was loaded."""
+    refusal: str = ""
+    """Why no job may use it after all, where that was found out after the load."""
+    pads_left: bool = True
+    """Whether padding before a sample is masked; some recurrent families see it, and their answers come without it."""
 
     @property
     def hidden(self) -> int:
         """Width of the input embeddings: the second dimension of a soft prompt."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the input embeddings: token ids from 0 up to this number, exclusive."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def bytes(self) -> int:
@@ -93,6 +107,7 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     name: str | None = None,
+    probed: bool = True,
 ) -> LoadedModel:
     """Load a causal LM with its tokenizer: frozen, evaluation mode, no gradients for weights.
 
@@ -102,13 +117,16 @@ def load_model(
         trust_remote_code: names (or paths) of models whose own Python code may run; no other model's ever does.
         device: where the weights go.
         name: what the user calls this model, if not ``path``; also looked up in ``trust_remote_code``.
+        probed: False where it moves to a GPU later, and is probed there (`prompttuner.engine.llm.causality`).
 
     Raises:
-        ModelError: folder, config, weights or tokenizer missing or broken; remote code needed but not allowed; does not
-            fit the GPU.
+        ModelError: folder, config, weights or tokenizer missing or broken; weights that do not match the config; no
+            causal language model; remote code needed but not allowed; does not fit the GPU.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from prompttuner.engine.llm.loading import load_weights
 
     source, label = str(path), name or str(path)
     target = torch.device(device)
@@ -124,7 +142,7 @@ def load_model(
     started = time.monotonic()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=allowed)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, trust_remote_code=allowed)
+        model, unused = load_weights(source, label, chosen, allowed)
         model.to(target)
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(f"model {label!r} does not fit {_gpu_name(target)}: {error}") from None
@@ -132,25 +150,18 @@ def load_model(
         raise ModelError(_explain(label, folder, allowed, error)) from error
     model.requires_grad_(False)
     model.eval()
-    return LoadedModel(model, tokenizer, label, chosen, target, time.monotonic() - started, dtype)
+    loaded = LoadedModel(model, tokenizer, label, chosen, target, time.monotonic() - started, dtype, unused)
+    if probed:
+        probe(loaded)
+    return loaded
 
 
 def weight_elements(folder: Path) -> int:
     """Number of parameters stored in a folder's safetensors files, from their headers alone; 0 when there are none."""
     total = 0
     for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with file.open("rb") as handle:
-                (size,) = struct.unpack("<Q", handle.read(8))
-                header = json.loads(handle.read(size)) if size < 100_000_000 else {}
-        except (OSError, ValueError, struct.error):
-            continue  # a broken file is reported, with its reason, by the loader itself
-        for key, entry in header.items():
-            if key != "__metadata__":
-                count = 1
-                for extent in entry["shape"]:
-                    count *= extent
-                total += count
+        with contextlib.suppress(ModelError):  # a broken file is reported, with its reason, when it is loaded
+            total += sum(math.prod(shape) for shape in stored_tensors(file).values())
     return total
 
 

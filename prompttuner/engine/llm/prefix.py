@@ -13,9 +13,11 @@ from transformers import DynamicCache
 
 from prompttuner.engine.llm.batching import Collated, collate, micro_batches
 from prompttuner.engine.llm.encoding import Encoded
-from prompttuner.engine.llm.greedy import Answer, continue_answers, end_tokens, generate
+from prompttuner.engine.llm.generation import AnswerReader
+from prompttuner.engine.llm.greedy import Answer, continue_answers, generate
 from prompttuner.engine.llm.head import TargetHead
 from prompttuner.engine.llm.model import LoadedModel
+from prompttuner.engine.llm.plain_greedy import greedy
 from prompttuner.engine.llm.probe import objection, probe_samples
 from prompttuner.engine.llm.shared import PromptPass
 from prompttuner.errors import ModelError
@@ -93,8 +95,10 @@ class PrefixModel:
     all samples of a step.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, template: str | None = None) -> None:
+        """``template``: of the data; it says how an answer ends and what of it is the template's own."""
         self.loaded = loaded
+        self.reader = AnswerReader.of(loaded, template)
         self._model = loaded.model
         self._embed = loaded.model.get_input_embeddings()
         self._head = TargetHead(loaded)
@@ -103,7 +107,8 @@ class PrefixModel:
                 f"model {loaded.name!r} takes no input embeddings, so no soft prompt can stand before its input"
             )
         tokenizer = loaded.tokenizer
-        self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        rows = loaded.rows  # a pad token that was added without a row for it: any other serves, since it is masked
+        self._pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None and i < rows), 0)
         self._limit = self._max_tokens = MAX_TOKENS.get(loaded.device.type, MAX_TOKENS["cuda"])
         self._overhead = _overhead(loaded)
         self.sharing: bool | None = None
@@ -223,7 +228,9 @@ class PrefixModel:
         shared, length = self._prompt_pass(prompt, samples, train=False), prompt.shape[0]
         texts = [""] * len(samples)
         totals = [0.0]
-        ends = end_tokens(self.loaded)
+        ends = sorted(self.reader.ends)
+        if self.reader.frame is not None:
+            hopeless = None  # what a template adds before an answer only shows when it is complete
 
         left: list[int] = []
 
@@ -292,10 +299,19 @@ class PrefixModel:
         texts = [""] * len(samples)
         lengths = [len(sample.prompt) + prompt.shape[0] + max_new_tokens for sample in samples]
         for group in micro_batches(lengths, self._max_tokens, ANSWERING * self._overhead):
-            found = generate(self.loaded, self._pad, prompt, [samples[i] for i in group], max_new_tokens)
-            for index, text in zip(group, found, strict=True):
-                texts[index] = text
+            rows = self._rows(prompt, [samples[i] for i in group], max_new_tokens)
+            for index, row in zip(group, rows, strict=True):
+                texts[index] = self.reader.text(row)
         return texts
+
+    def _rows(self, prompt: torch.Tensor, samples: Sequence[Encoded], max_new_tokens: int) -> torch.Tensor:
+        """New tokens, int64 [samples, up to max_new_tokens]."""
+        ends = self.reader.ends
+        if self.loaded.pads_left:
+            return generate(self.loaded, self._pad, prompt, samples, max_new_tokens, ends)
+        given = [self._embed(torch.tensor(sample.prompt, device=prompt.device).long()) for sample in samples]
+        soft = prompt.to(self._embed.weight.dtype)
+        return greedy(self._model, [torch.cat([soft, row]) for row in given], max_new_tokens, ends, self._pad)
 
     def _drafts(
         self,
@@ -323,9 +339,7 @@ class PrefixModel:
         return drafts
 
     def _texts(self, answers: Sequence[list[int]]) -> list[str]:
-        rows = [torch.tensor(tokens, dtype=torch.int64) for tokens in answers]
-        texts: list[str] = self.loaded.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return texts
+        return [self.reader.text(tokens) for tokens in answers]
 
     def _each(
         self,

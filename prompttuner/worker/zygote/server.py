@@ -168,7 +168,8 @@ class Zygote:
         import prompttuner.bank.lookup.search  # noqa: F401 - workers need both; imported once, here
         from prompttuner.engine.llm.model import load_model
 
-        return load_model(key[0], key[1], (key[0],) if key[2] else ())
+        # On a GPU the probe runs where it is quick, once the worker has moved the model there.
+        return load_model(key[0], key[1], (key[0],) if key[2] else (), probed=self._cuda is None)
 
     def _pace_load(self, model: LoadedModel | PacedModel, first: bool) -> float:
         """Sleep where a paced model would be loaded, until the agent asks for something (then for the end)."""
@@ -195,6 +196,7 @@ class Zygote:
         model: Any = self._models[key]
         if self._cuda is not None:
             model = model.to("cuda")
+            _probe_model(model)
         settings = replace(self._settings, way="in_place") if self._resident else self._settings
 
         def run(request: ZygoteRequest, waiting: Callable[[], bool]) -> Told:
@@ -360,6 +362,18 @@ def _idle_work(request: ZygoteRequest, model: LoadedModel, should_stop: Callable
 
             torch.cuda.empty_cache()  # the lease shall find the memory that it left
     return Told(idle_work="done", features=done.features, trials=done.trials)
+
+
+def _probe_model(model: LoadedModel | PacedModel) -> None:
+    """On the device: a model that no prompt can be tuned on is refused by each job's lease, in error.json."""
+    from prompttuner.engine.llm.causality import probe
+    from prompttuner.worker.paced.model import PacedModel
+
+    if not isinstance(model, PacedModel):
+        try:
+            probe(model)
+        except PromptTunerError as error:
+            model.refusal = str(error)
 
 
 def _memory_available() -> int:
