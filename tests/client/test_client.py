@@ -15,7 +15,7 @@ from prompttuner.client import asking
 from prompttuner.client.client import Client
 from prompttuner.config import Settings
 from prompttuner.controller import run
-from prompttuner.errors import ConfigError, NotFound, NotOwner, PromptTunerError, StateError
+from prompttuner.errors import ConfigError, NotFound, NotOwner, StateError
 from prompttuner.protocol.requests import Submit
 from prompttuner.smallmodel.tasks import write_dataset
 from prompttuner.spec import resolve
@@ -65,7 +65,7 @@ def test_submit_waits_for_the_answer_of_a_controller_that_runs_elsewhere(
 
     monkeypatch.setattr(run, "tick_once", owned_at_first)
     monkeypatch.setattr(asking, "AGAIN_S", 0.05)
-    job = prompttuner.submit(spec, client.settings)
+    job = client.submit([resolve(spec, 1.8e9)])[0]
     assert prompttuner.state(job, client.settings)["state"] == "queued"
 
 
@@ -73,8 +73,6 @@ def test_a_refusal_is_raised_and_leaves_no_job(client: Client, spec: JobSpec) ->
     greedy = spec.model_copy(update={"min_gpus": 8, "max_gpus": 8})
     with pytest.raises(StateError, match="8 GPUs"):
         client.submit([resolve(greedy, 1.8e9)])
-    with pytest.raises(PromptTunerError, match="8 GPUs"):
-        prompttuner.submit(greedy, client.settings)
     assert client.jobs() == [] and inbox(client) == []
 
 
@@ -87,7 +85,7 @@ def test_a_controller_that_does_not_answer_gets_nothing_later(
     monkeypatch.setattr(run, "tick_once", owned)
     monkeypatch.setattr(asking, "ANSWER_WAIT_S", 0.2)
     with pytest.raises(StateError, match="withdrawn"):
-        prompttuner.submit(spec, client.settings)
+        client.submit([resolve(spec, 1.8e9)])[0]
     assert inbox(client) == []
 
 
@@ -99,14 +97,14 @@ def test_after_an_error_in_the_settings_nothing_was_changed(
 
     monkeypatch.setattr(run, "tick_once", wrong)
     with pytest.raises(ConfigError, match="withdrawn"):
-        prompttuner.submit(spec, client.settings)
+        client.submit([resolve(spec, 1.8e9)])[0]
     assert inbox(client) == []
 
 
 def test_what_is_asked_of_nothing_ends_at_once(client: Client, spec: JobSpec) -> None:
     with pytest.raises(NotFound):
         prompttuner.wait("jnosuchjob", settings=client.settings)
-    job = prompttuner.submit(spec, client.settings)
+    job = client.submit([resolve(spec, 1.8e9)])[0]
     with pytest.raises(NotFound):
         prompttuner.wait("jnosuchjob", settings=client.settings)
     with pytest.raises(TimeoutError):

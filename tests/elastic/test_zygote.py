@@ -311,7 +311,8 @@ def test_a_paced_model_takes_its_time_and_no_weights_and_serves_paced_jobs_only(
     assert fresh.next("loaded")["seconds"] >= 0.5
     assert "tokenizers" not in Path(f"/proc/{fresh.zygote.pid}/maps").read_text(), "transformers was imported"
     paced = {"step_s": 0.001, "speedup": [1.0], "iterations": 5}
-    spec = {"model": other, "batch_size": 4, "max_iterations": 10, "paced": paced}
+    target = {"metric": "loss", "op": "<=", "value": 0.5}
+    spec = {"model": other, "target": target, "batch_size": 4, "max_iterations": 10, "paced": paced}
     fresh.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "127.0.0.1")
     assert fresh.next("lease_ended")["outcome"] == "done"
     fresh.zygote.lease(new_job(tmp_path / "real", {**make_job_spec(), "model": other}), "a", 1, "127.0.0.1")
