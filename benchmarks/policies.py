@@ -3,9 +3,9 @@
 python benchmarks/policies.py [--quick] [--full] [--baselines] [--jobs N] [--cache FILE [--check N]] [--save]
 
 Definitions, windows and seeds: ``policies_definitions.py`` and, for the trace with real models, ``policies_models.py``.
-All cells are computed and written, none picked; figures are pooled over report windows and seeds. About 10 minutes of
-one idle core. ``--full`` (all five seeds of the headline, other S, 96 GPUs, other assumptions) takes 40, ``--quick``
-(the headline, two windows, one seed) one.
+All cells are computed and written, none picked; figures are pooled over report windows and seeds. About 20 minutes of
+one idle core. ``--full`` (all five seeds of the headline, other S, 96 GPUs, other assumptions) takes an hour,
+``--quick`` (the headline, two windows, one seed) one minute.
 
 ``--cache`` goes on after an interruption; ``--baselines`` leaves out what our own policy decides, so that a change of
 it costs only its own cells. ``--save`` writes ``results/policies.csv`` (one line a cell) and ``results/policies.json``
