@@ -7,6 +7,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DatabaseError",
+    "HostError",
     "InterruptedByUser",
     "ModelError",
     "NotFound",
@@ -40,6 +41,10 @@ class ConfigError(PromptTunerError):
     """A setting that cannot be right."""
 
     exit_code = 2
+
+
+class HostError(ConfigError):
+    """Something about this host that no job can help: an address that it does not have."""
 
 
 class NotFound(PromptTunerError):

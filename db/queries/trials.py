@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from prompttuner.db.queries.bulk import table_of, upsert_rows
 from prompttuner.db.tables.models import Allocation, NodeFault, PoolTrial
 
-__all__ = ["exclude", "excluded", "forget", "known_nodes", "load", "readmit", "save"]
+__all__ = ["exclude", "excluded", "forget", "known_nodes", "load", "readmit", "save", "to_exclude"]
 
 _TRIAL, _NODE = table_of(PoolTrial), table_of(NodeFault)
 
@@ -50,6 +50,17 @@ def exclude(session: Session, node: str, until: float, reason: str, at: float) -
         "updated_at": at,
     }
     upsert_rows(session, _NODE, [row])
+
+
+def to_exclude(session: Session, pool: str, now: float) -> list[str]:
+    """Nodes that an allocation of this pool keeps away from: fewer than half of those that were ever seen.
+
+    Those that were at fault a while ago, and those where the pool has just failed by its own.
+    """
+    most = max(0, (known_nodes(session) - 1) // 2)
+    trial = session.get(PoolTrial, pool)
+    failed = [] if trial is None else [str(node) for node in trial.nodes]
+    return list(dict.fromkeys([*(one.node for one in excluded(session, now)), *failed]))[:most]
 
 
 def readmit(session: Session) -> int:

@@ -149,7 +149,7 @@ class LeaseError(Message):
     FILE: ClassVar[str] = "error.json"
 
     kind: str = "crash"
-    """``data|memory|model|crash|protocol``."""
+    """``data|memory|model|crash|protocol|host``; the last: this node's fault, the job goes on elsewhere."""
     message: str = ""
     trace: str = ""
     at: float | None = None

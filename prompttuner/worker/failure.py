@@ -7,7 +7,16 @@ import traceback
 
 import torch
 
-from prompttuner.errors import ConfigError, DataError, ModelError, PromptTunerError, SpecError, SpoolError, StateError
+from prompttuner.errors import (
+    ConfigError,
+    DataError,
+    HostError,
+    ModelError,
+    PromptTunerError,
+    SpecError,
+    SpoolError,
+    StateError,
+)
 from prompttuner.worker.elastic.rendezvous import PlanRendezvous
 from prompttuner.worker.member import LeaseEnd
 from prompttuner.worker.member_files import MemberFiles
@@ -20,6 +29,7 @@ class WorkerDied(PromptTunerError):
 
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((HostError,), "host"),
     ((DataError, SpecError), "data"),
     ((ModelError,), "model"),
     ((SpoolError, StateError, ConfigError), "protocol"),

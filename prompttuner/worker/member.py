@@ -13,7 +13,7 @@ from prompttuner.protocol.jobs import Membership
 from prompttuner.worker.elastic.gathering import CLAIM_STAGGER_S
 from prompttuner.worker.elastic.group import Group, PeerLost, open_group
 from prompttuner.worker.elastic.network import interface_of
-from prompttuner.worker.elastic.rendezvous import Joined, PlanRendezvous
+from prompttuner.worker.elastic.rendezvous import ALONE, Joined, PlanRendezvous
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.membership import propose, read_membership
 from prompttuner.worker.pace import Pace
@@ -122,6 +122,12 @@ class Member:
         if self._task is None and (plan.lookup_s > 0 or not plan.previous):
             self._task = self._maker.make(plan, files)
 
+    def _interface(self, members: int) -> str:
+        """What the members talk over; one alone needs nothing that others can reach."""
+        if members == 1:
+            return interface_of(ALONE)
+        return self._settings.interface or interface_of(self._rendezvous.address)
+
     def generation(self, joined: Joined) -> LeaseEnd | Membership:
         """Work in one generation until its end; the plan to go on with, or the end of the lease.
 
@@ -139,7 +145,7 @@ class Member:
             joined.rank,
             len(plan.members),
             backend=self._backend,
-            interface=self._settings.interface or interface_of(self._rendezvous.address),
+            interface=self._interface(len(plan.members)),
             timeout_s=max(self._settings.loss_timeout_s, 4 * self._longest_step_s)
             + (0.0 if self.keeps_state else plan.lookup_s),
         )

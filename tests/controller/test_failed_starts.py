@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_site import FakeZygote
+from fake_site import FakeWorker, FakeZygote
 from fake_slurm import FakeAllocation
 from lab import Lab
+from sqlalchemy.orm import Session
 
 from prompttuner.controller import run as running
 from prompttuner.controller.observe.trials import pause_s
 from prompttuner.db.queries import allocations, events, trials
+from prompttuner.db.queries import allocations as allocation_rows
+from prompttuner.files import make_private_dir
+from prompttuner.protocol.files import write_message
+from prompttuner.protocol.jobs import LeaseError
 from prompttuner.protocol.zygote import ZygoteEvent
 from prompttuner.slurm.ends import EXIT_CODE, STAGE, Fault, judge, staged
 from prompttuner.states import JobState
+from prompttuner.worker.membership import member_dir
 
 SAID = "Lmod has detected the following error: cuda/99.9 is unknown"
 
@@ -188,3 +194,43 @@ def test_slurm_forgetting_an_allocation_that_never_began_blames_nobody(tmp_path:
     assert judge(tmp_path, None, "VANISHED") is None
     assert judge(tmp_path, None, "CANCELLED by 1000") is None
     assert judge(tmp_path, None, "NODE_FAIL") is not None
+
+
+def test_a_bad_node_is_drained_and_its_job_goes_on_elsewhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad: list[str] = []
+    real = FakeWorker.advance
+
+    def advance(self: FakeWorker, seconds: float) -> None:
+        bad[:] = bad or [self.agent]
+        if self.agent not in bad:
+            real(self, seconds)
+            return
+        folder = make_private_dir(member_dir(self.job_dir, self.generation, self.agent))
+        write_message(folder / LeaseError.FILE, LeaseError("host", "can not listen on 203.0.113.7"))
+        self.outcome = "failed"
+
+    monkeypatch.setattr(FakeWorker, "advance", advance)
+    jobs = [lab.submit(ita=40, max_gpus=1, deadline_s=900.0) for _ in range(4)]
+    lab.run(150)
+    assert [lab.job(job).state for job in jobs] == [JobState.DONE] * 4
+    node = lab.store.query(lambda session: allocations.get(session, bad[0])).node
+    (kept_away,) = lab.store.query(lambda session: trials.excluded(session, lab.site.time))
+    assert kept_away.node == node and "203.0.113.7" in kept_away.reason
+    assert sum("can not listen" in event.cause for event in lab.store.query(events.latest)) >= 1
+    lab.pass_days(0.1)
+    assert list(lab.store.query(lambda session: trials.excluded(session, lab.site.time))) == [], "it expires"
+
+
+def test_exclusions_never_cover_half_of_the_nodes(lab: Lab) -> None:
+    def work(session: Session) -> list[list[str]]:
+        found = []
+        for number in range(1, 8):
+            intent = {"uuid": f"u{number}", "pool": "p", "model": "m"}
+            allocation_rows.add(session, [intent], 1.0, "test")
+            allocation_rows.get(session, f"u{number}").node = f"n{number}"
+            trials.exclude(session, f"n{number}", 2e9, "bad", 1.0)
+            session.flush()
+            found.append(trials.to_exclude(session, "p", 1e9))
+        return found
+
+    assert [len(nodes) for nodes in lab.state.write(work)] == [0, 0, 1, 1, 2, 2, 3]

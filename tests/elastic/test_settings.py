@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from prompttuner.errors import ConfigError
+from prompttuner.errors import ConfigError, HostError
 from prompttuner.protocol.elastic import ENV, ElasticSettings
-from prompttuner.worker.elastic import findings
+from prompttuner.worker.elastic import findings, network
 from prompttuner.worker.elastic.network import address_of, default_address, interface_of, interfaces, listen_on
 
 
@@ -44,6 +44,18 @@ def test_an_address_that_is_not_ours_is_refused_with_what_there_is() -> None:
         listen_on("203.0.113.7")
     with pytest.raises(ConfigError, match="no network interface 'nope0'"):
         address_of("nope0")
+
+
+def test_an_agent_uses_an_address_that_its_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "resolve", lambda _name: "203.0.113.7")
+    assert default_address() in {*interfaces().values(), "127.0.0.1"}
+
+
+def test_an_address_that_the_host_lacks_is_the_hosts_fault() -> None:
+    with pytest.raises(HostError):
+        listen_on("203.0.113.7")
+    with pytest.raises(HostError):
+        interface_of("203.0.113.7")
 
 
 def test_a_store_listens_on_one_address_only() -> None:

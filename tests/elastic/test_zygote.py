@@ -85,7 +85,7 @@ def wait_for_step(job: Path, step: int) -> Progress:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         progress = read_progress(job, 1, "a")
-        if progress is not None and (progress.step or 0) >= step:
+        if progress is not None and progress.step is not None and progress.step >= step:
             return progress
         time.sleep(0.02)
     raise AssertionError(f"never came to step {step}: {read_progress(job, 1, 'a')}")
@@ -110,6 +110,16 @@ def test_one_load_serves_several_leases_each_in_a_fresh_process(
         assert done["outcome"] == "exhausted" and done["step"] == 10
         assert (member_dir(job, 1, "a") / "result" / "adapter_model.safetensors").stat().st_size > 0
     assert len(pids) == 2 and running.zygote.pid not in pids
+
+
+def test_a_job_of_one_member_needs_no_address_that_others_could_reach(
+    running: Listener, make_job_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = make_job_spec(max_iterations=3)
+    running.zygote.load(spec["model"])
+    running.next("loaded")
+    running.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "203.0.113.7")
+    assert running.next("lease_ended")["outcome"] == "done"
 
 
 def test_end_lease_checkpoints_and_the_next_lease_goes_on_from_there(

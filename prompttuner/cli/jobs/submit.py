@@ -57,6 +57,8 @@ def submit(
     bucketing: Annotated[bool | None, _option("Batches of similar length.", TUNING)] = None,
     dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.", TUNING)] = None,
     trust_remote_code: Annotated[list[str] | None, _option("Model whose own code may run.", TUNING)] = None,
+    allow_unknown_tokens: Annotated[bool | None, _option("Though targets hold unknown tokens.", TUNING)] = None,
+    allow_unused_weights: Annotated[bool | None, _option("Though stored weights have no place.", TUNING)] = None,
     deadline: Annotated[str | None, _option("30m, 1h30m, or a time with its zone.", PLACE)] = None,
     on_miss: Annotated[str | None, _option("After a missed deadline: continue or stop.", PLACE)] = None,
     priority: Annotated[int | None, _option("Higher goes first among equals.", PLACE)] = None,
@@ -80,6 +82,7 @@ def submit(
         "eval_samples": eval_samples, "seed": seed, "initial_prompt": initial_prompt, "bucketing": bucketing,
         "dtype": dtype, "trust_remote_code": trust_remote_code, "deadline": deadline, "on_miss": on_miss,
         "priority": priority, "min_gpus": min_gpus, "max_gpus": max_gpus, "gpu_type": gpu_type, "setup": setup,
+        "allow_unknown_tokens": allow_unknown_tokens, "allow_unused_weights": allow_unused_weights,
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])

@@ -11,6 +11,7 @@ from prompttuner.controller.act.projection import order_for, write_order
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import allocations as allocation_rows
+from prompttuner.db.queries import trials
 from prompttuner.db.tables.models import Allocation
 from prompttuner.db.tables.recorded import place_of
 from prompttuner.errors import BackendError
@@ -115,7 +116,17 @@ class Submitter:
             mem_mb=needed_mb(weights_bytes(allocation.model)) if s.backend == "slurm" else None,
             walltime_s=None if limit is None else int(limit),
             setup=place.setup,
+            options=self._exclusions(allocation.pool),
         )
+
+    def _exclusions(self, pool: str) -> dict[str, str]:
+        """Sbatch's ``--exclude``, with what the settings exclude anyway."""
+        res = self._res
+        if res.settings.backend != "slurm":
+            return {}
+        nodes = res.state.query(lambda session: trials.to_exclude(session, pool, res.now()))
+        wanted = res.settings.slurm.extra.get("exclude", "")
+        return {"exclude": ",".join(filter(None, [wanted, *nodes]))} if nodes else {}
 
     def cancel(self, released: Sequence[str], allocations: Sequence[Allocation]) -> None:
         """Tell the resource manager to end what no agent can hear of, or what did not listen.

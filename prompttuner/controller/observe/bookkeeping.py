@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import WENT_ON, Tx
 from prompttuner.controller.observe.reports import AgentFacts, JobFacts
+from prompttuner.db.queries import trials
 from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
@@ -20,13 +21,15 @@ from prompttuner.worker.resume import MAX_CRASHES
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Allocation, Job
 
-__all__ = ["apply_agents", "apply_jobs", "signalled"]
+__all__ = ["NODE_PAUSE_S", "apply_agents", "apply_jobs", "signalled"]
 
 ABANDON_AFTER_S = 120.0
 """An intent that neither Slurm nor the spool knows after this long was never submitted (or its sbatch was lost)."""
 DONE_GRACE_S = 60.0
 """A lease that says it is done, but whose result cannot be seen yet: a network file system needs time."""
 
+NODE_PAUSE_S = 1800.0
+"""So long no allocation is asked for on a node that was at fault."""
 FOLDER_GONE = "its folder in the spool was removed while it ran, checkpoints and all: submit it again"
 
 _A = AllocationState
@@ -214,7 +217,7 @@ def apply_jobs(tx: Tx, jobs: Sequence[Job], facts: Mapping[str, JobFacts], live:
         _take_progress(tx, job, told)
         if told.done is not None:
             continue  # finish.py promotes the result
-        if any(_fails(tx, job, member, told) for member in told.errors):
+        if any(_fails(tx, job, member, told, live) for member in told.errors):
             continue
         _drop_lost_members(tx, job, live)
 
@@ -267,12 +270,32 @@ def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
             job.evaluations = evaluations
 
 
-def _fails(tx: Tx, job: Job, member: str, told: JobFacts) -> bool:
-    """An error that would come again ends the job; a crash is tried again with a bound."""
+def _fails(tx: Tx, job: Job, member: str, told: JobFacts, live: Mapping[str, Allocation]) -> bool:
+    """An error that would come again ends the job; a crash, or a node's fault, is tried again with a bound."""
     error = told.errors[member]
+    if error.kind == "host":
+        return _host_failed(tx, job, member, error.message, live.get(member))
     if error.kind == "crash":
         return _crashed(tx, job, error.message or "a worker died")
     tx.end_job(job, JobState.FAILED, f"{error.kind}: {error.message}", error=f"{error.kind}: {error.message}")
+    return True
+
+
+def _host_failed(tx: Tx, job: Job, member: str, message: str, allocation: Allocation | None) -> bool:
+    """The node is at fault: its agent takes no new job, new ones go elsewhere, and the job goes on without it."""
+    job.crash_count += 1
+    if job.crash_count >= MAX_CRASHES:
+        text = f"{job.crash_count} agents could not work for it, the last: {message}"
+        tx.end_job(job, JobState.FAILED, text, error=text)
+        return True
+    node = None if allocation is None else allocation.node or allocation.host
+    if allocation is not None:
+        allocation.drain = True
+        tx.event("drain", job=job, allocation=allocation, cause=f"its node is at fault: {message}")
+    if node:
+        trials.exclude(tx.session, node, tx.now + NODE_PAUSE_S, message, tx.now)
+    others = [one for one in job.members if one != member]
+    tx.new_members(job, others, f"{node or member[:8]} is at fault ({message}): on without it")
     return True
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from prompttuner.config import Settings
 from prompttuner.controller.act.transaction import Tx
+from prompttuner.controller.observe.bookkeeping import NODE_PAUSE_S
 from prompttuner.controller.observe.reports import AgentFacts
 from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import live, trials
@@ -26,7 +27,6 @@ JOB_FAULTS = 2
 """Failed starts by its own fault after which a job fails, on two nodes where the site has two."""
 LAST_FAULT = 4
 """So many do even on one node: Slurm may have no other to give."""
-NODE_PAUSE_S = 1800.0
 LOADS = frozenset({"model", "model unread"})
 """Reasons of farewells that concern the LLM that was to be loaded, even if another one was warm before."""
 DETAIL_LIMIT = 2000

@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import struct
 
-from prompttuner.errors import ConfigError
+from prompttuner.errors import ConfigError, HostError
 
 __all__ = ["address_of", "default_address", "interface_of", "interfaces", "listen_on", "resolve"]
 
@@ -30,19 +30,19 @@ def resolve(address: str) -> str:
     """The IPv4 address of a host name or address.
 
     Raises:
-        ConfigError: it has none here.
+        HostError: it has none here.
     """
     try:
         return socket.gethostbyname(address)
     except OSError as error:
-        raise ConfigError(f"the address {address!r} of a lease can not be resolved: {error}") from error
+        raise HostError(f"the address {address!r} of a lease can not be resolved: {error}") from error
 
 
 def interface_of(address: str) -> str:
     """The name of the interface that has ``address``.
 
     Raises:
-        ConfigError: no interface of this host has it.
+        HostError: no interface of this host has it.
     """
     ip = resolve(address)
     known = interfaces()
@@ -53,7 +53,7 @@ def interface_of(address: str) -> str:
         if ipaddress.ip_address(ip).is_loopback and ipaddress.ip_address(own).is_loopback:
             return name  # a host's own name is often 127.0.1.1, which no interface lists
     listed = ", ".join(f"{name} {own}" for name, own in known.items())
-    raise ConfigError(f"no network interface of this host has the address {address} (there are: {listed})")
+    raise HostError(f"no network interface of this host has the address {address} (there are: {listed})")
 
 
 def address_of(interface: str) -> str:
@@ -69,22 +69,27 @@ def address_of(interface: str) -> str:
 
 
 def default_address() -> str:
-    """The address that others reach this host by: its name's, unless that is a loopback one and another exists."""
+    """The address that others reach this host by: its name's, unless that is a loopback one and another exists.
+
+    A name may also resolve to an address that this host does not have (any more): one that it has is taken then.
+    """
+    here = list(interfaces().values())
     try:
         own = resolve(socket.gethostname())
     except ConfigError:
         own = "127.0.0.1"
-    if not ipaddress.ip_address(own).is_loopback:
+    loopback = ipaddress.ip_address(own).is_loopback
+    if own in here and not loopback:
         return own
-    others = [address for address in interfaces().values() if not ipaddress.ip_address(address).is_loopback]
-    return others[0] if others else own
+    others = [address for address in here if not ipaddress.ip_address(address).is_loopback]
+    return others[0] if others else (own if loopback else "127.0.0.1")
 
 
 def listen_on(address: str) -> socket.socket:
     """A listening socket on a free port of this one address.
 
     Raises:
-        ConfigError: the address is not one of this host's.
+        HostError: the address is not one of this host's.
     """
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -92,5 +97,5 @@ def listen_on(address: str) -> socket.socket:
         server.listen(256)
     except OSError as error:
         server.close()
-        raise ConfigError(f"can not listen on {address}: {error}; is it an address of this host?") from error
+        raise HostError(f"can not listen on {address}: {error}; is it an address of this host?") from error
     return server

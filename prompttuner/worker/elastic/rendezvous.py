@@ -37,7 +37,7 @@ from prompttuner.worker.elastic.network import listen_on
 from prompttuner.worker.member_files import MemberFiles
 from prompttuner.worker.membership import member_dir, read_membership
 
-__all__ = ["BACKEND", "Joined", "PlanRendezvous", "create_rendezvous"]
+__all__ = ["ALONE", "BACKEND", "Joined", "PlanRendezvous", "create_rendezvous"]
 
 BACKEND = "prompttuner"
 MAX_FRUITLESS = 3
@@ -48,6 +48,9 @@ PREFIX_ENV = "PROMPTTUNER_STORE_PREFIX"
 JOB_ENV = "PROMPTTUNER_JOB_DIR"
 AGENT_ENV = "PROMPTTUNER_AGENT"
 """What a worker under torchelastic is told beside torchelastic's own variables."""
+
+ALONE = "127.0.0.1"
+"""Where a member without others listens: nothing outside this process has to reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +161,11 @@ class PlanRendezvous(RendezvousHandler):
         published = member_dir(self.job_dir, plan.generation, plan.members[0]) / StorePlace.FILE
         if rank == 0:
             self.before_ready(plan, files)
-            with listen_on(self.address) as listener:
+            address = self.address if len(plan.members) > 1 else ALONE
+            with listen_on(address) as listener:
                 port = listener.getsockname()[1]
-                self._server = self._open(self.address, port, listener.detach())
-            write_message(published, StorePlace(self.address, port, secrets.token_hex(8)), durable=False)
+                self._server = self._open(address, port, listener.detach())
+            write_message(published, StorePlace(address, port, secrets.token_hex(8)), durable=False)
         files.progress("ready", members=len(plan.members))
         if rank == 0:
             await_predecessors(self.job_dir, plan, self.settings, self.tick)
