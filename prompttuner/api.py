@@ -31,11 +31,13 @@ def submit(spec: JobSpec, settings: Settings | None = None) -> str:
         SpoolError, DatabaseError: state or spool cannot be used.
         StateError: the controller refused the job, or did not answer; there is no such job then.
     """
+    from prompttuner.bank.folder.named import resolve_entry
     from prompttuner.spec import make_spec, resolve
     from prompttuner.spec.models import check_at_hand
 
     resolved = resolve(make_spec(spec.model_dump(mode="json", exclude_unset=True)), time.time())
     client = _client(settings)
+    resolved = resolve_entry(resolved, client.settings.all_bank_dirs)
     offline = client.settings.backend == "slurm" and client.settings.slurm.offline
     check_at_hand(resolved.model, offline)
     client.check([resolved])

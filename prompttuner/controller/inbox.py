@@ -262,7 +262,7 @@ def _row_of(new: NewJob, request: Submit) -> JobColumns:
         "max_gpus": spec.max_gpus,
         "on_miss": spec.on_miss,
         "initial_prompt": str(spec.initial_prompt),
-        "lookup_done": spec.initial_prompt.kind != "auto",
+        "lookup_done": not spec.initial_prompt.is_looked_up,
     }
 
 

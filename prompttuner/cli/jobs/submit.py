@@ -101,6 +101,7 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     Raises:
         SpecError: one of them is wrong; none is submitted then.
     """
+    from prompttuner.bank.folder.named import resolve_entry
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
     from prompttuner.spec.models import check_at_hand
@@ -115,7 +116,8 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     specs = []
     for source, values in sources:
         for combination in expand_grid(values, axes):
-            specs.append(resolve(make_spec(combination, source=source), now))
+            spec = resolve(make_spec(combination, source=source), now)
+            specs.append(resolve_entry(spec, settings.all_bank_dirs))
     for model in dict.fromkeys(spec.model for spec in specs):
         check_at_hand(model, offline)
     return specs
