@@ -13,7 +13,7 @@ import count_untyped
 
 NO_SIGNATURE = {"policy", "worker", "client"}
 """Rooms in which no function takes or gives a mapping whose values have no type."""
-MOST_IN_1000 = 6.0
+MOST_IN_1000 = 5.5
 """Such mappings in 1,000 lines of the whole package. It may only be lowered; the aim is 3."""
 
 
