@@ -107,6 +107,9 @@ def rescore(folder, device):
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, result["weights_dtype"])).to(device)
+    if tokenizer.eos_token is None and model.generation_config.eos_token_id is not None:
+        end = model.generation_config.eos_token_id  # as prompttuner takes it where the tokenizer names none
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0] if isinstance(end, list) else end)
     model = PeftModel.from_pretrained(model, folder).eval()
     encoded = encode(rows, spec["template"], tokenizer)
     tolerance = TOLERANCE[result["weights_dtype"]]

@@ -14,7 +14,7 @@ from prompttuner.engine.llm.model import LoadedModel
 __all__ = ["DEFAULT_RECIPE", "POOLINGS", "compute_features", "embed_text", "layer_features", "parse_recipe"]
 
 POOLINGS = ("mean", "last")
-DEFAULT_RECIPE = "depth=0.0,pooling=mean"
+DEFAULT_RECIPE = "depth=0,pooling=mean"
 """Chosen by measurement: see benchmarks/bank.py (``features``). Depth is the share of the LLM's layers passed."""
 MAX_TOKENS = 1 << 12
 
@@ -48,6 +48,10 @@ def compute_features(
     """Features (prompts, width) of prompts (tokens, width) each, at their own lengths."""
     depth, pooling = parse_recipe(recipe)
     layers = int(loaded.model.config.get_text_config().num_hidden_layers)
+    if round(depth * layers) == 0:  # the prompts themselves: no pass through the model is needed
+        width = loaded.model.get_input_embeddings().weight.shape[1]
+        pooled = [(prompt.mean(0) if pooling == "mean" else prompt[-1]).float().cpu().numpy() for prompt in prompts]
+        return np.stack(pooled) if pooled else np.zeros((0, width), np.float32)
     found: NDArray[np.float32] = layer_features(loaded, prompts, [round(depth * layers)], pooling)[0]
     return found
 

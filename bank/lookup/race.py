@@ -45,6 +45,8 @@ class RaceResult:
     """Places of the candidates, best first: by round reached, then by loss."""
     losses: list[float]
     """By candidate: the lowest loss after any round, or the one before the race if it won as it was."""
+    prompts: list[Tensor]
+    """By candidate: the prompt (tokens, width) that has this loss, float32 on the CPU."""
     evaluations: int
     rounds: list[dict[str, int]] = field(default_factory=list)
 
@@ -78,14 +80,20 @@ def race(
     scored = list(evaluation[: settings.samples])
     tokens = sum(len(sample.target) for sample in scored)
     runners = [Runner(model, prompt, learning_rate) for prompt in prompts]
-    result = RaceResult([], [math.inf] * len(prompts), race_cost(settings, len(prompts), len(scored), len(batches[0])))
+    result = RaceResult(
+        [],
+        [math.inf] * len(prompts),
+        [prompt.detach().float().cpu() for prompt in prompts],
+        race_cost(settings, len(prompts), len(scored), len(batches[0])),
+    )
     alive = list(range(len(prompts)))
     first = 0
     for number, steps in enumerate(settings.steps):
         result.rounds.append({"candidates": len(alive), "steps": steps})
         for place in alive:
             runners[place].run(batches[first : first + steps])
-            result.losses[place] = min(result.losses[place], runners[place].loss(scored) / tokens)
+            if (loss := runners[place].loss(scored) / tokens) < result.losses[place]:
+                result.losses[place], result.prompts[place] = loss, runners[place].prompt
         alive.sort(key=lambda place: result.losses[place])
         kept = len(alive) if number == len(settings.steps) - 1 else max(1, (len(alive) + 1) // 2)
         result.order[:0] = alive[kept:]
@@ -94,7 +102,7 @@ def race(
     result.order[:0] = alive
     fits = min(range(len(prompts)), key=lambda place: before[place])
     if before[fits] < FITS * result.losses[result.order[0]]:
-        result.losses[fits] = before[fits]
+        result.losses[fits], result.prompts[fits] = before[fits], prompts[fits].detach().float().cpu()
         result.order.sort(key=lambda place: place != fits)
     return result
 
@@ -106,6 +114,11 @@ class Runner:
         self._model = model
         self._prompt = torch.nn.Parameter(start.to(model.loaded.device, torch.float32).clone())
         self._optimiser = torch.optim.AdamW([self._prompt], lr=learning_rate, weight_decay=0.0, foreach=False)
+
+    @property
+    def prompt(self) -> Tensor:
+        """A copy of the present prompt, float32 on the CPU."""
+        return self._prompt.detach().float().cpu().clone()
 
     def run(self, batches: Sequence[Sequence[Encoded]]) -> None:
         """One step on each batch."""

@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from prompttuner.bank.lookup.candidates import Candidates, gather
+from prompttuner.bank.lookup.cost import of_spec, plan_race, plan_samples
 from prompttuner.bank.lookup.features import DEFAULT_RECIPE, embed_text
-from prompttuner.bank.lookup.race import RaceSettings, race, race_cost
+from prompttuner.bank.lookup.race import RaceSettings, race
 from prompttuner.bank.lookup.samples import pick_samples, room_for_prompt
 from prompttuner.bank.lookup.scoring import Scorer
 from prompttuner.bank.lookup.strategies import DEFAULT_STRATEGY, Choice, choose, full_cost
@@ -32,9 +33,12 @@ MIN_BUDGET_S = 0.2
 FEATURE_SHARE = 0.3
 """Share of the budget that may go into features which the bank lacks."""
 SHOWN = 10
-RACE_SHARE, RACE_EVALUATIONS = 0.1, 1024
-"""A race may cost this share of brute force, or this many evaluations where that is more; it has fewer candidates where
-that is not enough (large batches)."""
+ASKED = 64
+"""Entries that are asked how many iterations their jobs took."""
+MEASURED = 4
+"""Samples of the evaluation whose time is measured."""
+HOPELESS = 2.0
+"""A vocabulary sample whose loss is above this many times the best entry's takes no part in the race."""
 EXPECTED = {"factor": 0.2, "origin": "median of benchmarks/bank.py on the small model"}
 
 
@@ -104,6 +108,10 @@ class _Lookup:
         }
         self.after: dict[int, float] = {}
         """Lowest losses of the finalists in the race, best first."""
+        self.tuned: dict[int, Tensor] = {}
+        """The prompts that have these losses."""
+        self._left = 0.0
+        """Evaluations that may still be made."""
 
     def run(self, data: TuningData, bank_dirs: Sequence[Path], seed: int) -> Found:
         if self.budget_s < MIN_BUDGET_S:
@@ -125,13 +133,20 @@ class _Lookup:
         self.report |= {"entries": len(found.names), "clusters": len(found.layers.medoids), "notes": found.notes}
         if not found.names and not own:
             return self._none("the bank has no prompt for this LLM yet")
+        allowed = of_spec(self.spec, map(found.entry, range(min(len(found.names), ASKED))))
         for text in own:
             found.add_own("own text", embed_text(self.loaded, text))
         baseline = found.add_own("vocab", initial_prompt({**self.spec, "initial_prompt": "vocab"}, self.loaded).tensor)
         scorer = Scorer(self.loaded, samples, found.prompt)
+        self._left = min(float(allowed.evaluations), self._affordable(scorer, baseline))
+        samples = samples[: plan_samples(self.settings.strategy, found.layers, len(samples), self._left)[0]]
         choice = choose(self.settings.strategy, found.layers, scorer, len(samples), stop=lambda: self._over(0.9))
+        self._left -= choice.evaluations
         self.report |= {
             "samples": len(samples),
+            "allowed_evaluations": allowed.evaluations,
+            "expected_iterations": allowed.iterations,
+            "expected_by": allowed.origin,
             "rounds": [one.to_json() for one in choice.rounds],
             "evaluations": choice.evaluations,
             "brute_force_evaluations": full_cost(found.layers, len(samples)),
@@ -141,6 +156,16 @@ class _Lookup:
         self._race(found, choice, baseline, samples, batches)
         return self._conclude(found, choice, baseline)
 
+    def _affordable(self, scorer: Scorer, baseline: int) -> float:
+        """Evaluations that the time budget pays for, by the measured time of a first few."""
+        count = min(MEASURED, scorer.samples)
+        scorer([baseline], range(1))  # the first call checks, and warms up
+        begun = time.monotonic()
+        scorer([baseline], range(count))
+        each = (time.monotonic() - begun) / count
+        self.report["evaluation_s"] = round(each, 4)
+        return max(0.0, self.budget_s - self._elapsed()) / max(each, 1e-6)
+
     def _race(
         self,
         found: Candidates,
@@ -149,37 +174,37 @@ class _Lookup:
         samples: list[Encoded],
         batches: list[list[Encoded]],
     ) -> None:
-        """Tune the finalists, the vocabulary sample among them, for a few steps; fewer where time is short."""
+        """Tune the finalists for a few steps, as many as what is left of the allowance pays for.
+
+        A vocabulary sample is among them unless its score is hopeless already.
+        """
         settings = self.settings.race
         if settings is None:
             return
-        entries = [c for c in choice.ranking if c != baseline][: settings.finalists - 1]
-        best = [c for c in [*entries, baseline] if np.isfinite(choice.scores.get(c, np.inf))]
-        prompts = {c: p for c in best if (p := found.prompt(c)) is not None}
-
-        def cost() -> int:
-            return race_cost(settings, len(prompts), len(samples), len(batches[0]))
-
-        pace = self._elapsed() / max(1, choice.evaluations)
-        allowed = max(RACE_EVALUATIONS, RACE_SHARE * full_cost(found.layers, len(samples)))
-        while len(prompts) > 2 and cost() > allowed:
-            prompts.pop(list(prompts)[-2])  # the last one is the vocabulary sample
-        while len(prompts) > 1 and self._elapsed() + pace * cost() > self.budget_s:
-            prompts.pop(list(prompts)[-2])
-        if len(prompts) < 2 or choice.cut_short:
-            self.report["race"] = "left out: " + ("one candidate" if len(best) < 2 else "no time for it")
+        usable = [c for c in choice.ranking if np.isfinite(choice.scores[c]) and found.prompt(c) is not None]
+        entries = [c for c in usable if c != baseline]
+        plain = [c for c in usable if c == baseline]
+        if entries and plain and choice.scores[baseline] > HOPELESS * choice.scores[entries[0]]:
+            plain = []
+        field = len(entries) + len(plain)
+        plan = plan_race(settings, field, len(samples), len(batches[0]), self._left) if field > 1 else None
+        if plan is None or choice.cut_short:
+            self.report["race"] = "left out: " + (
+                "one candidate" if field < 2 else "it would cost more than it can save"
+            )
             return
+        runners = [*entries[: plan.finalists - len(plain)], *plain]
         result = race(
             self.loaded,
-            list(prompts.values()),
-            [choice.scores[c] for c in prompts],
+            [p for c in runners if (p := found.prompt(c)) is not None],
+            [choice.scores[c] for c in runners],
             batches,
             samples,
             learning_rate=job_rate(self.spec, self.loaded),
-            settings=settings,
+            settings=plan,
         )
-        numbers = list(prompts)
-        self.after = {numbers[place]: result.losses[place] for place in result.order}
+        self.after = {runners[place]: result.losses[place] for place in result.order}
+        self.tuned = dict(zip(runners, result.prompts, strict=True))
         self.report["race"] = result.rounds
         self.report["evaluations"] += result.evaluations
 
@@ -191,7 +216,7 @@ class _Lookup:
         if not usable:
             return self._none("no candidate could be scored in time")
         best = usable[0]
-        prompt = found.prompt(best)
+        prompt = self.tuned.get(best, found.prompt(best))  # what the race's steps brought is not thrown away
         if best == baseline or prompt is None:
             return self._none("a vocabulary sample does better than all that was looked at")
         entry = found.entry(best)

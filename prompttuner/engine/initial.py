@@ -36,8 +36,8 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
     Args:
         spec: ``initial_prompt``, ``prompt_length`` (None: the prompt's own) and ``seed`` are used.
         loaded: gives vocabulary and width.
-        lookup: resolves ``auto`` to a tensor [length, hidden], or None where the bank has nothing; then ``vocab`` is
-            used.
+        lookup: resolves ``auto``, ``bank`` and ``bank:ENTRY`` to a tensor [length, hidden], or None where the bank has
+            nothing; then ``vocab`` is used.
 
     Raises:
         SpecError: the text has no token, or the spec is unknown.
@@ -47,7 +47,7 @@ def initial_prompt(spec: Mapping[str, Any], loaded: LoadedModel, lookup: Lookup 
         asked, length = AskedPrompt.parse(str(spec["initial_prompt"])), spec.get("prompt_length")
     except ValueError as error:
         raise SpecError(str(error)) from None
-    if asked.kind == "auto":
+    if asked.kind in {"auto", "bank", "entry"}:
         found = lookup() if lookup is not None else None
         if found is None:
             return InitialPrompt(

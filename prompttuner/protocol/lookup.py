@@ -67,6 +67,12 @@ class LookupReport(Message):
     """Seconds that the plan granted."""
     budget_s: float | None = None
     """Seconds that the lookup took for its budget; in a job's row before the lookup: those that are granted."""
+    evaluation_s: float | None = None
+    """Measured seconds of one candidate on one sample."""
+    expected_iterations: float | None = None
+    """From the vocabulary; what a lookup may cost follows from it."""
+    expected_by: str | None = None
+    allowed_evaluations: int | None = None
     seconds: float | None = None
     scoring_s: float | None = None
     entries: int | None = None

@@ -1,4 +1,4 @@
-"""Training and evaluation data: JSONL with ``input`` and ``target``, read with line numbers in every complaint."""
+"""Training and evaluation data with ``input`` and ``target``: JSONL, CSV, TSV or a JSON array; complaints say where."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from prompttuner.errors import DataError
+from prompttuner.spec.tables import reader_of
 from prompttuner.spec.text import is_file, is_folder, is_text, shorten
 
 __all__ = ["Sample", "count_samples", "iter_samples", "read_samples"]
@@ -22,20 +23,27 @@ class Sample(NamedTuple):
 
 
 def iter_samples(path: Path | str) -> Iterator[Sample]:
-    """Yield the samples of a JSONL file in order. Blank lines are skipped; further keys are ignored.
+    """Yield the samples of a file in order: of a table (.csv, .tsv), a JSON array (.json), else of JSON lines.
+
+    Blank lines are skipped; further keys and columns are ignored.
 
     Raises:
         DataError: missing or unreadable file, or a line that is no sample; the message names file and line.
     """
     path = Path(path)
     with _opened(path) as handle:
+        reader = reader_of(handle, path)
+        if reader is not None:
+            for where, value in reader(handle, path):
+                yield _checked(value, f"{path}, {where}")
+            return
         for number, raw in enumerate(handle, start=1):
             if raw.strip():
                 yield _sample(raw, path, number)
 
 
 def read_samples(path: Path | str, limit: int | None = None) -> list[Sample]:
-    """The first ``limit`` (or all) samples of a JSONL file.
+    """The first ``limit`` (or all) samples of a file.
 
     Raises:
         DataError: as ``iter_samples``; also when there is no sample at all.
@@ -51,7 +59,7 @@ def read_samples(path: Path | str, limit: int | None = None) -> list[Sample]:
 
 
 def count_samples(path: Path | str) -> int:
-    """Check every line of a JSONL file and count its samples.
+    """Check every line of a file and count its samples.
 
     Raises:
         DataError: as ``read_samples``.
@@ -94,6 +102,10 @@ def _sample(raw: bytes, path: Path, number: int) -> Sample:
         raise DataError(f"{where}: broken JSON: nested too deeply") from None
     except ValueError:  # an integer beyond what Python converts
         raise DataError(f"{where}: broken JSON: a number of too many digits") from None
+    return _checked(value, where)
+
+
+def _checked(value: object, where: str) -> Sample:
     if not isinstance(value, dict):
         raise DataError(f'{where}: must be an object like {{"input": "...", "target": "..."}}')
     for key in ("input", "target"):

@@ -74,7 +74,9 @@ class JobSpec(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     min_gpus: int = Field(default=1, ge=1, le=1024)
     max_gpus: int = Field(default=DEFAULT_MAX_GPUS, ge=1, le=1024)
-    initial_prompt: str = Field(default="auto", description="auto, random, vocab, text:..., or a .safetensors file")
+    initial_prompt: str = Field(
+        default="auto", description="auto, bank, bank:ENTRY, random, vocab, text:..., or a .safetensors file"
+    )
     name: str | None = Field(default=None, max_length=100)
     priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="higher goes first among equals")
     on_miss: Literal["continue", "stop"] = Field(default="continue", description="what to do after a missed deadline")

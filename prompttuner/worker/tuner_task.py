@@ -16,7 +16,7 @@ from prompttuner.engine.llm.model import LoadedModel
 from prompttuner.engine.result import keep_prompt, write_result
 from prompttuner.engine.state import TunerState, pack, unpack
 from prompttuner.engine.tuner import Tuner, TuningData, check_survival, read_data
-from prompttuner.errors import DataError, ModelError, SpoolError, StateError
+from prompttuner.errors import DataError, ModelError, PromptTunerError, SpoolError, StateError
 from prompttuner.protocol.files import read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Membership, Outcome, Progress
 from prompttuner.protocol.lookup import LookupReport
@@ -26,6 +26,8 @@ from prompttuner.worker.task import Stepped
 
 __all__ = ["TunerTask"]
 
+FORCED_S = 600.0
+"""Granted for a lookup that the user insists on where the plan grants none."""
 KEPT_EVALUATIONS = 20
 """The latest evaluations that progress.json tells; predictions need no more."""
 
@@ -44,7 +46,8 @@ class TunerTask:
         """A new task.
 
         ``auto`` is looked up in the Prompt Bank for at most ``plan.lookup_s`` seconds, if that is above 0; what came
-        of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary.
+        of it is in lookup.json. Without a bank, or if it fails, tuning begins from the vocabulary. ``bank`` is looked
+        up in any case; ``bank:ENTRY`` is that entry, or the job fails.
         """
         values = spec.to_json()
         data = read_data(values)
@@ -52,17 +55,24 @@ class TunerTask:
         found: list[str] = []
 
         def lookup() -> torch.Tensor | None:
-            prompt, source = _look_up(spec, model, data, plan.lookup_s, files, bank_dirs)
+            prompt: torch.Tensor | None
+            if entry is not None:
+                prompt, source = _named(entry, spec, model, bank_dirs)
+            else:
+                prompt, source = _look_up(spec, model, data, plan.lookup_s or FORCED_S, files, bank_dirs)
             found.append(source)
             return prompt
 
-        initial = initial_prompt(values, model, lookup if plan.lookup_s > 0 else None)
+        asked = spec.initial_prompt
+        entry = asked.value if asked.kind == "entry" else None
+        looks = plan.lookup_s > 0 or asked.kind in {"bank", "entry"}
+        initial = initial_prompt(values, model, lookup if looks else None)
         if found:
             initial.origin = found[0]
         try:
             return cls(Tuner(model, values, data, initial))
         except DataError as error:
-            if not found or found[0] == "vocab":
+            if not found or found[0] == "vocab" or entry is not None:
                 raise
             _take_back(files, f"the prompt that was found leaves no room for the data ({error})")
             return cls(Tuner(model, values, data, initial_prompt(values, model)))
@@ -180,6 +190,27 @@ class TunerTask:
             loss=best.loss if best else None,
             train_s=tuner.train_seconds,
         )
+
+
+def _named(entry: str, spec: ResolvedSpec, model: LoadedModel, bank_dirs: Sequence[str]) -> tuple[torch.Tensor, str]:
+    """The entry that the user named, and where it is from.
+
+    Raises:
+        DataError: it is gone, damaged, or of another width.
+    """
+    from prompttuner.bank.folder.named import named_entry
+    from prompttuner.bank.lookup.features import embed_text
+
+    try:
+        shelf, entry_id = named_entry(map(Path, bank_dirs), spec.model, entry)
+        about = shelf.read(entry_id)
+        if about.kind == "text":
+            prompt = embed_text(model, about.text)
+        else:
+            prompt = torch.from_numpy(shelf.prompt(about, model.hidden))
+    except PromptTunerError as error:
+        raise DataError(f"initial_prompt bank:{entry[:12]}: {error}") from error
+    return prompt, f"bank:{entry_id[:12]}"
 
 
 def _look_up(

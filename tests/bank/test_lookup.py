@@ -19,6 +19,7 @@ from prompttuner.engine.llm.encoding import encode
 from prompttuner.engine.llm.model import LoadedModel, load_model
 from prompttuner.engine.tuner import TuningData
 from prompttuner.protocol.jobs import Membership, Progress
+from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.smallmodel import tasks
 from prompttuner.spec.data import Sample
 from prompttuner.worker.member_files import MemberFiles
@@ -221,7 +222,9 @@ def test_a_job_starts_from_the_vocabulary_when_its_longest_sample_leaves_the_fou
     entry = bank.add(Entry("text", "small", text=" ".join([text] * 5)))
     assert look(loaded, data, bank).report["candidates"][0]["name"] == entry
     files = MemberFiles(tmp_path / "job", 1, "a")
-    task = TunerTask.begin(job, loaded, Membership(1, ("a",), lookup_s=120.0), files, [str(bank.bank.root)])
+    task = TunerTask.begin(
+        ResolvedSpec.expect(job), loaded, Membership(1, ("a",), lookup_s=120.0), files, [str(bank.bank.root)]
+    )
     files.close()
     told = json.loads((files.folder / "lookup.json").read_text())
     assert told["source"] == "vocab" and told["chosen"] is None and "no room" in told["why"]

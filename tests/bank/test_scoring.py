@@ -27,8 +27,28 @@ def tiny(family: str) -> LoadedModel:
         "opt": lambda: transformers.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
         "gpt-neox": lambda: transformers.GPTNeoXConfig(**SIZES, intermediate_size=64),
         "qwen2": lambda: transformers.Qwen2Config(**SIZES, num_key_value_heads=1, intermediate_size=64),
+        "mamba2": lambda: transformers.Mamba2Config(
+            hidden_size=32, num_hidden_layers=2, vocab_size=50, num_heads=4, head_dim=16, state_size=8, n_groups=1,
+            expand=2, chunk_size=8,
+        ),
+        "jamba": lambda: transformers.JambaConfig(
+            **SIZES, num_key_value_heads=1, intermediate_size=64, attn_layer_period=2, attn_layer_offset=1,
+            num_experts=2, mamba_d_state=8,
+        ),
+        "lfm2": lambda: transformers.Lfm2Config(
+            **SIZES, num_key_value_heads=1, intermediate_size=64, layer_types=["conv", "full_attention"]
+        ),
+        "qwen3-next": lambda: transformers.Qwen3NextConfig(
+            **SIZES, num_key_value_heads=1, head_dim=16, intermediate_size=64, num_experts=2, num_experts_per_tok=1,
+            layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=2,
+            linear_key_head_dim=8, linear_value_head_dim=8, moe_intermediate_size=16,
+            shared_expert_intermediate_size=16,
+        ),
+        "gemma3": lambda: transformers.Gemma3TextConfig(
+            **SIZES, num_key_value_heads=1, head_dim=16, intermediate_size=64, sliding_window=4
+        ),
         "gemma2": lambda: transformers.Gemma2Config(**SIZES, num_key_value_heads=1, intermediate_size=64, head_dim=16),
-    }
+    }  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(configs[family]()).eval().requires_grad_(False)
     return LoadedModel(model, None, family, torch.float32, torch.device("cpu"))
 
@@ -51,7 +71,10 @@ def one_loss(loaded: LoadedModel, prompt: torch.Tensor, sample: Encoded) -> floa
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(sample.target)))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt-neox", "qwen2", "gemma2"])
+HYBRID = ["mamba2", "jamba", "lfm2", "qwen3-next"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt-neox", "qwen2", "gemma2", "gemma3", *HYBRID])
 @pytest.mark.parametrize("reuse", [True, False])
 def test_scores_equal_a_plain_forward_pass(family: str, reuse: bool) -> None:
     loaded, data, starts = tiny(family), samples(5), prompts(4)

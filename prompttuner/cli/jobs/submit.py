@@ -13,7 +13,6 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
-from prompttuner.protocol.requests import NewJob, Submit
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
@@ -58,6 +57,8 @@ def submit(
     bucketing: Annotated[bool | None, _option("Batches of similar length.", TUNING)] = None,
     dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.", TUNING)] = None,
     trust_remote_code: Annotated[list[str] | None, _option("Model whose own code may run.", TUNING)] = None,
+    allow_unknown_tokens: Annotated[bool | None, _option("Though targets hold unknown tokens.", TUNING)] = None,
+    allow_unused_weights: Annotated[bool | None, _option("Though stored weights have no place.", TUNING)] = None,
     deadline: Annotated[str | None, _option("30m, 1h30m, or a time with its zone.", PLACE)] = None,
     on_miss: Annotated[str | None, _option("After a missed deadline: continue or stop.", PLACE)] = None,
     priority: Annotated[int | None, _option("Higher goes first among equals.", PLACE)] = None,
@@ -81,6 +82,7 @@ def submit(
         "eval_samples": eval_samples, "seed": seed, "initial_prompt": initial_prompt, "bucketing": bucketing,
         "dtype": dtype, "trust_remote_code": trust_remote_code, "deadline": deadline, "on_miss": on_miss,
         "priority": priority, "min_gpus": min_gpus, "max_gpus": max_gpus, "gpu_type": gpu_type, "setup": setup,
+        "allow_unknown_tokens": allow_unknown_tokens, "allow_unused_weights": allow_unused_weights,
     }  # fmt: skip
     given = {key: value for key, value in flags.items() if value is not None}
     specs = resolve_all(files or [], given, grid or [])
@@ -99,6 +101,7 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     Raises:
         SpecError: one of them is wrong; none is submitted then.
     """
+    from prompttuner.bank.folder.named import resolve_entry
     from prompttuner.spec import load_values, make_spec, resolve
     from prompttuner.spec.grid import expand_grid, parse_grid
     from prompttuner.spec.models import check_at_hand
@@ -113,7 +116,8 @@ def resolve_all(files: list[Path], flags: dict[str, Any], grid: list[str]) -> li
     specs = []
     for source, values in sources:
         for combination in expand_grid(values, axes):
-            specs.append(resolve(make_spec(combination, source=source), now))
+            spec = resolve(make_spec(combination, source=source), now)
+            specs.append(resolve_entry(spec, settings.all_bank_dirs))
     for model in dict.fromkeys(spec.model for spec in specs):
         check_at_hand(model, offline)
     return specs
@@ -125,9 +129,9 @@ def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
     Raises:
         PromptTunerError: what would be refused, or fail in a worker's first minute.
     """
-    from prompttuner.controller.act.admission import check_admission
+    from prompttuner.cli.frame.asking import client
 
-    return check_admission(context.settings(), specs)
+    return client().check(specs)
 
 
 def tell_notes(notes: list[str]) -> None:
@@ -136,19 +140,13 @@ def tell_notes(notes: list[str]) -> None:
         sys.stderr.write(f"note: {note}\n")
 
 
-def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
-    """One request for all of these jobs, under new ids."""
-    from prompttuner.controller.requests import new_job_id
-
-    return Submit(jobs=tuple(NewJob(job=new_job_id(), spec=spec) for spec in specs), hold=hold)
-
-
 def _submit(specs: list[ResolvedSpec], hold: bool, quiet: bool, json: bool) -> None:
-    from prompttuner.cli.frame.asking import ask, tell
+    from prompttuner.cli.frame.asking import client, tell
 
-    request = new_request(specs, hold)
+    asker = client()
+    request = asker.new_request(specs, hold=hold)
     try:
-        (answer,) = ask([request])
+        (answer,) = asker.ask([request])
     except KeyboardInterrupt:
         ids = ", ".join(new.job for new in request.jobs)
         sys.stderr.write(f"interrupted; `prompttuner status` shows whether {ids} were left in the inbox\n")

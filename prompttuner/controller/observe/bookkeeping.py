@@ -249,6 +249,8 @@ def _take_progress(tx: Tx, job: Job, told: JobFacts) -> None:
         tx.event("lookup", job=job, cause=told.lookup.why or told.lookup.source or "looked up")
         if told.lookup.source:
             job.initial_prompt = told.lookup.source
+        if told.lookup.evaluations and told.lookup.seconds:
+            tx.measured.append((job.pool, job.model, "lookup", float(told.lookup.seconds)))
     if progress is None:
         return
     if progress.first_step_at and job.first_step_at is None:

@@ -17,6 +17,7 @@ from prompttuner.controller.upkeep.harvest import BankView
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries.allocations import one_of_each_pool
 from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.db.tables.recorded import place_of
 from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.protocol.wire import Unread
@@ -41,6 +42,8 @@ class Outlook:
     arrivals: dict[str, list[Arrived]]
     step_s: dict[str, float]
     """By job id, where it is known beforehand (paced jobs)."""
+    measured: frozenset[str] = frozenset()
+    """Pools whose seconds an iteration are measured, or stated by their paced jobs."""
 
 
 class Expectations:
@@ -69,6 +72,7 @@ class Expectations:
             {pool.key: BANK_FACTOR for pool in pools if pool.key in banked or self._bank.holds(pool.model)},
             history.arrivals,
             stated_step_s(specs),
+            frozenset({row.pool for row in history.speeds if row.iters_per_s > 0} | paced.keys()),
         )
 
     def specs_of(self, jobs: Sequence[Job]) -> Mapping[str, ResolvedSpec]:
@@ -95,7 +99,7 @@ class Expectations:
         unknown = (present | foreseen) - self._pools.keys()
         if unknown:
             for key, model, place in self._res.state.query(lambda session: one_of_each_pool(session, unknown)):
-                self._pools[key] = Pool.from_record(key, model, place or {})
+                self._pools[key] = Pool.from_record(key, model, place_of(place))
         return [self._pools[key] for key in sorted(present | (foreseen & self._pools.keys()))]
 
 
@@ -125,7 +129,14 @@ def _profile(
     label = pool.key.rpartition("-")[0]
     profile = replace(profiles.stated([label])[label], name=pool.key)
     times = {row.kind: row.seconds for row in startups if row.pool == pool.key}
-    fields = {"queue": "queue_s", "start": "start_s", "warm": "warm_s", "resize": "resize_s", "switch": "switch_s"}
+    fields = {
+        "queue": "queue_s",
+        "start": "start_s",
+        "warm": "warm_s",
+        "resize": "resize_s",
+        "switch": "switch_s",
+        "lookup": "lookup_s",
+    }
     measured: dict[str, Any] = {field: times[kind] for kind, field in fields.items() if kind in times}
     rates = {row.members: row.iters_per_s for row in speeds if row.pool == pool.key and row.iters_per_s > 0}
     if paced is not None:

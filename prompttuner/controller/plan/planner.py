@@ -9,6 +9,7 @@ from prompttuner.controller.act.limits import Limits
 from prompttuner.controller.act.transaction import WENT_ON
 from prompttuner.controller.plan.blocked import find_blockage
 from prompttuner.controller.plan.expectations import Expectations, Outlook
+from prompttuner.controller.plan.lookups import with_lookups
 from prompttuner.controller.plan.notes import new_notes
 from prompttuner.controller.plan.on_trial import read_trials
 from prompttuner.controller.plan.pools import Pool
@@ -99,6 +100,7 @@ class Planner:
         plan = on_trial.within(blockage.within(plan, keys, in_vain), keys)
         plan = self._with_refusal(plan, rows, {**in_vain, **on_trial.barred})
         plan = self._with_room(plan, outlook.pools, limits.requests_now)
+        plan = with_lookups(plan, rows.jobs, outlook, res.now())
         self._plan_at = plan.wake_at
         return Decision(plan, outlook, each, bool(plan.actions) or (self._notes_due() and new_notes(plan, jobs)))
 

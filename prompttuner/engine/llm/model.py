@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prompttuner.engine.llm.causality import probe
+from prompttuner.engine.llm.ends import adopt_end
 from prompttuner.errors import ModelError
 from prompttuner.spec.weights import stored_tensors
 
@@ -44,6 +45,10 @@ class LoadedModel:
     """Why no job may use it after all, where that was found out after the load."""
     pads_left: bool = True
     """Whether padding before a sample is masked; some recurrent families see it, and their answers come without it."""
+
+    def __post_init__(self) -> None:
+        """Let the tokenizer know the end of text where only the model's configs do."""
+        adopt_end(self.tokenizer, self.model)
 
     @property
     def hidden(self) -> int:
