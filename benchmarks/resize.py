@@ -151,7 +151,7 @@ class Agents:
 
     def wait(self, name: str, event: str) -> None:
         def come() -> bool:
-            self.events[name] += [str(e["ev"]) for e in self.zygotes[name].poll()]
+            self.events[name] += [str(e.ev) for e in self.zygotes[name].poll()]
             return event in self.events[name]
 
         wait_for(come, f"{event} of agent {name}")

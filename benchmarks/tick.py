@@ -132,7 +132,7 @@ def _allocation(i: int, now: float) -> dict[str, Any]:
         "state": "busy",
         "pool": POOL.key,
         "model": "/m",
-        "place": POOL.place_record(),
+        "place": POOL.place_record().to_json(),
         "native_id": str(i),
         "job_id": f"j{i:09}",
         "created_at": now,

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal, TypeAlias
 
 from prompttuner.errors import StateError
 
-__all__ = ["ALLOCATION_ENDED", "JOB_ENDED", "AllocationState", "JobState", "check_allocation", "check_job"]
+__all__ = [
+    "ALLOCATION_ENDED",
+    "JOB_ENDED",
+    "AllocationState",
+    "JobState",
+    "Verdict",
+    "check_allocation",
+    "check_job",
+    "verdict_of",
+]
 
 
 class JobState(StrEnum):
@@ -92,3 +102,23 @@ def check_allocation(old: AllocationState, new: AllocationState) -> None:
     """Raise StateError unless an allocation may change from ``old`` to ``new``."""
     if new not in _ALLOCATION.get(old, frozenset()):
         raise StateError(f"an allocation that is {old} cannot become {new}")
+
+
+Verdict: TypeAlias = Literal["none", "open", "met", "missed", "unreached", "cancelled"]
+"""What became of a job's deadline.
+
+It has none; it can still be met; its target was reached in time; the deadline passed before that; the job ended before
+it without its target (exhausted, failed, rejected); its user took it back before it."""
+
+
+def verdict_of(state: JobState, deadline_at: float | None, finished_at: float | None, now: float) -> Verdict:
+    """What became of a job's deadline. Times share one clock, in seconds."""
+    if deadline_at is None:
+        return "none"
+    if state not in JOB_ENDED or finished_at is None:
+        return "missed" if now > deadline_at else "open"
+    if finished_at > deadline_at:
+        return "missed"
+    if state == JobState.DONE:
+        return "met"
+    return "cancelled" if state == JobState.CANCELLED else "unreached"

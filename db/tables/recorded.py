@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prompttuner.protocol.agents import GivenOrder, KnownStatus
 from prompttuner.protocol.files import understood
 from prompttuner.protocol.lookup import LookupReport
+from prompttuner.protocol.wire import Message
 
 if TYPE_CHECKING:
     from prompttuner.db.tables.models import Allocation, Job
 
-__all__ = ["lookup_of", "order_of", "status_of"]
+__all__ = ["PlaceRecord", "lookup_of", "order_of", "place_of", "status_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceRecord(Message):
+    """What an allocation's row remembers of its pool."""
+
+    place: str = ""
+    dtype: str = "auto"
+    gpu_type: str | None = None
+    setup: tuple[str, ...] = ()
+    trust_remote_code: tuple[str, ...] = ()
+
+
+def place_of(record: object) -> PlaceRecord:
+    """The place in a row's column; of no wishes where there is none."""
+    return understood(PlaceRecord.read(record or {})) or PlaceRecord()
 
 
 def status_of(allocation: Allocation) -> KnownStatus | None:

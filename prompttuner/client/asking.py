@@ -16,7 +16,7 @@ from prompttuner.protocol.requests import Reply, Request
 if TYPE_CHECKING:
     from prompttuner.config import Settings
 
-__all__ = ["Answer", "ask_all"]
+__all__ = ["Answer", "ask_all", "withdraw"]
 
 ANSWER_WAIT_S = 10.0
 """A running controller answers within a tick; a longer silence is reported, and the request stays in the inbox."""
@@ -95,7 +95,7 @@ def _try_tick(settings: Settings, requests: Sequence[Request], warn: Callable[[s
             warn(str(error))  # what was asked for is done; what failed came after it
             return True
         if error.exit_code == WRONG_USE:
-            left = _withdraw(settings, requests)
+            left = withdraw(settings, requests)
             what = "the request was withdrawn" if not left else f"{left} requests had been taken before"
         else:
             what = "the request stays in the inbox and is applied once this is mended"
@@ -104,7 +104,7 @@ def _try_tick(settings: Settings, requests: Sequence[Request], warn: Callable[[s
     return True
 
 
-def _withdraw(settings: Settings, requests: Sequence[Request]) -> int:
+def withdraw(settings: Settings, requests: Sequence[Request]) -> int:
     """Take requests back that no controller has taken yet; returns how many had been."""
     from prompttuner.slurm.spool import Spool
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from prompttuner.controller.act.limits import check_within_cap
 from prompttuner.controller.act.projection import prepare_job
@@ -224,7 +224,27 @@ def _submit(tx: Tx, request: Submit) -> str:
     return f"submitted {Counted(len(request.jobs), 'job')}{before}"
 
 
-def _row_of(new: NewJob, request: Submit) -> dict[str, object]:
+class JobColumns(TypedDict):
+    """The columns of a new job's row."""
+
+    id: str
+    name: str
+    owner: str
+    state: JobState
+    spec: dict[str, Json]
+    pool: str
+    model: str
+    submitted_at: float
+    deadline_at: float | None
+    priority: int
+    min_gpus: int
+    max_gpus: int
+    on_miss: str
+    initial_prompt: str
+    lookup_done: bool
+
+
+def _row_of(new: NewJob, request: Submit) -> JobColumns:
     spec = new.spec
     pool = pool_of(spec)
     return {

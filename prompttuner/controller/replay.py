@@ -132,7 +132,7 @@ class Replay:
         self.source = str(found["source"])
         self.accelerate = float(found["accelerate"])
         self.entries = [Entry(**entry) for entry in found["entries"]]
-        self._done = {record["job"] for record in self._journal()}
+        self._done = set(self._journal())
 
     @classmethod
     def start(cls, folder: Path, entries: Sequence[Entry], source: str, accelerate: float, begin: float) -> Replay:
@@ -224,8 +224,8 @@ class Replay:
             return folder / "train.jsonl", folder / "eval.jsonl"
         return write_dataset("reverse+upper", folder, train=64, evaluation=8)
 
-    def _journal(self) -> list[dict[str, Any]]:
-        """Submissions so far; a last line that was cut off counts as not submitted, and is submitted again."""
+    def _journal(self) -> list[str]:
+        """Jobs submitted so far; a last line that was cut off counts as not submitted, and is submitted again."""
         try:
             lines = (self.folder / "submitted.jsonl").read_text().split("\n")
         except FileNotFoundError:
@@ -237,7 +237,7 @@ class Replay:
             except json.JSONDecodeError:
                 continue
             if isinstance(record, dict) and "job" in record:
-                records.append(record)
+                records.append(str(record["job"]))
         return records
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 from prompttuner.errors import ConfigError
 from prompttuner.policy.contract.plan import Policy
@@ -22,10 +22,12 @@ POLICIES = {
     "prompttuner": ("prompttuner.policy.prompttuner.policy", "PromptTuner"),
 }
 """Name -> (module, class). Modules are imported when asked for."""
+SwitchValue: TypeAlias = bool | int | float | str
+
 _TRUTH = {"on": True, "off": False}
 
 
-def get(name: str, **switches: object) -> Policy:
+def get(name: str, **switches: SwitchValue) -> Policy:
     """The policy of this name, with its switches set. Raises ConfigError for an unknown name or switch."""
     return _make(name, switches)
 
@@ -40,7 +42,7 @@ def variant(words: str) -> Policy:
     """
     name, *settings = (word.strip() for word in words.split(":"))
     kinds = switches_of(name)
-    switches: dict[str, object] = {}
+    switches: dict[str, SwitchValue] = {}
     for setting in settings:
         switch, _, value = (word.strip() for word in setting.partition("="))
         if switch not in kinds:
@@ -64,7 +66,7 @@ def _maker(name: str) -> Any:
     return getattr(import_module(module), kind)
 
 
-def _make(name: str, switches: Mapping[str, object]) -> Policy:
+def _make(name: str, switches: Mapping[str, SwitchValue]) -> Policy:
     try:
         policy: Policy = _maker(name)(**switches)
     except TypeError as error:
@@ -73,7 +75,7 @@ def _make(name: str, switches: Mapping[str, object]) -> Policy:
     return policy
 
 
-def _value(switch: str, kind: type, text: str) -> object:
+def _value(switch: str, kind: type, text: str) -> SwitchValue:
     if kind is bool:
         if text not in _TRUTH:
             raise ConfigError(f"{switch} is on or off, as in {switch}=off; not {text!r}")

@@ -17,6 +17,7 @@ _TRUTH = ("best_effort", "stop_on_miss")
 JOB_COLUMNS = (
     "pool", "phase", "submit", "deadline", "priority", "min_gpus", "max_gpus", "step_s", "iters_mid", "iters_hi",
     "bank_factor_mid", "bank_factor_hi", "phase_since", "best_effort", "stop_on_miss",
+    "unseen",
 )  # fmt: skip
 AGENT_COLUMNS = ("pool", "phase", "job", "gpus", "since", "ready_at", "ends_at")
 

@@ -15,6 +15,7 @@ from prompttuner.policy.contract.snapshot import (
     Arrivals,
     JobPhase,
     Jobs,
+    Lessons,
     PoolProfile,
     SiteLimits,
     Snapshot,
@@ -29,6 +30,8 @@ __all__ = ["World"]
 
 LOSS_NOTICED_S = 15.0
 """Seconds until a job's other members go on after the loss of one."""
+LESSONS = 32
+"""Errors of each kind that a policy sees of each pool."""
 HISTORY = 256
 """Arrivals a policy sees of each pool."""
 _BUCKET = {
@@ -96,7 +99,16 @@ class World:
         )
         empty = [np.zeros(0) for _ in self.pools]
         arrivals = Arrivals(list(empty), list(empty), list(empty))
-        return Snapshot(0.0, jobs, agents, self.told, limits, arrivals, options.tick_s)
+        nothing = np.zeros((0, 2))
+        lessons = [Lessons(nothing, nothing, nothing, nothing) for _ in self.pools]
+        return Snapshot(0.0, jobs, agents, self.told, limits, arrivals, options.tick_s, lessons=lessons)
+
+    def learn(self, pool: int, what: str, truth: float, told: float) -> None:
+        """Remember, for the policy, how wrong one was."""
+        if told > 0 and truth > 0:
+            lessons = self.snapshot.lessons[pool]
+            row = np.array([[self.now, truth / told]])
+            setattr(lessons, what, np.concatenate([getattr(lessons, what)[1 - LESSONS :], row]))
 
     def observe(self) -> Snapshot:
         """The snapshot, brought to ``now`` in place."""
@@ -106,6 +118,7 @@ class World:
         np.maximum(left, 0.0, out=left)
         self.jobs_at = self.now
         mid, high = table["iters_mid"][:n], table["iters_hi"][:n]
+        np.divide(left, table["total"][:n], out=table["unseen"][:n])
         sigma = self.options.predict_sigma
         if self.options.stale_s:
             left = np.minimum(left + rate * self.options.stale_s, table["total"][:n])
@@ -194,6 +207,7 @@ class World:
             "iters_mid": trace.iters, "iters_hi": trace.iters, "bank_factor_mid": options.bank_mid if bank else 1.0,
             "bank_factor_hi": options.bank_hi if bank else 1.0, "phase_since": self.now, "best_effort": False,
             "stop_on_miss": trace.stop_on_miss, "left": trace.iters, "rate": 0.0, "error": error, "total": trace.iters,
+            "unseen": 1.0,
         }  # fmt: skip
         self.jobs.append(job, trace.id, values)
         if self.job_of.setdefault(trace.id, job) is not job:
@@ -256,6 +270,7 @@ class World:
         self.result.end_s = self.now
 
     def _on_done(self, job: SimJob) -> None:
+        self.learn(job.pool, "work", 1.0, float(self.jobs.data["error"][job.row]))
         job.outcome.end_s = self.now
         self.end_job(job)
 
@@ -270,6 +285,7 @@ class World:
     def _on_looked(self, job: SimJob) -> None:
         job.lookup_s = 0.0
         job.outcome.looked_up = True
+        self.learn(job.pool, "bank", job.trace.bank_factor, self.options.bank_mid)
         data, row = self.jobs.data, job.row
         data["bank_factor_mid"][row] = data["bank_factor_hi"][row] = 1.0
         data["total"][row] *= job.trace.bank_factor
@@ -297,6 +313,8 @@ class World:
 
     def _on_queued(self, agent: SimAgent) -> None:
         """Slurm starts the allocation."""
+        asked_at = float(self.agents.data["since"][agent.row])
+        self.learn(agent.pool, "queue", self.now - asked_at - self.options.spool_s, self.told[agent.pool].queue_s)
         start = self.spread(self.pools[agent.pool].start_s)
         self.enter(agent, AgentPhase.STARTING, self.now + self.told[agent.pool].start_s)
         self.agents.data["ends_at"][agent.row] = self.now + self.options.walltime_s
@@ -321,6 +339,9 @@ class World:
         self.push(self.now + self.options.idle_limit_s, "idle_guard", agent)
 
     def _on_ready(self, agent: SimAgent) -> None:
+        if agent.phase == AgentPhase.STARTING:
+            since = float(self.agents.data["since"][agent.row])
+            self.learn(agent.pool, "start", self.now - since, self.told[agent.pool].start_s)
         self.warm(agent)
 
     _on_freed = _on_ready

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from prompttuner.files import append_line
 from prompttuner.protocol.agents import AgentSettings, AgentStatus, Order
 from prompttuner.protocol.files import write_message
+from prompttuner.protocol.zygote import ZygoteEvent
 from prompttuner.slurm.agent.guard import IdleGuard, WalltimeGuard
 from prompttuner.slurm.agent.place import address_of, gpu_info, host_name, native_id
 from prompttuner.slurm.spool import read_own
@@ -54,7 +55,7 @@ class ZygoteLike(Protocol):
     def kill_lease(self) -> None:
         """Kill the worker."""
 
-    def poll(self) -> list[dict[str, Any]]:
+    def poll(self) -> list[ZygoteEvent]:
         """Events that have come since the last call."""
 
     def exit(self) -> None:
@@ -178,7 +179,7 @@ class Agent:
 
     def _start_zygote(self) -> None:
         if self._zygote is not None:
-            self._on_event({"ev": "lease_ended", "outcome": "crashed", "error": "the zygote died"})
+            self._on_event(ZygoteEvent(ev="lease_ended", outcome="crashed", error="the zygote died"))
             self._journal("zygote_died")
             self._zygote.exit()
         if self._zygote_starts > ZYGOTE_RESTARTS:
@@ -191,23 +192,22 @@ class Agent:
         self.status.state = "starting"
         self._zygote = self._make_zygote(self.folder, self.settings)
 
-    def _on_event(self, event: dict[str, Any]) -> None:
-        kind = event.get("ev")
+    def _on_event(self, event: ZygoteEvent) -> None:
+        kind = event.ev
         if kind == "ready":
             self._ready = True
             self.status.start_s = round(self._clock() - self._born, 3)
         elif kind == "loaded":
             self._loading = None
-            self.status.model = event["model"]
-            self.status.models = tuple(sorted({*self.status.models, event["model"]}))
-            self.status.load_s = float(event.get("seconds", 0.0))
+            self.status.model = event.model
+            self.status.models = tuple(sorted({*self.status.models, event.model}))
+            self.status.load_s = event.seconds
             self.status.loads += 1
-            self._journal("load", model=event["model"], seconds=self.status.load_s)
+            self._journal("load", model=event.model, seconds=self.status.load_s)
         elif kind == "load_failed":
             self._loading = None
-            self.status.error = str(event.get("error", ""))
-            reason = LOAD_REASONS.get(str(event.get("kind")), "model")
-            self._finish(reason, f"{event.get('model')}: {event.get('error')}")
+            self.status.error = event.error or ""
+            self._finish(LOAD_REASONS.get(event.kind or "", "model"), f"{event.model}: {event.error}")
         elif kind == "lease_started" and self._lease is not None:
             self.status.lease = "starting"
         elif kind == "lease_ended" and self._lease is not None:
@@ -215,14 +215,14 @@ class Agent:
 
     # -- leases -----------------------------------------------------------------------------------------------
 
-    def _lease_ended(self, event: dict[str, Any]) -> None:
+    def _lease_ended(self, event: ZygoteEvent) -> None:
         assert self._lease is not None
         lease, self._lease = self._lease, None
-        outcome = str(event.get("outcome", "crashed"))
-        generation = max(lease.generation, int(event.get("generation") or 0))
+        outcome = event.outcome or "crashed"
+        generation = max(lease.generation, event.generation or 0)
         self._finished[lease.job] = max(generation, self._finished.get(lease.job, -1))
         self.status.lease = outcome
-        self.status.error = str(event.get("error") or "")
+        self.status.error = event.error or ""
         self._journal("lease_end", job=lease.job, generation=generation, outcome=outcome, error=self.status.error)
 
     def _tend_lease(self) -> None:

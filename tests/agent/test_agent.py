@@ -12,6 +12,7 @@ import pytest
 from prompttuner.files import read_json, write_json
 from prompttuner.protocol.agents import AgentSettings, Order
 from prompttuner.protocol.elastic import ElasticSettings
+from prompttuner.protocol.zygote import ZygoteEvent
 from prompttuner.slurm.agent.agent import LEAVE_GRACE_S, Agent
 from prompttuner.slurm.agent.entry import main
 from prompttuner.slurm.agent.guard import IdleGuard, WalltimeGuard
@@ -23,15 +24,15 @@ class FakeZygote:
     def __init__(self) -> None:
         self.alive = True
         self.calls: list[tuple[Any, ...]] = []
-        self.events: list[dict[str, Any]] = [{"ev": "ready"}]
+        self.events = [ZygoteEvent(ev="ready")]
 
     def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None:
         self.calls.append(("load", model))
-        self.events.append({"ev": "loaded", "model": model, "seconds": 0.1, "bytes": 1})
+        self.events.append(ZygoteEvent(ev="loaded", model=model, seconds=0.1, bytes=1))
 
     def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None:
         self.calls.append(("lease", Path(job_dir).name, generation))
-        self.events.append({"ev": "lease_started", "pid": 1})
+        self.events.append(ZygoteEvent(ev="lease_started", pid=1))
 
     def idle_work(self, bank_dir: Path, model: str) -> None:
         self.calls.append(("idle_work", model))
@@ -42,7 +43,7 @@ class FakeZygote:
     def kill_lease(self) -> None:
         self.calls.append(("kill_lease",))
 
-    def poll(self) -> list[dict[str, Any]]:
+    def poll(self) -> list[ZygoteEvent]:
         events, self.events = self.events, []
         return events
 
@@ -50,7 +51,7 @@ class FakeZygote:
         self.alive = False
 
     def ended(self, outcome: str = "done", **more: Any) -> None:
-        self.events.append({"ev": "lease_ended", "outcome": outcome, **more})
+        self.events.append(ZygoteEvent(ev="lease_ended", outcome=outcome, **more))
 
 
 LOOPBACK = ElasticSettings(interface="lo")

@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: QuietBackend)
     monkeypatch.setattr(layers, "SYSTEM_CONFIG", tmp_path / "no-system.toml")
     monkeypatch.setenv("PROMPTTUNER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PROMPTTUNER_DEBUG", raising=False)
-    monkeypatch.setattr("prompttuner.cli.state.reading.READ_RETRY_S", 0.1)
+    monkeypatch.setattr("prompttuner.client.reading.READ_RETRY_S", 0.1)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "home"

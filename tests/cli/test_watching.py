@@ -114,4 +114,7 @@ def test_purge_takes_ended_jobs_only(cli: Cli, held: str, home: Path) -> None:
         past = time.time() - 2 * 86400
         store.transact(ownership, lambda s: s.execute(update(Job).where(Job.id == held).values(finished_at=past)))
         store.release(ownership)
-    assert cli("purge", "--older-than", "1d", "--json").json[0]["job"] == held
+    unasked = cli("purge", "--older-than", "1d")
+    assert unasked.code == 2 and "--yes" in unasked.err, "nobody can be asked here"
+    assert (home / "spool" / "jobs" / held).is_dir()
+    assert cli("purge", "--older-than", "1d", "--yes", "--json").json[0]["job"] == held

@@ -20,6 +20,7 @@ from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.files import make_private_dir
 from prompttuner.protocol.files import write_message
 from prompttuner.protocol.jobs import LeaseError
+from prompttuner.protocol.zygote import ZygoteEvent
 from prompttuner.slurm.ends import EXIT_CODE, STAGE, Fault, judge, staged
 from prompttuner.states import JobState
 from prompttuner.worker.membership import member_dir
@@ -47,7 +48,7 @@ def fail_loads(monkeypatch: pytest.MonkeyPatch, model: str, kind: str = "job") -
 
     def load(self: FakeZygote, name: str, dtype: str = "auto", trust_remote_code: bool = False) -> None:
         if name == model:
-            said = {"ev": "load_failed", "model": name, "error": "header too large", "kind": kind}
+            said = ZygoteEvent(ev="load_failed", model=name, error="header too large", kind=kind)
             self._due.append((self._site.time, said))
         else:
             real(self, name, dtype, trust_remote_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,5 +47,5 @@ def test_keys_and_rows_of_a_former_release_go_on() -> None:
     spec = {**PLAIN, "dtype": "float32", "trust_remote_code": ["a"]}
     found = pool(spec)
     assert found.key == "a-b46beb"
-    former = {**found.place_record(), "place": "made by another rule", "trust_remote_code": ["a"]}
+    former = replace(found.place_record(), place="made by another rule", trust_remote_code=("a",))
     assert Pool.from_record(found.key, found.model, former) == found

@@ -31,6 +31,9 @@ from prompttuner.states import JobState
 HOOK = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(sys.stdin.read() + '\\n')"
 
 
+BODY = hooks.HookBody(event="deadline.missed", job="j1")
+
+
 def with_settings(lab: Lab, **changes: Any) -> None:
     lab.settings = lab.settings.model_copy(update=changes)
     lab.crash()
@@ -278,22 +281,22 @@ def test_a_webhook_that_is_sent_elsewhere_or_answers_too_slowly_counts_as_not_to
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    moved = hooks.run_hook("webhook", f"http://127.0.0.1:{server.server_port}/x", {})
+    moved = hooks.run_hook("webhook", f"http://127.0.0.1:{server.server_port}/x", BODY)
     server.shutdown()
     assert moved is not None and "301" in moved
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(hooks, "HOOK_S", 0.2)
         monkeypatch.setattr(socket.socket, "settimeout", lambda *_: None)
-        late = hooks.run_hook("webhook", f"http://127.0.0.1:{silent.getsockname()[1]}/x", {})
+        late = hooks.run_hook("webhook", f"http://127.0.0.1:{silent.getsockname()[1]}/x", BODY)
     assert late is not None and "within 0.2 seconds" in late
 
 
 def test_what_went_wrong_with_a_hook_tells_no_secret_of_it() -> None:
     texts = [
-        hooks.run_hook("command_hook", "sh -c 'exit 3' s3cret", {}),
-        hooks.run_hook("webhook", "http://127.0.0.1:1/s3cret path", {}),
-        hooks.run_hook("webhook", "ftp://example.org/s3cret", {}),
-        hooks.run_hook("webhook", "http://[half/s3cret", {}),
+        hooks.run_hook("command_hook", "sh -c 'exit 3' s3cret", BODY),
+        hooks.run_hook("webhook", "http://127.0.0.1:1/s3cret path", BODY),
+        hooks.run_hook("webhook", "ftp://example.org/s3cret", BODY),
+        hooks.run_hook("webhook", "http://[half/s3cret", BODY),
     ]
     assert all(text and "s3cret" not in text for text in texts)
     assert "status 3" in str(texts[0])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Listener:
     def next(self, name: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            self.events += self.zygote.poll()
+            self.events += [asdict(event) for event in self.zygote.poll()]
             for event in self.events:
                 if event["ev"] == name:
                     self.events.remove(event)
@@ -220,7 +221,8 @@ def test_when_the_zygote_is_killed_its_worker_leaves_and_the_client_says_gone(
         while not process_is_dead(worker, ""):
             assert time.monotonic() < deadline, "the worker stays"
             time.sleep(0.02)
-        assert read_progress(job, 1, "a")["phase"] == "left"
+        progress = read_progress(job, 1, "a")
+        assert progress is not None and progress.phase == "left"
         assert (member_dir(job, 1, "a") / "checkpoint.json").exists()
     finally:
         listener.zygote.exit()
@@ -319,7 +321,8 @@ def test_a_paced_model_takes_its_time_and_no_weights_and_serves_paced_jobs_only(
     assert fresh.next("loaded")["seconds"] >= 0.5
     assert "tokenizers" not in Path(f"/proc/{fresh.zygote.pid}/maps").read_text(), "transformers was imported"
     paced = {"step_s": 0.001, "speedup": [1.0], "iterations": 5}
-    spec = {"model": other, "batch_size": 4, "max_iterations": 10, "paced": paced}
+    target = {"metric": "loss", "op": "<=", "value": 0.5}
+    spec = {"model": other, "target": target, "batch_size": 4, "max_iterations": 10, "paced": paced}
     fresh.zygote.lease(new_job(tmp_path / "job", spec), "a", 1, "127.0.0.1")
     assert fresh.next("lease_ended")["outcome"] == "done"
     fresh.zygote.lease(new_job(tmp_path / "real", {**make_job_spec(), "model": other}), "a", 1, "127.0.0.1")

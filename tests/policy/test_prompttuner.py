@@ -73,6 +73,31 @@ def test_a_job_with_slack_lends_its_gpu(make):
     assert not of(kept, Assign)
 
 
+def test_a_job_due_earlier_does_not_lend(make):
+    jobs = [running(deadline=300.0, iters_mid=50.0), {"deadline": 400.0, "iters_mid": 375.0}]
+    assert not of(get("prompttuner").plan(make(jobs, [busy(0)], gpus=1)), Assign)
+
+
+def test_a_running_job_gives_way_where_that_keeps_more_deadlines(make):
+    jobs = [running(deadline=420.0, iters_mid=400.0), *({"deadline": 400.0 + i, "iters_mid": 100.0} for i in range(3))]
+    plan = get("prompttuner").plan(make(jobs, [busy(0)], gpus=1))
+    (assign,) = of(plan, Assign)
+    assert (assign.job, assign.agents) == ("j0", ()) and "not all deadlines" in str(assign.reason)
+
+
+def test_who_was_paused_a_moment_ago_rests(make):
+    paused = {"deadline": 900.0, "submit": -50.0, "phase_since": 98.0}
+    plan = get("prompttuner").plan(make([paused], [{}], now=100.0))
+    assert not of(plan, Assign) and plan.wake_at == 104.0
+    assert of(get("prompttuner").plan(make([paused], [{}], now=104.0)), Assign)
+
+
+def test_jobs_behind_those_that_are_planned_are_told_how_many_are_before_them(make):
+    jobs = [running(deadline=900.0), *({"deadline": 5000.0 + i} for i in range(100))]
+    plan = get("prompttuner", rescue=False).plan(make(jobs, [busy(0)], gpus=1))
+    assert str(plan.notes["j100"]) == "waits behind 99 jobs, due earlier" and len(dict(plan.notes)) == 101
+
+
 def test_hopeless_jobs_turn_best_effort_and_regain_their_deadline(make):
     plan = get("prompttuner").plan(make([{"deadline": 5.0}], [{} for _ in range(8)]))
     assert [a.job for a in of(plan, Demote)] == ["j0"] and len(of(plan, Assign)[0].agents) == 1

@@ -202,3 +202,31 @@ def test_switched_off_rules_stay_legal(jobs, site, seed):
     assert len(result.jobs) == len(jobs)
     if not off["resize"]:
         assert sum(job.pauses for job in result.jobs) == 0
+
+
+class Restless:
+    """Wraps a policy and remembers when each job was paused by it and begun again."""
+
+    def __init__(self, inner):
+        self.inner, self.name = inner, inner.name
+        self.paused, self.away = {}, []
+
+    def plan(self, snapshot):
+        plan = self.inner.plan(snapshot)
+        for action in plan.actions:
+            if isinstance(action, Assign) and not action.agents:
+                self.paused[action.job] = snapshot.now
+            elif isinstance(action, Assign) and action.job in self.paused:
+                row = snapshot.jobs.id.index(action.job)
+                resize = snapshot.pools[int(snapshot.jobs.pool[row])].resize_s
+                rest = 2 * (resize + snapshot.tick_s)
+                self.away.append((snapshot.now - self.paused.pop(action.job), rest))
+        return plan
+
+
+@given(jobs=traces(), site=sites())
+@QUICK
+def test_no_pause_goes_straight_back(jobs, site):
+    policy = Restless(get("prompttuner"))
+    simulate(jobs, stated({job.llm for job in jobs}), policy, site)
+    assert all(away >= rest - 1e-6 for away, rest in policy.away)

@@ -10,7 +10,6 @@ import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fake_slurm import FakeAllocation, FakeSlurm
 
@@ -19,6 +18,7 @@ from prompttuner.protocol.agents import AgentSettings, Farewell, Instance
 from prompttuner.protocol.files import create_message, read_message, understood, write_message
 from prompttuner.protocol.jobs import CheckpointPointer, Done, Outcome, Progress
 from prompttuner.protocol.spec import ResolvedSpec
+from prompttuner.protocol.zygote import ZygoteEvent
 from prompttuner.slurm.agent.agent import Agent
 from prompttuner.worker.membership import member_dir, read_membership
 
@@ -93,14 +93,14 @@ class FakeZygote:
         self.alive = True
         self.worker: FakeWorker | None = None
         self._site = site
-        self._due: list[tuple[float, dict[str, Any]]] = [(site.time + site.import_s, {"ev": "ready"})]
+        self._due: list[tuple[float, ZygoteEvent]] = [(site.time + site.import_s, ZygoteEvent(ev="ready"))]
 
     def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None:
-        self._due.append((self._site.time + self._site.load_s, {"ev": "loaded", "model": model, "seconds": 1.0}))
+        self._due.append((self._site.time + self._site.load_s, ZygoteEvent(ev="loaded", model=model, seconds=1.0)))
 
     def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None:
         self.worker = FakeWorker(Path(job_dir), agent, generation, self._site.rate)
-        self._due.append((self._site.time, {"ev": "lease_started", "pid": 1}))
+        self._due.append((self._site.time, ZygoteEvent(ev="lease_started", pid=1)))
 
     def idle_work(self, bank_dir: Path, model: str) -> None:
         """The fake has no bank."""
@@ -126,7 +126,7 @@ class FakeZygote:
             self._due.append((self._site.time, _ended(self.worker.outcome, self.worker.generation)))
             self.worker = None
 
-    def poll(self) -> list[dict[str, Any]]:
+    def poll(self) -> list[ZygoteEvent]:
         ready = [event for at, event in self._due if at <= self._site.time]
         self._due = [(at, event) for at, event in self._due if at > self._site.time]
         return ready
@@ -136,8 +136,8 @@ class FakeZygote:
         self.worker = None
 
 
-def _ended(outcome: str, generation: int) -> dict[str, Any]:
-    return {"ev": "lease_ended", "outcome": outcome, "generation": generation}
+def _ended(outcome: str, generation: int) -> ZygoteEvent:
+    return ZygoteEvent(ev="lease_ended", outcome=outcome, generation=generation)
 
 
 class FakeAgent:

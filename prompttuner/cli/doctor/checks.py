@@ -88,7 +88,7 @@ def spool_delay(settings: Settings) -> Iterator[Finding]:
 
 def database(settings: Settings) -> Iterator[Finding]:
     """The database can be opened, and somebody works on it."""
-    from prompttuner.cli.state import reading as state
+    from prompttuner.client import reading as state
     from prompttuner.db.store.failures import NoDatabase
     from prompttuner.db.store.place import NETWORK_FILE_SYSTEMS, file_system_of, parse_place
     from prompttuner.db.store.store import Store

@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from prompttuner.cli.frame import context
-from prompttuner.client.asking import Answer, ask_all
+from prompttuner.client.asking import Answer
+from prompttuner.client.client import Client
 from prompttuner.protocol.requests import Request
 from prompttuner.words import Counted
 
-__all__ = ["ask", "tell"]
+__all__ = ["ask", "client", "tell"]
 
 R = TypeVar("R", bound=Request)
 
 
 def ask(requests: Sequence[R]) -> list[Answer[R]]:
-    """See :func:`prompttuner.client.asking.ask_all`."""
-    return ask_all(context.settings(), requests, warn=lambda text: _say(f"warning: {text}"))
+    """See :meth:`prompttuner.client.client.Client.ask`."""
+    return client().ask(requests)
+
+
+def client() -> Client:
+    """The client of this command line."""
+    return Client(context.settings(), warn=lambda text: _say(f"warning: {text}"))
 
 
 def tell(answers: Sequence[Answer[R]]) -> None:

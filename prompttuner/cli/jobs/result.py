@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from prompttuner.cli.frame import context
 from prompttuner.cli.frame.arguments import JobWord
+from prompttuner.cli.frame.asking import client
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, writing
-from prompttuner.cli.jobs.views import job_view
-from prompttuner.cli.state.reading import one_job
-from prompttuner.errors import NotFound, PromptTunerError, SpecError, StateError
+from prompttuner.errors import PromptTunerError, SpecError
 from prompttuner.files import read_json
-from prompttuner.states import JOB_ENDED
 
 __all__ = ["app"]
 
@@ -31,9 +27,9 @@ def result(
     json: JsonFlag = False,
 ) -> None:
     """Show or copy the tuned prompt of a job."""
-    with one_job(job) as (_, row):
-        view = job_view(row, time.time(), context.settings().spool_dir)
-    folder = _folder(view)
+    asker = client()
+    view = asker.job(job)
+    folder = asker.result(view.id)
     report = read_json(folder / "result.json") or {}
     if to is not None:
         with writing(to, "--to"):
@@ -44,37 +40,19 @@ def result(
         with writing(tensorboard, "--tensorboard"):
             write_tensorboard(folder, tensorboard)
     if json:
-        print_json({"job": view["id"], "state": view["state"], "folder": str(to or folder), "result": report})
+        print_json({"job": view.id, "state": view.state, "folder": str(to or folder), "result": report})
         return
     print_pairs(
         {
-            "job": view["id"],
-            "state": view["state"],
-            "target": view["target"],
+            "job": view.id,
+            "state": view.state,
+            "target": view.target,
             **{key: value for key, value in report.items() if isinstance(value, str | int | float)},
             "files": ", ".join(sorted(path.name for path in folder.iterdir())),
             "folder": str(to or folder),
         }
     )
     typer.echo("\nUse it: peft.PeftModel.from_pretrained(model, folder)")
-
-
-def _folder(view: dict[str, Any]) -> Path:
-    """The promoted result.
-
-    Raises:
-        StateError: the job has none (yet), and why.
-        NotFound: it had one, which has been removed.
-    """
-    if view["state"] not in JOB_ENDED:
-        raise StateError(f"job {view['id']} is {view['state']} at iteration {view['step']}: it has no result yet")
-    if view["result"] is None:
-        why = f": {view['error']}" if view["error"] else ""
-        raise StateError(f"job {view['id']} ended {view['state']} without a result{why}")
-    folder = Path(view["result"])
-    if not folder.is_dir():
-        raise NotFound(f"the result of job {view['id']} is no longer at {folder} (purged, or past keep_days)")
-    return folder
 
 
 def _copy(folder: Path, to: Path) -> None:

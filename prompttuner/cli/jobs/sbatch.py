@@ -52,12 +52,13 @@ def sbatch(
 
 
 def _submit(spec: dict[str, object], grid: list[str], hold: bool) -> list[str]:
-    from prompttuner.cli.frame.asking import ask, tell
-    from prompttuner.cli.jobs.submit import check_all, new_request, resolve_all, tell_notes
+    from prompttuner.cli.frame.asking import client, tell
+    from prompttuner.cli.jobs.submit import check_all, resolve_all, tell_notes
 
     specs = resolve_all([], spec, grid)
     tell_notes(check_all(specs))
-    answers = ask([new_request(specs, hold)])
+    asker = client()
+    answers = asker.ask([asker.new_request(specs, hold=hold)])
     tell(answers)
     for answer in answers:
         if answer.refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -10,8 +11,9 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.arguments import JobWord
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_pairs, print_table
-from prompttuner.cli.jobs.views import deadline_text, event_view, job_view
+from prompttuner.cli.jobs.views import deadline_text
 from prompttuner.cli.state.reading import one_job
+from prompttuner.client.views import JobView, event_view, job_view
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 
@@ -30,37 +32,35 @@ def show(job: JobWord, json: JsonFlag = False) -> None:
         known = dict(row.spec)
         spec = ResolvedSpec.expect(known)
     if json:
-        print_json({**view, "spec": known})
+        print_json({**view.to_json(), "spec": known})
         return
-    end = view["finished_at"] or now
+    end = view.finished_at or now
     print_pairs(
         {
-            "job": view["id"],
-            "name": view["name"],
-            "state": view["state"] + (f" ({view['outcome']})" if view["outcome"] else ""),
-            "error": view["error"],
-            "note": view["note"],
-            "model": view["model"],
-            "target": view["target"],
-            "metric": None if view["metric"] is None else f"{view['metric']:.4g} (best {_number(view['best'])})",
-            "training loss": None if view["train_loss"] is None else f"{view['train_loss']:.4g} (its last step's)",
-            "evaluation loss": None if view["eval_loss"] is None else f"{view['eval_loss']:.4g} (the result's)",
-            "iteration": f"{view['step']} of at most {view['max_iterations']}",
-            "speed": None if view["iters_per_s"] is None else f"{view['iters_per_s']:.2f} iterations/s",
-            "initial prompt": view["initial_prompt"],
-            "submitted": view["submitted_iso"],
-            "deadline": f"{view['deadline_iso']}, {deadline_text(view, now)}"
-            if view["deadline_iso"]
-            else "best effort",
-            "finished": view["finished_iso"],
-            "latency": format_duration(end - view["submitted_at"]) + ("" if view["finished_at"] else " so far"),
+            "job": view.id,
+            "name": view.name,
+            "state": view.state + (f" ({view.outcome})" if view.outcome else ""),
+            "error": view.error,
+            "note": view.note,
+            "model": view.model,
+            "target": view.target,
+            "metric": None if view.metric is None else f"{view.metric:.4g} (best {_number(view.best)})",
+            "training loss": None if view.train_loss is None else f"{view.train_loss:.4g} (its last step's)",
+            "evaluation loss": None if view.eval_loss is None else f"{view.eval_loss:.4g} (the result's)",
+            "iteration": f"{view.step} of at most {view.max_iterations}",
+            "speed": None if view.iters_per_s is None else f"{view.iters_per_s:.2f} iterations/s",
+            "initial prompt": view.initial_prompt,
+            "submitted": view.submitted_iso,
+            "deadline": f"{view.deadline_iso}, {deadline_text(view, now)}" if view.deadline_iso else "best effort",
+            "finished": view.finished_iso,
+            "latency": format_duration(end - view.submitted_at) + ("" if view.finished_at else " so far"),
             "GPUs": _gpus(view),
-            "GPU-seconds": f"{view['gpu_seconds']:.1f}",
-            "GPUs over time": history_text(view["history"], view["submitted_at"]),
-            "priority": str(view["priority"]),
+            "GPU-seconds": f"{view.gpu_seconds:.1f}",
+            "GPUs over time": history_text(view.history, view.submitted_at),
+            "priority": str(view.priority),
             "train data": f"{spec.train} ({spec.train_count} samples)",
             "eval data": f"{spec.eval} ({spec.eval_count} samples)",
-            "result": view["result"],
+            "result": view.result,
         }
     )
 
@@ -82,13 +82,20 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
         candidates = [about.name for about in lookup.candidates or ()]
         outcomes = outcomes_by_entry(session, row.model, candidates)
     if json:
-        print_json({**view, "prediction": prediction, "lookup": known, "events": events})
+        print_json(
+            {
+                **view.to_json(),
+                "prediction": prediction,
+                "lookup": known,
+                "events": [event.to_json() for event in events],
+            }
+        )
         return
-    typer.echo(f"{view['id']} is {view['state']}; deadline: {deadline_text(view, now)}.")
-    if view["error"]:
-        typer.echo(f"Error: {view['error']}")
+    typer.echo(f"{view.id} is {view.state}; deadline: {deadline_text(view, now)}.")
+    if view.error:
+        typer.echo(f"Error: {view.error}")
     typer.echo(f"Now: {_now(view)}")
-    if prediction["iterations_left"] is not None and view["finished_at"] is None:
+    if prediction["iterations_left"] is not None and view.finished_at is None:
         mid, high = prediction["iterations_left"], prediction["iterations_left_p90"]
         typer.echo(
             f"Expected: {mid:.0f} more iterations" + ("" if high is None else f" ({high:.0f} at the 90th percentile)")
@@ -101,21 +108,21 @@ def explain(job: JobWord, json: JsonFlag = False) -> None:
         if rows := candidate_rows(lookup, outcomes):
             print_table(CANDIDATE_COLUMNS, rows)
     if events:
-        print_table(["at", "what", "why"], [[e["at_iso"], e["kind"], e["cause"]] for e in events], "Latest decisions:")
+        print_table(["at", "what", "why"], [[e.at_iso, e.kind, e.cause] for e in events], "Latest decisions:")
 
 
-def _now(view: dict[str, Any]) -> str:
-    return view["note"] or "nothing has been decided about it yet"
+def _now(view: JobView) -> str:
+    return view.note or "nothing has been decided about it yet"
 
 
-def history_text(history: list[Any], start: float) -> str:
+def history_text(history: Sequence[tuple[float, int]], start: float) -> str:
     """Workers over time, as ``+0s: 1, +12s: 2``."""
     return ", ".join(f"+{format_duration(at - start)}: {members}" for at, members in history)
 
 
-def _gpus(view: dict[str, Any]) -> str:
-    fixed = "" if view["scale_to"] is None else f", set to {view['scale_to']} by hand"
-    return f"{view['gpus']} (between {view['min_gpus']} and {view['max_gpus']}{fixed})"
+def _gpus(view: JobView) -> str:
+    fixed = "" if view.scale_to is None else f", set to {view.scale_to} by hand"
+    return f"{view.gpus} (between {view.min_gpus} and {view.max_gpus}{fixed})"
 
 
 def _number(value: Any) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.completion import job_states, job_words
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
-from prompttuner.cli.jobs.views import job_view, summary_row
+from prompttuner.cli.jobs.views import summary_row
 from prompttuner.cli.state.reading import find_job, one_job, open_store, pending_jobs
+from prompttuner.client.views import JobView, job_view
 from prompttuner.errors import SpecError
 from prompttuner.states import JobState
 from prompttuner.words import Counted
@@ -46,10 +47,12 @@ def status(
             raise SpecError(f"--state {one}: there is no such state; states are: {', '.join(JobState)}")
     settings = context.settings()
     views = _views(jobs or [], all_, state or [], limit, now)
-    shown = {view["id"] for view in views}
+    shown = {view.id for view in views}
     waiting = [] if jobs or state else [new for new in pending_jobs(settings) if new.job not in shown]
     if json:
-        print_json({"jobs": views, "requested": [new.to_json() for new in waiting], "now": now})
+        print_json(
+            {"jobs": [view.to_json() for view in views], "requested": [new.to_json() for new in waiting], "now": now}
+        )
         return
     rows = [summary_row(view, now) for view in views]
     for new in waiting:
@@ -63,7 +66,7 @@ def status(
         typer.echo("no jobs" + ("" if all_ or state else " of the last day; --all shows older ones"))
 
 
-def _views(words: list[str], everything: bool, states: list[str], limit: int, now: float) -> list[dict[str, Any]]:
+def _views(words: list[str], everything: bool, states: list[str], limit: int, now: float) -> list[JobView]:
     from prompttuner.db.queries import jobs
 
     spool_dir = context.settings().spool_dir

@@ -13,7 +13,6 @@ import typer
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json, print_table
 from prompttuner.errors import NotFound, PromptTunerError, SpecError
-from prompttuner.protocol.requests import NewJob, Submit
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
@@ -130,9 +129,9 @@ def check_all(specs: Sequence[ResolvedSpec]) -> list[str]:
     Raises:
         PromptTunerError: what would be refused, or fail in a worker's first minute.
     """
-    from prompttuner.controller.act.admission import check_admission
+    from prompttuner.cli.frame.asking import client
 
-    return check_admission(context.settings(), specs)
+    return client().check(specs)
 
 
 def tell_notes(notes: list[str]) -> None:
@@ -141,19 +140,13 @@ def tell_notes(notes: list[str]) -> None:
         sys.stderr.write(f"note: {note}\n")
 
 
-def new_request(specs: Sequence[ResolvedSpec], hold: bool) -> Submit:
-    """One request for all of these jobs, under new ids."""
-    from prompttuner.controller.requests import new_job_id
-
-    return Submit(jobs=tuple(NewJob(job=new_job_id(), spec=spec) for spec in specs), hold=hold)
-
-
 def _submit(specs: list[ResolvedSpec], hold: bool, quiet: bool, json: bool) -> None:
-    from prompttuner.cli.frame.asking import ask, tell
+    from prompttuner.cli.frame.asking import client, tell
 
-    request = new_request(specs, hold)
+    asker = client()
+    request = asker.new_request(specs, hold=hold)
     try:
-        (answer,) = ask([request])
+        (answer,) = asker.ask([request])
     except KeyboardInterrupt:
         ids = ", ".join(new.job for new in request.jobs)
         sys.stderr.write(f"interrupted; `prompttuner status` shows whether {ids} were left in the inbox\n")

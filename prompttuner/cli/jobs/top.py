@@ -11,8 +11,9 @@ import typer
 
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import print_table
-from prompttuner.cli.jobs.views import job_view, summary_row
+from prompttuner.cli.jobs.views import summary_row
 from prompttuner.cli.state.reading import open_store
+from prompttuner.client.views import job_view
 from prompttuner.errors import DatabaseError
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted

@@ -9,7 +9,8 @@ import typer
 
 from prompttuner.cli.frame import context
 from prompttuner.cli.frame.output import JsonFlag, print_json
-from prompttuner.cli.jobs.views import event_line, event_view
+from prompttuner.cli.jobs.views import event_line
+from prompttuner.client.views import event_view
 from prompttuner.words import Counted
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Reporter:
         rows = state.query(lambda session: events.read_after(session, after))
         for row in rows:
             if self.json:
-                print_json(event_view(row), lines=True)
+                print_json(event_view(row).to_json(), lines=True)
             else:
                 typer.echo(event_line(row))
             self.seq = row.seq

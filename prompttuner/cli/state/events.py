@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prompttuner.cli.frame.output import JsonFlag, print_json
-from prompttuner.cli.jobs.views import event_line, event_view
+from prompttuner.cli.jobs.views import event_line
 from prompttuner.cli.state.reading import one_job, open_store
+from prompttuner.client.views import event_view
 from prompttuner.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _is_read() -> bool:
 def _show(rows: Sequence[Any], json: bool) -> None:
     for row in rows:
         if json:
-            print_json(event_view(row), lines=True)
+            print_json(event_view(row).to_json(), lines=True)
         else:
             typer.echo(event_line(row))
 

@@ -13,6 +13,7 @@ from prompttuner.controller.resources import Resources
 from prompttuner.db.queries import allocations as allocation_rows
 from prompttuner.db.queries import trials
 from prompttuner.db.tables.models import Allocation
+from prompttuner.db.tables.recorded import place_of
 from prompttuner.errors import BackendError
 from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
@@ -87,14 +88,14 @@ class Submitter:
     def _prepare(self, allocation: Allocation) -> AllocationRequest:
         res, s = self._res, self._res.settings
         folder = make_private_dir(res.spool.agent(allocation.uuid))
-        place = allocation.place or {}
+        place = place_of(allocation.place)
         limit = self._limits.walltime_s()
         settings = AgentSettings(
             agent=allocation.uuid,
             pool=allocation.pool,
             model=allocation.model,
-            dtype=str(place.get("dtype") or "auto"),
-            trust_remote_code=tuple(place.get("trust_remote_code") or ()),
+            dtype=place.dtype,
+            trust_remote_code=place.trust_remote_code,
             gpus=allocation.gpus,
             idle_limit_s=s.idle_limit_s,
             heartbeat_s=s.heartbeat_s,
@@ -111,10 +112,10 @@ class Submitter:
             folder=folder,
             pool=allocation.pool,
             gpus=allocation.gpus,
-            gpu_type=place.get("gpu_type"),
+            gpu_type=place.gpu_type,
             mem_mb=needed_mb(weights_bytes(allocation.model)) if s.backend == "slurm" else None,
             walltime_s=None if limit is None else int(limit),
-            setup=tuple(place.get("setup") or ()),
+            setup=place.setup,
             options=self._exclusions(allocation.pool),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Tx:
     def job_state(self, job: Job, state: JobState, cause: str, **data: Any) -> None:
         """Change a job's state, checked, with its event."""
         changes = [Change(job.id, state.value, cause, data=data)]
-        _take(job, job_rows.change(self.session, changes, self.now, {job.id: job.state})[job.id])
+        _take(job, job_rows.change(self.session, changes, self.now, {job.id: job.state})[job.id].items())
 
     def new_members(self, job: Job, members: Sequence[str], cause: str, generation: int | None = None) -> None:
         """Give the job a new generation with these members: leases of the old one end, those of the new one begin."""
@@ -131,7 +131,7 @@ class Tx:
             "uuid": uuid,
             "pool": pool.key,
             "model": pool.model,
-            "place": pool.place_record(),
+            "place": pool.place_record().to_json(),
             "gpus": gpus,
             "reserved_for": job,
         }
@@ -149,7 +149,7 @@ class Tx:
         idle = {"idle_since": self.now} if state == AllocationState.WARM else {}
         changes = [Change(allocation.uuid, state.value, cause, fields={**idle, **(fields or {})}, data=data)]
         known = {allocation.uuid: allocation.state}
-        _take(allocation, allocation_rows.change(self.session, changes, self.now, known)[allocation.uuid])
+        _take(allocation, allocation_rows.change(self.session, changes, self.now, known)[allocation.uuid].items())
 
     def end_allocation(
         self,
@@ -191,7 +191,7 @@ class Tx:
         job: Job | None = None,
         allocation: Allocation | None = None,
         cause: str = "",
-        data: dict[str, Any] | None = None,
+        data: Mapping[str, Collection[str] | float | int | None] | None = None,
     ) -> None:
         """Record something that is no change of state."""
         event = NewEvent(
@@ -209,7 +209,7 @@ def _is_leaving(allocation: Allocation) -> bool:
     return status is not None and status.state in {"draining", "ended"}
 
 
-def _take(row: Job | Allocation, written: Mapping[str, Any]) -> None:
+def _take(row: Job | Allocation, written: Iterable[tuple[str, object]]) -> None:
     """Bring a loaded row up to columns that a statement has written, as loading it again would."""
-    for name, value in written.items():
+    for name, value in written:
         set_committed_value(row, name, value)

@@ -17,6 +17,7 @@ from prompttuner.controller.upkeep.harvest import BankView
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries.allocations import one_of_each_pool
 from prompttuner.db.tables.models import Allocation, Job
+from prompttuner.db.tables.recorded import place_of
 from prompttuner.policy.contract.snapshot import PoolProfile
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.protocol.wire import Unread
@@ -98,7 +99,7 @@ class Expectations:
         unknown = (present | foreseen) - self._pools.keys()
         if unknown:
             for key, model, place in self._res.state.query(lambda session: one_of_each_pool(session, unknown)):
-                self._pools[key] = Pool.from_record(key, model, place or {})
+                self._pools[key] = Pool.from_record(key, model, place_of(place))
         return [self._pools[key] for key in sorted(present | (foreseen & self._pools.keys()))]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from prompttuner.db.tables.recorded import PlaceRecord
 from prompttuner.protocol.spec import ResolvedSpec
 from prompttuner.spec.models import trusts_own_code
 
@@ -30,23 +30,21 @@ class Pool:
     trust_remote_code: tuple[str, ...]
     """The LLM itself where its own Python code may run, else nothing: whatever else a job trusts is not loaded here."""
 
-    def place_record(self) -> dict[str, Any]:
+    def place_record(self) -> PlaceRecord:
         """What an allocation's row remembers, so that its pool is known without any job."""
-        return {
-            "place": self.place,
-            "dtype": self.dtype,
-            "gpu_type": self.gpu_type,
-            "setup": list(self.setup),
-            "trust_remote_code": list(self.trust_remote_code),
-        }
+        return PlaceRecord(
+            place=self.place,
+            dtype=self.dtype,
+            gpu_type=self.gpu_type,
+            setup=self.setup,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @classmethod
-    def from_record(cls, key: str, model: str, record: Mapping[str, Any]) -> Pool:
+    def from_record(cls, key: str, model: str, record: PlaceRecord) -> Pool:
         """The pool of an allocation's row; its place is worked out anew, since rows of former releases have another."""
-        dtype = str(record.get("dtype", "auto"))
-        gpu_type = record.get("gpu_type")
-        setup = tuple(record.get("setup") or ())
-        trust = (model,) if record.get("trust_remote_code") else ()
+        dtype, gpu_type, setup = record.dtype, record.gpu_type, record.setup
+        trust = (model,) if record.trust_remote_code else ()
         return cls(key, _place(gpu_type, setup, dtype, trust), model, dtype, gpu_type, setup, trust)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prompttuner.bank import Bank, Shelf
 from prompttuner.bank.folder.shelf import outcomes_in
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BankIndexer", "index_row"]
 
-Outcomes = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+Scalar: TypeAlias = str | int | float | bool | None
+Outcome: TypeAlias = Mapping[str, Scalar]
+"""How a job fared that started from an entry: ``job``, ``reached``, ``ita``, ... as its bank notes it."""
+Outcomes: TypeAlias = Mapping[tuple[str, str], Sequence[Outcome]]
 
 EVERY_S = 30.0
 """Least time between two looks at the folders: one ``stat`` a file that tells of changes, no database."""
@@ -33,11 +36,15 @@ MAX_OUTCOMES = 50
 MAX_ITA = 1 << 31
 
 
+IndexRow: TypeAlias = dict[str, Scalar | list[list[Scalar]]]
+"""Columns of an entry's row."""
+
+
 @dataclass(slots=True)
 class _Changes:
     """What one look at a bank found that the rows lack."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[IndexRow] = field(default_factory=list)
     gone: dict[str, list[str]] = field(default_factory=dict)
     complete: bool = True
 
@@ -113,7 +120,7 @@ class BankIndexer:
         return len(changes.rows) + sum(map(len, changes.gone.values()))
 
 
-def index_row(bank: str, shelf: Shelf, entry_id: str, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def index_row(bank: str, shelf: Shelf, entry_id: str, outcomes: Sequence[Outcome]) -> IndexRow:
     """The row of an entry, with nothing in it that a foreign file may have made too long or too large.
 
     Raises:
@@ -192,7 +199,7 @@ def _settled(stamp: tuple[Any, Any]) -> bool:
     return time.time() - max(times, default=0) / 1e9 > SETTLED_S
 
 
-def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+def _outcomes(outcomes: Sequence[Outcome]) -> list[list[Scalar]]:
     return [
         [_word(str(o.get("job", ""))), bool(o.get("reached")), _iterations(o.get("ita"))]
         for o in outcomes[-MAX_OUTCOMES:]

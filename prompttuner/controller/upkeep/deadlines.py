@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prompttuner.controller.act.transaction import Tx
 from prompttuner.controller.resources import Resources
-from prompttuner.controller.upkeep.hooks import HOOKS, run_hook
+from prompttuner.controller.upkeep.hooks import HOOKS, HookBody, run_hook
 from prompttuner.db.queries import events
 from prompttuner.db.queries import jobs as job_rows
 from prompttuner.db.queries.events import NewEvent
 from prompttuner.db.tables.models import Job
+from prompttuner.protocol.files import understood
 from prompttuner.spec.when import iso
 from prompttuner.states import JOB_ENDED
 
@@ -45,7 +46,7 @@ class Message:
 
     at: float
     owed: list[str]
-    body: dict[str, Any] = field(default_factory=dict)
+    body: HookBody | None = None
     tries: int = 0
     failed_at: float = float("-inf")
 
@@ -99,7 +100,7 @@ class Deadlines:
         res = self._res
         hooks = [name for name in HOOKS if getattr(res.settings, name)]
         messages = {
-            (job.id, kind, job.deadline_at): Message(res.now(), list(hooks), _body(job, kind) if hooks else {})
+            (job.id, kind, job.deadline_at): Message(res.now(), list(hooks), _body(job, kind) if hooks else None)
             for job, kind in news
         }
 
@@ -107,7 +108,8 @@ class Deadlines:
             tx = Tx(session, res.now())
             for job, kind in news:
                 message = messages[job.id, kind, job.deadline_at]
-                owed = {"owed": message.owed, "message": message.body} if hooks else {}
+                told = {} if message.body is None else message.body.to_json()
+                owed = {"owed": message.owed, "message": told} if hooks else {}
                 tx.event(kind, job=job, cause=_cause(job, kind), data={"deadline_at": job.deadline_at, **owed})
 
         res.state.write(work)
@@ -131,13 +133,13 @@ class Deadlines:
             failed = {}
             for name in message.owed:
                 setting = getattr(res.settings, name)  # one that is no longer set is owed nothing
-                problem = run_hook(name, setting, message.body) if setting else None
+                problem = run_hook(name, setting, message.body) if setting and message.body is not None else None
                 if problem is not None:
                     failed[name] = problem
             told = [name for name in message.owed if name not in failed]
             res.state.write(partial(_note, at=res.now(), key=key, told=told, failed=failed))
             message.owed = list(failed)
-            message.body = message.body if failed else {}
+            message.body = message.body if failed else None
             for name, problem in failed.items():
                 res.warn(f"nobody could be told of {key[1]} of {key[0]} by {name}: {problem}")
             if failed:
@@ -164,7 +166,7 @@ def _read(session: Session, since: float) -> dict[Key, Message]:
         about = data or {}
         key = (str(job_id), str(about.get("of", kind)), about.get("deadline_at"))
         if kind in {MISSED, ENDANGERED}:
-            known[key] = Message(at, list(about.get("owed", [])), dict(about.get("message", {})))
+            known[key] = Message(at, list(about.get("owed", [])), understood(HookBody.read(about.get("message"))))
         elif key in known:
             message = known[key]
             if kind == TOLD:
@@ -182,14 +184,14 @@ def _cause(job: Job, kind: str) -> str:
     )
 
 
-def _body(job: Job, kind: str) -> dict[str, Any]:
-    return {
-        "event": kind,
-        "job": job.id,
-        "name": job.name,
-        "owner": job.owner,
-        "deadline": None if job.deadline_at is None else iso(job.deadline_at),
-        "step": job.step,
-        "state": str(job.state),
-        "note": job.note,
-    }
+def _body(job: Job, kind: str) -> HookBody:
+    return HookBody(
+        event=kind,
+        job=job.id,
+        name=job.name,
+        owner=job.owner,
+        deadline=None if job.deadline_at is None else iso(job.deadline_at),
+        step=job.step,
+        state=str(job.state),
+        note=job.note,
+    )

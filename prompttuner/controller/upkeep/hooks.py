@@ -12,20 +12,38 @@ import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from email.message import EmailMessage
 from http.client import HTTPException
 from typing import Any
 
 from prompttuner.config.mask import mask_url
 from prompttuner.errors import ConfigError
+from prompttuner.protocol.wire import Message
 
-__all__ = ["HOOKS", "run_hook"]
+__all__ = ["HOOKS", "HookBody", "run_hook"]
+
+
+@dataclass(frozen=True, slots=True)
+class HookBody(Message):
+    """What a hook is told of a deadline."""
+
+    event: str
+    job: str
+    name: str = ""
+    owner: str = ""
+    deadline: str | None = None
+    """ISO time."""
+    step: int = 0
+    state: str = ""
+    note: str | None = None
+
 
 HOOK_S = 5.0
 """Longest wait for one hook: the tick waits meanwhile."""
 
 
-def run_hook(name: str, setting: str, body: Mapping[str, Any]) -> str | None:
+def run_hook(name: str, setting: str, body: HookBody) -> str | None:
     """Run one hook.
 
     Args:
@@ -48,8 +66,8 @@ def run_hook(name: str, setting: str, body: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _command(command: str, body: Mapping[str, Any]) -> None:
-    _call(shlex.split(command), json.dumps(body).encode())
+def _command(command: str, body: HookBody) -> None:
+    _call(shlex.split(command), json.dumps(body.to_json()).encode())
 
 
 def _call(command: Sequence[str], text: bytes) -> None:
@@ -76,10 +94,10 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _webhook(url: str, body: Mapping[str, Any]) -> None:
+def _webhook(url: str, body: HookBody) -> None:
     if not url.startswith(("https://", "http://")):
         raise ConfigError(f"webhook {mask_url(url)} must begin with https:// or http://")
-    data = json.dumps(body).encode()
+    data = json.dumps(body.to_json()).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method="POST")  # noqa: S310
     opener = urllib.request.build_opener(_NoRedirects)
 
@@ -113,18 +131,18 @@ def _in_time(call: Callable[[], None]) -> None:
         raise caught[0]
 
 
-def _mail(address: str, body: Mapping[str, Any]) -> None:
+def _mail(address: str, body: HookBody) -> None:
     program = shutil.which("sendmail") or shutil.which("sendmail", path="/usr/sbin:/usr/lib")
     if program is None:
         raise ConfigError("`mail` is set, but this host has no sendmail; use `command_hook` or `webhook`")
     mail = EmailMessage()
     mail["To"] = address
-    mail["Subject"] = f"prompttuner: {body['event']} {body['name'] or body['job']}"
-    mail.set_content("\n".join(f"{key}: {value}" for key, value in body.items()))
+    mail["Subject"] = f"prompttuner: {body.event} {body.name or body.job}"
+    mail.set_content("\n".join(f"{key}: {value}" for key, value in body.to_json().items()))
     _call([program, "-t", "-oi"], mail.as_bytes())
 
 
-HOOKS: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = {
+HOOKS: Mapping[str, Callable[[str, HookBody], None]] = {
     "command_hook": _command,
     "webhook": _webhook,
     "mail": _mail,

@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AgentPhase", "Agents", "Arrivals", "JobPhase", "Jobs", "PoolProfile", "SiteLimits", "Snapshot"]
+__all__ = ["AgentPhase", "Agents", "Arrivals", "JobPhase", "Jobs", "Lessons", "PoolProfile", "SiteLimits", "Snapshot"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -102,6 +102,9 @@ class Jobs:
     best_effort: NDArray[np.bool_]
     """Demoted: its deadline no longer counts (it cannot be met, or would drag others down)."""
     stop_on_miss: NDArray[np.bool_]
+    unseen: Floats | None = None
+    """Share of ``iters_mid`` that rests on what was told at submission and not on the job's own progress: 1 before its
+    first step. None: not known, taken as 1 where a job waits and 0 elsewhere."""
 
     @property
     def n(self) -> int:
@@ -167,6 +170,23 @@ class Arrivals:
 
 
 @dataclass(slots=True)
+class Lessons:
+    """How wrong one has been of late: truth over what was told, for one pool, the latest last (bounded).
+
+    Each array has two columns: when it became known (on the snapshot's clock), and the ratio (above 0).
+    """
+
+    work: Floats
+    """True over predicted iterations of jobs that reached their target."""
+    bank: Floats
+    """True over expected (median) factor of lookups."""
+    queue: Floats
+    """Waits in Slurm's queue over ``PoolProfile.queue_s``."""
+    start: Floats
+    """Start-ups over ``PoolProfile.start_s``."""
+
+
+@dataclass(slots=True)
 class Snapshot:
     """All that a policy may know at one moment."""
 
@@ -180,3 +200,5 @@ class Snapshot:
     """Period of the control loop: nothing decided now takes effect sooner than the spool's delay."""
     next_plan_s: float = 0.0
     """Seconds until the next plan at the latest, where that is more than ``tick_s`` (ticks by cron)."""
+    lessons: list[Lessons] = field(default_factory=list)
+    """By pool; empty where the owner learns by itself and tells what it has learned, or does not learn."""

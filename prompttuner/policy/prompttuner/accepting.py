@@ -113,7 +113,11 @@ class _Judge:
         self.running, self.held = running[settled].tolist(), held[settled]
         self.behind = np.zeros((len(self.running) + 1, len(self.free)))
         self.behind[:-1] = np.cumsum(self.held[::-1], axis=0)[::-1]
-        self.late = outlook.ends[running[settled]] > jobs.deadline[running[settled]] - 0.5 * outlook.margin_s
+        self.due = jobs.deadline[running[settled]]
+        self.late = np.flatnonzero(outlook.ends[running[settled]] > self.due - 0.5 * outlook.margin_s)
+        """Indices of running jobs that will miss their deadline as they run."""
+        self.sizes = guess.members[running[settled]] * (outlook.ends[running[settled]] - now)
+        """GPU-seconds that running jobs have to go."""
         self.next = 0
         self.done: list[_Job] = []
         """Accepted so far, running ones that were left as they are excepted."""
@@ -133,14 +137,27 @@ class _Judge:
 
     def until(self, deadline: float) -> None:
         """The turn of running jobs that are due before."""
-        jobs = self.snapshot.jobs
-        while self.next < len(self.running):
-            i, row = self.next, self.running[self.next]
-            if float(jobs.deadline[row]) > deadline:
-                return
-            self.next += 1
-            if self.late[i] or bool((self.free + self.behind[i + 1] < -EPS).any()):
-                self._give_way(i, row)
+        stop = int(np.searchsorted(self.due, deadline, side="right"))
+        while self.next < stop:
+            i = self._in_the_way(stop)
+            self.next = min(i + 1, stop)
+            if i < stop:
+                self._give_way(i, self.running[i])
+
+    def _in_the_way(self, stop: int) -> int:
+        """The next running job that is late, or after which too little is left for those behind; ``stop``: none."""
+        late = int(np.searchsorted(self.late, self.next))
+        stop = min(stop, int(self.late[late])) if late < len(self.late) else stop
+        low, high = self.next, stop
+        if float(self.free.min()) >= -EPS:
+            return stop
+        while low < high:
+            middle = (low + high) // 2
+            if float((self.free + self.behind[middle + 1]).min()) < -EPS:
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
     def _give_way(self, i: int, row: int) -> None:
         """A running job that is late, or whose GPUs others were given, keeps what it can."""
@@ -148,7 +165,8 @@ class _Judge:
         job = self.job(row, int(self.guess.members[row]))
         self.free = self.free + self.held[i]
         self.moved.add(i)
-        found = None if self.late[i] else self._shrunk(job, profile.resize_s + self.snapshot.tick_s)
+        late = float(self.outlook.ends[row]) > self.due[i] - 0.5 * self.outlook.margin_s
+        found = None if late else self._shrunk(job, profile.resize_s + self.snapshot.tick_s)
         if found is None:
             job.fixed = profile.warm_s + profile.resize_s + 3 * self.snapshot.tick_s
             found = self._place(job)
@@ -186,13 +204,14 @@ class _Judge:
     def _instead(self, job: _Job, hard: Floats) -> Fit | None:
         """Put the largest job last that makes room for this one; None where none does, and it is put last itself."""
         larger = [other for other in self.done if other.size > job.size]
-        for i in range(self.next):
-            row = self.running[i]
-            if i not in self.moved and row != job.row:
-                other = self.job(row, int(self.guess.members[row]))
-                if other.size > job.size:
-                    other.used = self.held[i]
-                    larger.append(other)
+        able = np.flatnonzero(self.sizes[: self.next] > job.size)
+        for i in able[np.argsort(-self.sizes[able], kind="stable")].tolist():
+            if len(larger) >= len(self.done) + TRIES:
+                break
+            if i not in self.moved:
+                other = self.job(self.running[i], int(self.guess.members[self.running[i]]))
+                other.used = self.held[i]
+                larger.append(other)
         larger.sort(key=lambda other: (-other.size, other.row))
         for other in larger[:TRIES]:
             found = fit(self.grid, hard + other.used, job.due, job.work, job.fixed, job.low, job.speeds)

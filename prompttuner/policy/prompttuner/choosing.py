@@ -29,8 +29,8 @@ def choose(work: Pass, row: int, lookup: bool) -> Choice | None:
     """The cheapest way that meets the deadline. Cost: GPU-seconds of the run, of starts and of pauses it causes."""
     timeline, rules, pool = work.timeline, work.rules, int(work.snapshot.jobs.pool[row])
     profile, table, now = work.snapshot.pools[pool], work.guess.speeds[pool], work.snapshot.now
-    load = work.work[row] if lookup else work.plain[row]
-    fixed = work.fixed[row] - (0.0 if lookup or not work.guess.lookup[row] else profile.lookup_s)
+    load = float(work.work[row] if lookup else work.plain[row])
+    fixed = float(work.fixed[row]) - (0.0 if lookup or not work.guess.lookup[row] else profile.lookup_s)
     last = float(work.snapshot.jobs.deadline[row]) - work.margin_s - fixed
     top = int(work.guess.top[row])
     moved: list[tuple[float, Entry]] | None = None if rules.switch else []

@@ -19,8 +19,7 @@ FILL_MOST = 256
 
 def fill(work: Pass) -> None:
     """Waiting jobs without a deadline that counts run on what is idle; late ones first, then by priority and age."""
-    timely = np.array(work.timely, dtype=np.bool_)
-    rest = work.waiting[~timely[work.waiting]]
+    rest = work.waiting[~work.timely[work.waiting]]
     rows = work.late + queue_order(work.snapshot, rest).tolist()
     for place, row in enumerate(rows[:FILL_MOST]):
         _fill_one(work, row, place)
@@ -33,7 +32,7 @@ def _fill_one(work: Pass, row: int, place: int) -> None:
     low = max(int(jobs.min_gpus[row]), 1)
     lookup = bool(work.guess.lookup[row])
     standing = "put last" if place < len(work.late) else "best effort"
-    seconds = work.fixed[row] + work.work[row] / work.guess.speeds[pool][low]
+    seconds = float(work.fixed[row]) + float(work.work[row]) / work.guess.speeds[pool][low]
     taken = [e for e in timeline.pick(pool, low, now + work.rules.wait_s) if e[1] != Kind.SPARE]
     idle = [entry for entry in taken if entry[1] == Kind.IDLE]
     if len(taken) == low:

@@ -20,14 +20,14 @@ def grow(work: Pass, row: int) -> None:
         return
     profile, table = snapshot.pools[pool], work.guess.speeds[pool]
     entries = timeline.pools[pool]
-    deadline, load = float(jobs.deadline[row]), work.work[row]
+    deadline, load = float(jobs.deadline[row]), float(work.work[row])
     pause = 0.0 if jobs.phase[row] == JobPhase.LOOKUP else profile.resize_s + profile.warm_s
     for n in range(have + 1, top + 1):
         if len(entries) < n - have:
             break
         start = entries[n - have - 1][0]
         done = (start - now) * table[have] if jobs.phase[row] == JobPhase.RUNNING else 0.0
-        end = max(start, now + work.fixed[row]) + pause + max(load - done, 0.0) / table[n]
+        end = max(start, now + float(work.fixed[row])) + pause + max(load - done, 0.0) / table[n]
         if end + work.margin_s <= deadline:
             _commit_growth(work, row, n, end)
             return

@@ -34,7 +34,7 @@ def begin(work: Pass, row: int) -> bool:
     for lender, agent in lent:
         work.leaving.setdefault(lender, set()).add(agent)
         work.causes[lender] = _cause(work, lender, name, left)
-        timeline.drop(int(snapshot.agents.pool[agent]), {agent})
+        timeline.drop(int(snapshot.agents.pool[agent]), float(work.ends[lender]), agent)
     for entry in own + moved:
         if entry[1] == Kind.SPARE:
             work.take_spare(entry[3], Why(NEEDED, name, left))
@@ -73,18 +73,17 @@ def _lenders(work: Pass, row: int, count: int) -> list[tuple[int, int]]:
     nothing is given straight back.
     """
     jobs, lend, dropped = work.snapshot.jobs, work.accepted.lend, work.accepted.dropped
-    pool, due = int(jobs.pool[row]), float(jobs.deadline[row])
-    able = [
+    pool, due, due_at = int(jobs.pool[row]), float(jobs.deadline[row]), jobs.deadline
+    if work.lenders is None:
+        work.lenders = sorted(lend, key=lambda o: (o not in dropped, -float(due_at[o]), o))
+    willing = [
         other
-        for other, spare in lend.items()
-        if spare > 0
-        and other not in work.touched
-        and (other in dropped or float(jobs.deadline[other]) > due)
-        and (work.rules.switch or int(jobs.pool[other]) == pool)
+        for other in work.lenders
+        if lend[other] > 0 and other not in work.touched and (other in dropped or float(due_at[other]) > due)
     ]
-    able.sort(
-        key=lambda other: (int(jobs.pool[other]) != pool, other not in dropped, -float(jobs.deadline[other]), other)
-    )
+    able = [other for other in willing if int(jobs.pool[other]) == pool]
+    if work.rules.switch:
+        able += [other for other in willing if int(jobs.pool[other]) != pool]
     found: list[tuple[int, int]] = []
     for other in able:
         gone = work.leaving.get(other, set())

@@ -25,9 +25,8 @@ WAITING = 64
 def place_all(work: Pass) -> None:
     """Place what has a deadline; tell the user of those that lost or regained theirs."""
     snapshot = work.snapshot
-    timely = np.array(work.timely, dtype=np.bool_)
     _restore(work)
-    rows = np.concatenate([work.waiting[timely[work.waiting]], work.needy])
+    rows = np.concatenate([work.waiting[work.timely[work.waiting]], work.needy])
     hopeless = _hopeless(work, rows)
     for row in rows[hopeless].tolist():
         _demote(work, row)
@@ -102,7 +101,7 @@ def _demote(work: Pass, row: int) -> None:
     left = float(jobs.deadline[row]) - work.snapshot.now
     most = int(work.guess.top[row])
     speed = work.guess.speeds[int(jobs.pool[row])][most]
-    took = work.fixed[row] + float(work.guess.work_mid[row]) / speed
+    took = float(work.fixed[row]) + float(work.guess.work_mid[row]) / speed
     if left <= 0:
         text = "its deadline passed {:.0f} s ago; it goes on as best effort; a deadline {:.0f} s later could be met"
         why = Why(text, -left, took - left)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prompttuner.policy.contract.plan import Action, Assign, Plan, Reason, Why
-from prompttuner.policy.contract.snapshot import AgentPhase, Floats, Ints, JobPhase, Snapshot
+from prompttuner.policy.contract.snapshot import AgentPhase, Floats, Ints, JobPhase, Jobs, Snapshot
 from prompttuner.policy.estimate import Estimate, estimate
 from prompttuner.policy.prompttuner.accepting import Accepted, Outlook, accept
 from prompttuner.policy.prompttuner.switches import Switches
@@ -27,16 +27,16 @@ class Pass:
     snapshot: Snapshot
     rules: Switches
     guess: Estimate
-    work: list[float]
+    work: Floats
     """One-member seconds left as planned (between median and quantile), by job row."""
-    plain: list[float]
+    plain: Floats
     """The same without a lookup."""
-    fixed: list[float]
+    fixed: Floats
     ends: Floats
     """Predicted end of each running job with the members it has; inf for the rest."""
     needs: Ints
     """Fewest members with which each running job meets its deadline; 0 where none suffice."""
-    timely: list[bool]
+    timely: NDArray[np.bool_]
     """Has a deadline that counts."""
     margin_s: float
     timeline: Timeline
@@ -46,6 +46,7 @@ class Pass:
     """Running jobs that need more members than they have."""
     stopped: set[int]
     accepted: Accepted
+    """Which deadlines are kept, and who can lend."""
     actions: list[Action] = field(default_factory=list)
     notes: dict[str, Reason] = field(default_factory=dict)
     leaving: dict[int, set[int]] = field(default_factory=dict)
@@ -62,6 +63,8 @@ class Pass:
     """Waiting jobs with a deadline that are not placed in this pass."""
     ahead: int = 0
     """Jobs before them."""
+    lenders: list[int] | None = None
+    """Running jobs that can lend, in the order in which they are asked; None: not yet needed."""
     wake_at: float = float("inf")
     _members: dict[int, list[int]] | None = None
 
@@ -126,7 +129,8 @@ class _Notes(Mapping[str, Reason]):
             work.needs[running],
         )
         rows = work.behind
-        self._waits = ([jobs.id[row] for row in rows.tolist()], jobs.deadline[rows], rows, work.ahead)
+        # copies: the owner of the snapshot goes on to change it in place
+        self._waits = (jobs.id.copy() if len(rows) else [], jobs.deadline[rows], rows, work.ahead)
         self._queue: dict[str, Reason] | None = None
         self._rows: dict[str, int] | None = None
 
@@ -135,9 +139,9 @@ class _Notes(Mapping[str, Reason]):
         if self._queue is None:
             names, due, rows, ahead = self._waits
             self._queue = {}
-            for place, i in enumerate(np.lexsort((rows, due)).tolist()):
+            for place, row in enumerate(rows[np.lexsort((rows, due))].tolist()):
                 text = "waits behind {}, due earlier"
-                self._queue[names[i]] = Why(text, Counted(ahead + place, "job"))
+                self._queue[names[row]] = Why(text, Counted(ahead + place, "job"))
         return self._queue
 
     def _lazy(self) -> dict[str, int]:
@@ -180,15 +184,13 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
     speed = _speeds(guess, jobs.pool, np.maximum(guess.members, 1))
     ends = np.where(running, now + guess.fixed + work / speed, np.inf)
     counts = ~jobs.best_effort & np.isfinite(jobs.deadline)
-    left = np.where(counts, jobs.deadline - now - margin - guess.fixed, np.inf)
-    needs = np.where(running & counts, _fewest(guess, jobs.pool, work, left), jobs.min_gpus)
-    needs = np.where((needs > 0) & running, np.maximum(needs, jobs.min_gpus), needs)
-    needs = np.where(needs > guess.top, 0, needs)
+    needs = _needs(guess, jobs, work, np.where(counts, jobs.deadline - now - margin - guess.fixed, np.inf), counts)
     late = running & counts & (ends + margin * 0.5 > jobs.deadline)
     stopping = jobs.stop_on_miss & (now > jobs.deadline)
     spare = _spare(snapshot, guess, counts, work, rules.margin_ticks)
     waiting = np.flatnonzero((jobs.phase == JobPhase.WAITING) & ~running & ~stopping)
-    waiting = waiting[~_resting(snapshot, waiting)]
+    rests = _rests_until(snapshot, waiting)
+    waiting = waiting[rests <= now]
     chosen = Accepted()
     if rules.rescue:
         urgent = waiting[counts[waiting] & (jobs.deadline[waiting] > now)]
@@ -204,12 +206,12 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
         snapshot=snapshot,
         rules=rules,
         guess=guess,
-        work=work.tolist(),
-        plain=plain.tolist(),
-        fixed=guess.fixed.tolist(),
+        work=work,
+        plain=plain,
+        fixed=guess.fixed,
         ends=ends,
         needs=needs,
-        timely=counts.tolist(),
+        timely=counts.copy(),
         margin_s=margin,
         timeline=timeline,
         waiting=waiting,
@@ -218,30 +220,41 @@ def open_pass(snapshot: Snapshot, rules: Switches) -> Pass:
         stopped=set(np.flatnonzero(stopping).tolist()),
     )
     found.actions.extend(stops(snapshot, stopping))
+    found.wake(float(rests[rests > now].min(initial=np.inf)))
     return found
+
+
+def _needs(guess: Estimate, jobs: Jobs, work: Floats, left: Floats, counts: NDArray[np.bool_]) -> Ints:
+    """Fewest members with which each job that runs ends within ``left`` seconds, 0 where none suffice."""
+    needs = jobs.min_gpus.copy()
+    rows = np.flatnonzero((guess.members > 0) & counts)
+    fewest = _fewest(guess, jobs.pool[rows], work[rows], left[rows])
+    fewest = np.where(fewest > 0, np.maximum(fewest, jobs.min_gpus[rows]), 0)
+    needs[rows] = np.where(fewest > guess.top[rows], 0, fewest)
+    return needs
 
 
 def _spare(snapshot: Snapshot, guess: Estimate, counts: NDArray[np.bool_], work: Floats, margin_ticks: float) -> Ints:
     """Members each running job can do without, after the pause that taking them costs."""
     jobs, now = snapshot.jobs, snapshot.now
-    tuning = (guess.members > 0) & (jobs.phase == JobPhase.RUNNING)
-    resize = np.array([p.resize_s for p in snapshot.pools])[jobs.pool]
-    pause = resize + (margin_ticks + 1.0) * snapshot.tick_s
-    left = np.where(counts, jobs.deadline - now - pause, np.inf)
-    enough = _fewest(guess, jobs.pool, work, left)
-    hopeless = counts & (jobs.deadline - now < work / _speeds(guess, jobs.pool, guess.top))
-    free = ~counts | hopeless
-    keep = np.where(enough > 0, np.maximum(enough, jobs.min_gpus), guess.members)
-    spare = np.where(free, guess.members, np.maximum(guess.members - keep, 0))
-    return np.where(tuning, spare, 0).astype(np.int64)
+    spare = np.zeros(jobs.n, dtype=np.int64)
+    rows = np.flatnonzero((guess.members > 0) & (jobs.phase == JobPhase.RUNNING))
+    pool, have, load, timely = jobs.pool[rows], guess.members[rows], work[rows], counts[rows]
+    pause = np.array([p.resize_s for p in snapshot.pools])[pool] + (margin_ticks + 1.0) * snapshot.tick_s
+    left = np.where(timely, jobs.deadline[rows] - now, np.inf)
+    enough = _fewest(guess, pool, load, left - pause)
+    free = ~timely | (left < load / _speeds(guess, pool, guess.top[rows]))
+    keep = np.where(enough > 0, np.maximum(enough, jobs.min_gpus[rows]), have)
+    spare[rows] = np.where(free, have, np.maximum(have - keep, 0))
+    return spare
 
 
-def _resting(snapshot: Snapshot, waiting: Ints) -> NDArray[np.bool_]:
-    """Paused so lately that to go on at once would make the pause a mistake."""
+def _rests_until(snapshot: Snapshot, waiting: Ints) -> Floats:
+    """Until when to leave alone who was paused: to go on at once would make the pause a mistake."""
     jobs, tick = snapshot.jobs, snapshot.tick_s
     rest = 2.0 * (np.array([p.resize_s for p in snapshot.pools])[jobs.pool[waiting]] + tick)
     since = jobs.phase_since[waiting]
-    return np.asarray((since > jobs.submit[waiting] + tick) & (snapshot.now - since < rest))
+    return np.where(since > jobs.submit[waiting] + tick, since + rest, -np.inf)
 
 
 def _speeds(guess: Estimate, pool: Ints, members: Ints) -> Floats:

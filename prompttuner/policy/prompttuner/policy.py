@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prompttuner.policy.contract.plan import Plan
 from prompttuner.policy.contract.snapshot import Snapshot
+from prompttuner.policy.lessons import corrected
 from prompttuner.policy.prompttuner.filling import boost, fill
 from prompttuner.policy.prompttuner.keeping import keep_or_release
 from prompttuner.policy.prompttuner.limiting import respect_limits
@@ -30,7 +31,7 @@ class PromptTuner(Switches):
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """The actions of one tick."""
-        work: Pass = open_pass(snapshot, self)
+        work: Pass = open_pass(corrected(snapshot) if self.learn else snapshot, self)
         respect_limits(work)
         place_all(work)
         fill(work)

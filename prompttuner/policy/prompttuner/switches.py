@@ -29,6 +29,8 @@ class Switches:
     """Warm agents before bursts that the arrival history foretells (only with ``forecast``)."""
     switch: bool = True
     """A warm agent may load another LLM."""
+    learn: bool = True
+    """Correct what is told by how wrong it has been (``Snapshot.lessons``)."""
     overload: float = 1.0
     """Jobs are put last where more is due than this many times what the GPUs can do."""
     caution: float = 0.5

@@ -94,9 +94,12 @@ class Timeline:
                 del row[bisect_left(row, entry)]
             self.coming[pool] -= entry[1] == Kind.COMING
 
-    def drop(self, pool: int, agents: set[int]) -> None:
-        """Agents (rows) of one pool that are promised outside of the timeline."""
-        self.take([entry for entry in self.pools[pool] if entry[3] in agents])
+    def drop(self, pool: int, at: float, agent: int) -> None:
+        """An agent (row) of a job that ends at this time is promised outside of the timeline, if not already in it."""
+        entry = (max(at, self.now), int(Kind.BUSY), 0, agent, pool)
+        place = bisect_left(self.pools[pool], entry)
+        if self.pools[pool][place : place + 1] == [entry]:
+            self.take([entry])
 
     def give(self, pool: int, at: float, count: int) -> None:
         """Agents of a job placed in this pass come free."""
@@ -131,9 +134,9 @@ def build_timeline(snapshot: Snapshot, ends: Floats, spare: Ints) -> Timeline:
     spare_rows: dict[int, int] = {}
     if spare.any():
         extra = member[spare[owner] > 0]
-        left = spare.tolist()
-        for row in extra[::-1].tolist():
-            job = int(agents.job[row])
+        left: dict[int, int] = {}
+        for row, job in zip(extra[::-1].tolist(), agents.job[extra[::-1]].tolist(), strict=True):
+            left.setdefault(job, int(spare[job]))
             if left[job] > 0:
                 left[job] -= 1
                 spare_rows[row] = job

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prompttuner.errors import ModelError
+from prompttuner.protocol.zygote import ZygoteEvent, ZygoteRequest
 
 __all__ = ["Zygote"]
 
@@ -35,8 +35,8 @@ THREAD_ENV = {
 class Zygote:
     """A zygote process and the socket to it. One lease runs at a time; requests are answered by events of ``poll``.
 
-    Events are the dicts of docs/architecture.md, "Agent and zygote": ``ready``, ``loaded``, ``load_failed``,
-    ``lease_started``, ``lease_ended``; plus ``{"ev": "gone", "code"}`` once, when the zygote itself has ended. A
+    Events are those of docs/architecture.md, "Agent and zygote": ``ready``, ``loaded``, ``load_failed``,
+    ``lease_started``, ``lease_ended``; plus ``gone`` (with its exit code) once, when the zygote itself has ended. A
     lease that ran then counts as crashed. A zygote that is gone can be replaced with :meth:`start`.
     """
 
@@ -91,36 +91,28 @@ class Zygote:
 
     def load(self, model: str, dtype: str = "auto", trust_remote_code: bool = False) -> None:
         """Ask for a model to be made resident. Answer: ``loaded`` or ``load_failed``."""
-        self._send({"op": "load", "model": model, "dtype": dtype, "trust_remote_code": trust_remote_code})
+        self._send(ZygoteRequest(op="load", model=model, dtype=dtype, trust_remote_code=trust_remote_code))
 
     def lease(self, job_dir: Path, agent: str, generation: int, address: str) -> None:
         """Ask to work for a job. Answer: ``lease_started``, later ``lease_ended``."""
-        self._send(
-            {
-                "op": "lease",
-                "job_dir": str(job_dir),
-                "agent": agent,
-                "generation": generation,
-                "address": address,
-            }
-        )
+        self._send(ZygoteRequest(op="lease", job_dir=str(job_dir), agent=agent, generation=generation, address=address))
 
     def idle_work(self, bank_dir: Path, model: str) -> None:
         """Let it compute what the Prompt Bank lacks for this LLM until the next lease comes; there is no answer."""
-        self._send({"op": "idle_work", "bank_dir": str(bank_dir), "model": model})
+        self._send(ZygoteRequest(op="idle_work", bank_dir=str(bank_dir), model=model))
 
     def end_lease(self) -> None:
         """Ask the lease to checkpoint and leave at its next step boundary."""
-        self._send({"op": "end_lease"})
+        self._send(ZygoteRequest(op="end_lease"))
 
     def kill_lease(self) -> None:
         """Kill the lease's processes at once."""
-        self._send({"op": "kill_lease"})
+        self._send(ZygoteRequest(op="kill_lease"))
 
     def exit(self, timeout_s: float = 10.0) -> None:
         """End the zygote; its lease, if any, is asked to leave first. Kills what is left after ``timeout_s``."""
         with contextlib.suppress(ModelError):
-            self._send({"op": "exit"})
+            self._send(ZygoteRequest(op="exit"))
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -131,7 +123,7 @@ class Zygote:
         self._channel.close()
         self._gone = True
 
-    def poll(self) -> list[dict[str, Any]]:
+    def poll(self) -> list[ZygoteEvent]:
         """Events since the last call, without waiting."""
         if self._gone:
             return []
@@ -152,7 +144,7 @@ class Zygote:
         if len(self._pending) > MAX_PENDING:
             self._process.kill()
             ended = True
-        events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        events = [ZygoteEvent.expect(json.loads(line)) for line in lines if line.strip()]
         if ended:
             self._gone = True
             with contextlib.suppress(ProcessLookupError):
@@ -163,14 +155,14 @@ class Zygote:
                 self._process.kill()
                 code = self._process.wait()
             self._channel.close()
-            events.append({"ev": "gone", "code": code})
+            events.append(ZygoteEvent(ev="gone", code=code))
         return events
 
-    def _send(self, request: dict[str, Any]) -> None:
+    def _send(self, request: ZygoteRequest) -> None:
         """Raises ModelError when the zygote is gone or stuck."""
         if self._gone:
             raise ModelError("the zygote has ended; start another")
-        data = (json.dumps(request) + "\n").encode()
+        data = (json.dumps(request.to_json()) + "\n").encode()
         deadline = time.monotonic() + SEND_TIMEOUT_S
         try:
             while data:

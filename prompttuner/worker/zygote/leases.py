@@ -12,7 +12,9 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
+
+from prompttuner.protocol.zygote import Told, ZygoteRequest
 
 __all__ = ["Worker", "fork_worker"]
 
@@ -26,7 +28,7 @@ class Run(Protocol):
     ``waiting`` tells whether another request has come, for work that gives way to a lease.
     """
 
-    def __call__(self, request: dict[str, Any], waiting: Callable[[], bool]) -> dict[str, Any]: ...
+    def __call__(self, request: ZygoteRequest, waiting: Callable[[], bool]) -> Told: ...
 
 
 class Worker:
@@ -42,26 +44,26 @@ class Worker:
         """A resident worker that was given idle work and has not said yet that it ended."""
         self._pending = b""
 
-    def send(self, request: dict[str, Any]) -> None:
+    def send(self, request: ZygoteRequest) -> None:
         """Give a resident worker its next lease; it leaves idle work for it."""
         self.busy = True
         self._send(request)
 
-    def send_idle(self, request: dict[str, Any]) -> None:
+    def send_idle(self, request: ZygoteRequest) -> None:
         """Give a resident worker something to do until its next lease."""
         self.idling = True
         self._send(request)
 
-    def _send(self, request: dict[str, Any]) -> None:
-        self.channel.sendall((json.dumps(request) + "\n").encode())
+    def _send(self, request: ZygoteRequest) -> None:
+        self.channel.sendall((json.dumps(request.to_json()) + "\n").encode())
 
-    def receive(self) -> list[dict[str, Any]]:
+    def receive(self) -> list[Told]:
         """What the worker tells of ended leases and idle work, whole lines only; reads once, may raise EOFError."""
         chunk = self.channel.recv(65536)
         if not chunk:
             raise EOFError
         *lines, self._pending = (self._pending + chunk).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [Told.expect(json.loads(line)) for line in lines]
 
     def signal(self, number: int) -> None:
         """Send a signal to the worker alone (its own children are its affair)."""
@@ -80,7 +82,7 @@ class Worker:
         return os.waitstatus_to_exitcode(status)
 
 
-def fork_worker(prepare: Callable[[], Run], request: dict[str, Any] | None, inherited: list[int]) -> Worker:
+def fork_worker(prepare: Callable[[], Run], request: ZygoteRequest | None, inherited: list[int]) -> Worker:
     """Fork a worker that runs ``request`` and ends, or, given None, that stays and runs what it is sent.
 
     ``prepare`` is called in the child and returns what runs a lease. ``inherited`` are descriptors of the zygote
@@ -127,13 +129,13 @@ def _become_child(parent: int, inherited: list[int]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _serve(run: Run, request: dict[str, Any] | None, channel: socket.socket) -> None:
+def _serve(run: Run, request: ZygoteRequest | None, channel: socket.socket) -> None:
     requests = _Requests(channel)
     if request is not None:
-        channel.sendall((json.dumps(run(request, requests.waiting)) + "\n").encode())
+        channel.sendall((json.dumps(run(request, requests.waiting).to_json()) + "\n").encode())
         return
     while (told := requests.next()) is not None:
-        channel.sendall((json.dumps(run(told, requests.waiting)) + "\n").encode())
+        channel.sendall((json.dumps(run(told, requests.waiting).to_json()) + "\n").encode())
 
 
 class _Requests:
@@ -143,7 +145,7 @@ class _Requests:
         self._channel = channel
         self._pending = b""
 
-    def next(self) -> dict[str, Any] | None:
+    def next(self) -> ZygoteRequest | None:
         """The next request; None when the other end has closed."""
         while b"\n" not in self._pending:
             chunk = self._channel.recv(65536)
@@ -151,8 +153,7 @@ class _Requests:
                 return None
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
-        value: dict[str, Any] = json.loads(line)
-        return value
+        return ZygoteRequest.expect(json.loads(line))
 
     def waiting(self) -> bool:
         """Whether something has come (or the other end has closed)."""

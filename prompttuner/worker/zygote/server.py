@@ -21,10 +21,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prompttuner.errors import PromptTunerError
 from prompttuner.protocol.elastic import ElasticSettings
+from prompttuner.protocol.zygote import Told, ZygoteEvent, ZygoteRequest
 from prompttuner.spec.models import trusts_own_code
 from prompttuner.worker.zygote.leases import SIGNALS, Run, Worker, fork_worker
 
@@ -69,7 +70,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Answer requests until the agent goes."""
-        self._send({"ev": "ready", "pid": os.getpid()})
+        self._send(ZygoteEvent(ev="ready", pid=os.getpid()))
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._channel:
@@ -81,9 +82,9 @@ class Zygote:
                 elif self._idler is not None and key.fileobj is self._idler.channel:
                     self._stop_idle_work()
 
-    def _send(self, event: dict[str, Any]) -> None:
+    def _send(self, event: ZygoteEvent) -> None:
         with contextlib.suppress(OSError):  # the agent has gone: the next receive says so
-            self._channel.sendall((json.dumps(event) + "\n").encode())
+            self._channel.sendall((json.dumps(event.to_json()) + "\n").encode())
 
     def _hear_agent(self) -> bool:
         """Read and carry out requests; False when it is time to end."""
@@ -95,8 +96,8 @@ class Zygote:
             return False
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         for left, line in zip(range(len(lines) - 1, -1, -1), lines, strict=True):
-            request = json.loads(line)
-            op = request["op"]
+            request = ZygoteRequest.expect(json.loads(line))
+            op = request.op
             self._more_waits = left > 0
             if op == "load":
                 self._load(request)
@@ -116,8 +117,8 @@ class Zygote:
 
     # -- models ------------------------------------------------------------------------------------------------
 
-    def _load(self, request: dict[str, Any]) -> None:
-        key = self._key(request["model"], request.get("dtype", "auto"), bool(request.get("trust_remote_code", False)))
+    def _load(self, request: ZygoteRequest) -> None:
+        key = self._key(request.model, request.dtype, request.trust_remote_code)
         first = not self._models
         try:
             seconds = self._make_resident(key)
@@ -125,21 +126,14 @@ class Zygote:
         except (PromptTunerError, OSError, RuntimeError, ValueError, ImportError, MemoryError) as error:
             traceback.print_exc()
             said = str(error) or type(error).__name__
-            self._send({"ev": "load_failed", "model": key[0], "error": said, "kind": _whose(error)})
+            self._send(ZygoteEvent(ev="load_failed", model=key[0], error=said, kind=_whose(error)))
             return
         size = self._models[key].bytes
         names = [name for name, _, _ in self._models]
         # One thread, or a fork could copy a lock that nobody in the child will ever release.
         threads = len(list(Path("/proc/self/task").iterdir()))
         self._send(
-            {
-                "ev": "loaded",
-                "model": key[0],
-                "seconds": seconds,
-                "bytes": size,
-                "models": names,
-                "threads": threads,
-            }
+            ZygoteEvent(ev="loaded", model=key[0], seconds=seconds, bytes=size, models=tuple(names), threads=threads)
         )
 
     def _make_resident(self, key: ModelKey) -> float:
@@ -205,22 +199,22 @@ class Zygote:
             _probe_model(model)
         settings = replace(self._settings, way="in_place") if self._resident else self._settings
 
-        def run(request: dict[str, Any], waiting: Callable[[], bool]) -> dict[str, Any]:
-            if request["op"] == "idle_work":
+        def run(request: ZygoteRequest, waiting: Callable[[], bool]) -> Told:
+            if request.op == "idle_work":
                 return _idle_work(request, model, waiting)
             end = run_lease(
-                Path(request["job_dir"]),
-                agent=request["agent"],
-                generation=request["generation"],
-                address=request["address"],
+                Path(request.job_dir),
+                agent=request.agent,
+                generation=request.generation,
+                address=request.address,
                 model=model,
                 settings=settings,
             )
-            return {"outcome": end.outcome, "code": 0, "error": end.error, "generation": end.generation}
+            return Told(outcome=end.outcome, code=0, error=end.error, generation=end.generation)
 
         return run
 
-    def _start_idle_work(self, request: dict[str, Any]) -> None:
+    def _start_idle_work(self, request: ZygoteRequest) -> None:
         """Let a child of its own, or the resident worker, do what the bank lacks; not beside a lease."""
         if self._idler is not None or not self._models or (self._worker and (self._worker.busy or self._worker.idling)):
             return
@@ -262,12 +256,12 @@ class Zygote:
     def _inherited(self) -> list[int]:
         return [self._channel.fileno(), self._selector.fileno()]
 
-    def _lease(self, request: dict[str, Any]) -> None:
+    def _lease(self, request: ZygoteRequest) -> None:
         if self._worker is not None and self._worker.busy:
-            self._end({"outcome": "failed", "code": None, "error": "this zygote has a lease already"})
+            self._end(Told(outcome="failed", error="this zygote has a lease already"))
             return
         try:
-            key = self._model_of(Path(request["job_dir"]))
+            key = self._model_of(Path(request.job_dir))
             if key not in self._models or (self._resident and self._worker_model != key):
                 self._make_resident(key)
             if self._resident and self._worker is not None:
@@ -276,10 +270,10 @@ class Zygote:
                 self._adopt(fork_worker(lambda: self._prepare(key), request, self._inherited()), key)
         except (PromptTunerError, OSError, RuntimeError, ValueError, MemoryError) as error:
             traceback.print_exc()
-            self._end({"outcome": "failed", "code": None, "error": str(error) or type(error).__name__})
+            self._end(Told(outcome="failed", error=str(error) or type(error).__name__))
             return
         assert self._worker is not None
-        self._send({"ev": "lease_started", "pid": self._worker.pid})
+        self._send(ZygoteEvent(ev="lease_started", pid=self._worker.pid))
 
     def _model_of(self, job_dir: Path) -> ModelKey:
         """The model that a job's spec asks for, type of weights and trusted code included, resident or not."""
@@ -299,7 +293,7 @@ class Zygote:
             self._forget_worker(worker)
             return
         for told in lines:
-            if "idle_work" in told:
+            if told.idle_work is not None:
                 worker.idling = False
                 continue
             worker.busy = False
@@ -308,7 +302,7 @@ class Zygote:
             else:
                 self._end(told)
 
-    def _forget_worker(self, worker: Worker, *, kill: bool = False, told: dict[str, Any] | None = None) -> None:
+    def _forget_worker(self, worker: Worker, *, kill: bool = False, told: Told | None = None) -> None:
         """Reap a worker whose channel closed or whose lease ended, and say so if it had a lease."""
         self._selector.unregister(worker.channel)
         self._worker = self._worker_model = None
@@ -319,10 +313,14 @@ class Zygote:
             self._end(told)
         elif worker.busy:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            self._end({"outcome": "crashed", "code": code, "error": f"the worker was {why}"})
+            self._end(Told(outcome="crashed", code=code, error=f"the worker was {why}"))
 
-    def _end(self, told: dict[str, Any]) -> None:
-        self._send({"ev": "lease_ended", **told})
+    def _end(self, told: Told) -> None:
+        self._send(
+            ZygoteEvent(
+                ev="lease_ended", outcome=told.outcome, code=told.code, error=told.error, generation=told.generation
+            )
+        )
 
     def _leave(self) -> None:
         """Let the lease checkpoint and leave, then end."""
@@ -340,7 +338,7 @@ class Zygote:
             self._forget_worker(worker, kill=True)
 
 
-def _whose(error: Exception) -> str:
+def _whose(error: Exception) -> Literal["job", "site", "host"]:
     """Whose fault a load is: ``job`` (its model), ``site`` (files that cannot be read now) or ``host`` (memory)."""
     if isinstance(error, MemoryError):
         return "host"
@@ -349,21 +347,21 @@ def _whose(error: Exception) -> str:
     return "site" if unread and not absent else "job"
 
 
-def _idle_work(request: dict[str, Any], model: LoadedModel, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _idle_work(request: ZygoteRequest, model: LoadedModel, should_stop: Callable[[], bool]) -> Told:
     """In a worker: work for the bank until it is done or has to stop; a failure costs nothing but that work."""
     from prompttuner.bank.idle.work import idle_work
 
     try:
-        done = idle_work(Path(request["bank_dir"]), model, should_stop, request["model"])
+        done = idle_work(Path(request.bank_dir), model, should_stop, request.model)
     except Exception:
         traceback.print_exc()
-        return {"idle_work": "failed"}
+        return Told(idle_work="failed")
     finally:
         if model.device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()  # the lease shall find the memory that it left
-    return {"idle_work": "done", "features": done.features, "trials": done.trials}
+    return Told(idle_work="done", features=done.features, trials=done.trials)
 
 
 def _probe_model(model: LoadedModel | PacedModel) -> None:
