@@ -172,7 +172,12 @@ def _joined(allocations: Sequence[Allocation]) -> dict[str, float]:
 
 
 def _phase_since(job: Job, joined: Mapping[str, float]) -> float:
-    """Since when it is in its phase; a running job begins anew with each member that joins it."""
+    """Since when it is in its phase; a running job begins anew with each member that joins it.
+
+    A job that never had a member waits since it was submitted, however late its request was taken: it was not paused.
+    """
+    if job.state == JobState.QUEUED and job.generation == 0:
+        return job.submitted_at
     if job.state == JobState.RUNNING and job.first_step_at is not None:
         return max(job.state_since, joined.get(job.id, job.state_since))
     return job.state_since
