@@ -9,7 +9,7 @@ import pytest
 from cli_calls import Cli, QuietBackend
 
 import prompttuner
-from prompttuner.errors import DataError, NotFound
+from prompttuner.errors import DataError, StateError
 
 
 def job(**more: object) -> prompttuner.JobSpec:
@@ -42,5 +42,5 @@ def test_waiting_ends_with_the_job_or_in_time(cli: Cli, spec: Path) -> None:
         prompttuner.wait(job_id, timeout_s=0.0)
     assert cli("cancel", job_id).code == 0
     assert prompttuner.wait(job_id)["state"] == "cancelled"
-    with pytest.raises(NotFound, match="has no result"):
+    with pytest.raises(StateError, match="without a result"):
         prompttuner.result_dir(job_id)
