@@ -15,10 +15,9 @@ from prompttuner.files import write_json
 
 __all__ = ["Task", "note_task", "read_tasks"]
 
-SPEC_KEYS = (
-    "model", "train", "train_sha256", "template", "prompt_length", "batch_size", "learning_rate", "learning_rate_auto",
-    "seed",
-)  # fmt: skip
+NEEDED_KEYS = ("model", "train", "train_sha256", "template", "prompt_length", "batch_size", "learning_rate", "seed")
+SPEC_KEYS = (*NEEDED_KEYS, "learning_rate_auto")
+"""What is noted of a spec; builds before noted no ``learning_rate_auto``, which then does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Task:
 
 def note_task(shelf: Shelf, entry_id: str, spec: Mapping[str, Any], job: str) -> None:
     """Note beside an entry which task it was tuned for; in a bank that others may read, nothing is noted."""
-    if shelf.bank.sharing is not Sharing.PRIVATE or any(key not in spec for key in SPEC_KEYS):
+    if shelf.bank.sharing is not Sharing.PRIVATE or any(key not in spec for key in NEEDED_KEYS):
         return
     try:
         info = Path(str(spec["train"])).stat()
@@ -53,7 +52,7 @@ def note_task(shelf: Shelf, entry_id: str, spec: Mapping[str, Any], job: str) ->
         return
     folder = shelf.root / "tasks"
     shelf.bank.make_folder(folder, shelf.bank.modes.folder)
-    about = {"entry": entry_id, "job": job, "spec": {key: spec[key] for key in SPEC_KEYS}}
+    about = {"entry": entry_id, "job": job, "spec": {key: spec[key] for key in SPEC_KEYS if key in spec}}
     write_json(folder / f"{entry_id}.json", {**about, "size": info.st_size, "mtime_ns": info.st_mtime_ns})
 
 
@@ -70,6 +69,6 @@ def read_tasks(shelf: Shelf) -> dict[str, Task]:
                 continue
             about = read_object(path) or {}
             spec = about["spec"]
-            if isinstance(spec, dict) and all(key in spec for key in SPEC_KEYS) and ID_PATTERN.fullmatch(path.stem):
+            if isinstance(spec, dict) and all(key in spec for key in NEEDED_KEYS) and ID_PATTERN.fullmatch(path.stem):
                 found[path.stem] = Task(path.stem, str(about["job"]), spec, int(about["size"]), int(about["mtime_ns"]))
     return found

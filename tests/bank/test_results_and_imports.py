@@ -15,6 +15,7 @@ from prompttuner.bank import BadEntry, Bank, Entry, Shelf, add_result
 from prompttuner.bank.folder.adapters import read_adapter, read_single_tensor
 from prompttuner.bank.folder.imports import read_prompts
 from prompttuner.errors import DataError
+from prompttuner.protocol.lookup import LookupReport
 
 PROMPT = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 
@@ -63,7 +64,7 @@ def test_entering_a_result_twice_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("outcome", "entries"), [("reached", 1), ("exhausted", 0)])
 def test_the_entry_it_started_from_learns_how_it_went(tmp_path: Path, outcome: str, entries: int) -> None:
     chosen = "ab" * 20
-    lookup = {"chosen": chosen, "score": 0.5, "vocab_score": 9.0}
+    lookup = LookupReport(chosen=chosen, score=0.5, vocab_score=9.0)
     add_result(tmp_path / "b", result(tmp_path / "r", outcome), SPEC, "job-1", lookup=lookup)
     shelf = Bank.open(tmp_path / "b").shelf("org/tiny")
     (outcomes,) = shelf.outcomes()[chosen]
