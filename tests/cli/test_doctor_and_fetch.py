@@ -48,7 +48,8 @@ def test_a_controller_that_was_killed_or_is_silent_is_advised(
 
 def test_what_cannot_work_is_named_and_exits_with_1(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdicts(cli, "--set", "cron_tick_s=10m")["intervals"] == "WRONG"
-    assert verdicts(cli, "--set", "policy=nosuch")["policy"] == "WRONG"
+    unknown = cli("--set", "policy=nosuch", "doctor")
+    assert (unknown.code, "nosuch" in unknown.err) == (2, True), "refused when settings are read"
     home.mkdir(mode=0o777)
     home.chmod(0o777)
     assert verdicts(cli)["home"] == "WRONG"
