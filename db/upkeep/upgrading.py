@@ -46,7 +46,7 @@ def upgrade(url: str, folder: Path, *, save: bool = True) -> Upgraded:
         if store.place.path is not None and look_at(store.place.path) is None:
             return Upgraded(*Store.upgrade_at(url), None)
         before = store.revision()
-        if before is None or before == schema.HEAD:
+        if before not in schema.REVISIONS[:-1]:  # empty, up to date, or of a newer version, which is refused unowned
             return Upgraded(*store.upgrade(), None)
     with Store.unchecked(url, folder) as store:
         mine = store.acquire(ttl_s=DUMP_S, wait_s=WAIT_S)
