@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from prompttuner import JobSpec, submit
+from prompttuner import JobSpec
+from prompttuner.client.client import Client
 from prompttuner.config import Settings, load_settings
 from prompttuner.controller.resources import State
 from prompttuner.controller.run import run_until_done
@@ -30,7 +31,9 @@ from prompttuner.controller.tick_report import TickReport
 from prompttuner.db import Store
 from prompttuner.db.queries import events, jobs
 from prompttuner.db.tables.models import Job
+from prompttuner.files import write_json
 from prompttuner.smallmodel import tasks
+from prompttuner.spec import resolve
 from prompttuner.spec.when import format_duration
 from prompttuner.states import JobState
 from prompttuner.words import Counted
@@ -62,10 +65,20 @@ LATER = Plan(URGENT, "drop_last+previous2", "auto", "45s", seed=1)
 """Comes in while the long job runs on both workers."""
 
 
-def submit_job(settings: Settings, plan: Plan) -> str:
-    """Write the task's data and submit its job; returns its id."""
+def submit(settings: Settings, plans: Sequence[Plan]) -> dict[str, Plan]:
+    """Write each task's data, check all jobs together and submit them as one request; returns the plans by job id."""
+    client = Client(settings)
+    now = time.time()
+    specs = [resolve(spec_of(settings, plan), now) for plan in plans]
+    client.check([*specs, resolve(spec_of(settings, LATER), now)])  # the answers are remembered: the urgent one gains
+    now = time.time()  # deadlines count from here
+    return dict(zip(client.submit([resolve(spec_of(settings, plan), now) for plan in plans]), plans, strict=True))
+
+
+def spec_of(settings: Settings, plan: Plan) -> JobSpec:
+    """The job spec of a plan, with its data written."""
     train, evaluation = tasks.write_dataset(plan.task, settings.home / "data" / plan.task, train=512, evaluation=64)
-    spec = JobSpec(
+    return JobSpec(
         name=plan.name,
         model="small",
         train=train,
@@ -82,7 +95,6 @@ def submit_job(settings: Settings, plan: Plan) -> str:
         seed=plan.seed,
         note=plan.task,
     )
-    return submit(spec, settings=settings)
 
 
 class Progress:
@@ -92,7 +104,7 @@ class Progress:
         self._settings = settings
         self._names = names
         self._grown_at: float | None = None
-        self._urgent: threading.Thread | None = None
+        self._urgent: subprocess.Popen[str] | None = None
         self._seq = 0
         self._said = 0.0
         self._start = time.monotonic()
@@ -108,18 +120,28 @@ class Progress:
         if self._urgent is None and any(row.name == LONG and len(row.members) > 1 for row in running):
             self._grown_at = self._grown_at or time.monotonic()
             if time.monotonic() - self._grown_at >= GROWN_S:
-                # In a thread of its own: the answer comes from the controller, which is this one.
-                self._urgent = threading.Thread(target=self._submit_urgent)
-                self._urgent.start()
+                self._urgent = self._submit_urgent()
         if time.monotonic() - self._said > 5:
             self._said = time.monotonic()
             for row in running:
                 metric = "" if row.metric is None else f"loss {row.metric:.3f}, "
                 self._say(f"{row.name:10} step {row.step:4}     {metric}{Counted(len(row.members), 'worker')}")
 
-    def _submit_urgent(self) -> None:
+    def _submit_urgent(self) -> subprocess.Popen[str]:
+        """As a user would, while the controller is at work: on the command line."""
         self._say(f"{URGENT:10} comes in: its deadline is {LATER.deadline} away")
-        self._names[submit_job(self._settings, LATER)] = LATER
+        file = self._settings.home / f"{URGENT}.json"
+        write_json(file, spec_of(self._settings, LATER).model_dump(mode="json", exclude_unset=True))
+        command = [sys.executable, "-c", "from prompttuner.cli import main; main()"]
+        return subprocess.Popen([*command, f"--home={self._settings.home}", "submit", str(file), "-q"], text=True)
+
+    def all_plans(self, settings: Settings) -> dict[str, Plan]:
+        """The plans by job id, with the urgent one if it came in."""
+        if self._urgent is not None:
+            self._urgent.wait()
+        with Store.open(settings.database_url, read_only=True) as store, store.read() as session:
+            rows = jobs.newest(session, 100, list(JobState))
+            return self._names | {row.id: LATER for row in reversed(rows) if row.name == URGENT}
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._start:6.1f} s  {text}", flush=True)
@@ -200,10 +222,11 @@ def _row(job: Job, plan: Plan, reached: bool) -> list[str]:
 
 def run(settings: Settings, plans: Sequence[Plan] = PLANS) -> int:
     """Submit, be the controller until all is done, show the table. Returns the exit code."""
-    ids = {submit_job(settings, plan): plan for plan in plans}
+    ids = submit(settings, plans)
     print(f"{len(ids)} jobs submitted; backend {settings.backend}, home {settings.home}", flush=True)
-    run_until_done(settings, Progress(settings, ids))
-    wrong = show(settings, ids)
+    progress = Progress(settings, ids)
+    run_until_done(settings, progress)
+    wrong = show(settings, progress.all_plans(settings))
     print(
         "\n".join(wrong) or f"every job met its deadline; {LONG} grew, gave a worker back, and grew again", flush=True
     )
