@@ -2,7 +2,7 @@
 
 Everything is as in earnest: the shipped small model, the command line's own functions, SQLite, agents as processes
 started through submitit, a Prompt Bank that grows as jobs end. A long job grows while it runs; when an urgent job
-comes in, it gives a worker back, and gets it again. Exit code 0 only if every job reached its target, which its initial
+comes in, it gives a worker back. Exit code 0 only if every job reached its target, which its initial
 prompt had not, by its deadline, and the long job grew and shrank while it ran.
 
     python examples/demo.py [--home DIR] [--keep] [--picture FILE.svg]
@@ -227,9 +227,7 @@ def run(settings: Settings, plans: Sequence[Plan] = PLANS) -> int:
     progress = Progress(settings, ids)
     run_until_done(settings, progress)
     wrong = show(settings, progress.all_plans(settings))
-    print(
-        "\n".join(wrong) or f"every job met its deadline; {LONG} grew, gave a worker back, and grew again", flush=True
-    )
+    print("\n".join(wrong) or f"every job met its deadline; {LONG} grew and gave a worker back", flush=True)
     return 1 if wrong else 0
 
 

@@ -106,7 +106,10 @@ def test_line_of_a_home_that_cannot_be_written_still_runs_so_that_the_reason_is_
     assert done.stdout == "because\n" and done.stderr == ""
 
 
-def test_settings_that_cron_will_not_know_are_named(crontab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_cron_will_not_know_are_named(
+    crontab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PROMPTTUNER_CHECKS_DIR", raising=False)  # tests share it, cron would not know it
     Path("prompttuner.toml").write_text("keep_days = 7\n")
     assert run(["cron", "install", "--with=crontab"]) == 0
     said = capsys.readouterr().err
@@ -119,14 +122,14 @@ def test_settings_that_cron_will_not_know_are_named(crontab: Path, capsys: pytes
 def test_a_home_that_needs_a_ticket_is_said_to_need_one(
     crontab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = Path.read_text
+    real = Path.open
 
-    def refused(path: Path, *args: Any, **kwargs: Any) -> str:
+    def refused(path: Path, *args: Any, **kwargs: Any) -> Any:
         if path.name == "config.toml":
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "open", refused)
     assert run(["tick"]) == 2
     assert "Kerberos or AFS ticket" in capsys.readouterr().err
 
