@@ -23,7 +23,7 @@ from prompttuner.slurm.answers import (
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
 from prompttuner.slurm.command import ClientMissing, SlurmClient, chunks
 from prompttuner.slurm.limits import Breaker
-from prompttuner.slurm.memory import OUT_OF_MEMORY, died_of_memory
+from prompttuner.slurm.site.memory import OUT_OF_MEMORY, died_of_memory
 from prompttuner.slurm.words import NAME_PREFIX, SACCT_FIELDS, SQUEUE_FORMAT, Native, native_of, parse_time
 
 __all__ = ["EXITED", "NOT_FOUND", "VANISHED", "Observer", "end_by_agent", "last_beat"]

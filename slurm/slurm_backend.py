@@ -12,9 +12,9 @@ from prompttuner.config import Settings
 from prompttuner.errors import BackendError
 from prompttuner.slurm.backend import AllocationRequest, Seen
 from prompttuner.slurm.command import ClientError, SlurmClient, chunks
-from prompttuner.slurm.memory import MemoryRule, size_mb
 from prompttuner.slurm.observe import Observer
 from prompttuner.slurm.script import DEFAULT_WALLTIME_S, Script, agent_script, build_script
+from prompttuner.slurm.site.memory import MemoryRule, size_mb
 from prompttuner.slurm.submit import submit
 
 __all__ = ["SlurmBackend"]
@@ -60,7 +60,7 @@ class SlurmBackend:
 
     def _memory(self, request: AllocationRequest) -> int | None:
         """What to ask for, where the user says nothing and the site gives too little by itself."""
-        from prompttuner.slurm.site import partition_memory
+        from prompttuner.slurm.site.site import partition_memory
 
         if request.mem_mb is None or self._settings.slurm.mem is not None:
             return None
@@ -120,7 +120,7 @@ class SlurmBackend:
 
     def walltime_s(self, partition: str | None = None) -> float:
         """Walltime of an allocation: the user's setting, the partition's limit, its default, or 4 hours."""
-        from prompttuner.slurm.site import partition_walltime
+        from prompttuner.slurm.site.site import partition_walltime
 
         if self._settings.slurm.walltime_s is not None:
             return self._settings.slurm.walltime_s

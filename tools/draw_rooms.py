@@ -110,12 +110,12 @@ def ordered(rows: list[list[str]], ways: list[list[str]]) -> list[list[str]]:
             neighbours[other].add(one)
     for _ in range(SWEEPS):
         at = {point: (index + 1) / (len(row) + 1) for row in rows for index, point in enumerate(row)}
-        rows = [
-            sorted(
-                row, key=lambda point: (sum(at[n] for n in neighbours[point]) / max(1, len(neighbours[point])), point)
-            )
-            for row in rows
-        ]
+
+        def middle(point: str, at: Mapping[str, float] = at) -> tuple[float, str]:
+            """Where its neighbours are on average; rounded, as sums of floats depend on the order of a set."""
+            return round(sum(at[n] for n in neighbours[point]) / max(1, len(neighbours[point])), 6), point
+
+        rows = [sorted(row, key=middle) for row in rows]
     return rows
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompttuner.slurm.answers import parse_record, parse_sacct, parse_squeue
-from prompttuner.slurm.site import parse_partitions
+from prompttuner.slurm.site.site import parse_partitions
 from prompttuner.slurm.words import STATES, Native, native_of, parse_duration, parse_time
 
 ANSWERS = Path(__file__).parent / "answers"

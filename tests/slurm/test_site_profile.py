@@ -16,10 +16,10 @@ from prompttuner.errors import ConfigError
 from prompttuner.sbatch_templates import render
 from prompttuner.slurm.backend import AllocationRequest
 from prompttuner.slurm.command import SlurmClient
-from prompttuner.slurm.memory import MemoryRule, died_of_memory, needed_mb, parse_rule, weights_bytes
-from prompttuner.slurm.profile import gpu_memory_gb, propose, to_toml
 from prompttuner.slurm.script import agent_script, build_script
-from prompttuner.slurm.site import (
+from prompttuner.slurm.site.memory import MemoryRule, died_of_memory, needed_mb, parse_rule, weights_bytes
+from prompttuner.slurm.site.profile import gpu_memory_gb, propose, to_toml
+from prompttuner.slurm.site.site import (
     Limits,
     Partition,
     Site,
@@ -30,7 +30,7 @@ from prompttuner.slurm.site import (
     parse_qos,
     parse_tree,
 )
-from prompttuner.slurm.waits import Waits, parse_waits
+from prompttuner.slurm.site.waits import Waits, parse_waits
 
 CRAY = """PartitionName=batch AllowGroups=ALL Default=YES DefaultTime=01:00:00 MaxTime=2-00:00:00 Nodes=c[1-9] \
 PriorityTier=10 PreemptMode=OFF State=UP QoS=N/A

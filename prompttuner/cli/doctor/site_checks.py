@@ -16,7 +16,7 @@ from prompttuner.spec.when import format_duration, iso
 if TYPE_CHECKING:
     from prompttuner.config import Settings
     from prompttuner.protocol.spec import ResolvedSpec
-    from prompttuner.slurm.site import Partition, Site
+    from prompttuner.slurm.site.site import Partition, Site
 
 __all__ = ["slurm_findings"]
 
@@ -27,7 +27,7 @@ GREATEST_IDLE_LIMIT_S = 3600.0
 def slurm_findings(settings: Settings) -> Iterator[Finding]:
     """Slurm itself, the chosen partition and limits, the shared folder, ticks, templates, maintenance."""
     from prompttuner.slurm.command import SlurmClient
-    from prompttuner.slurm.site import detect_site
+    from prompttuner.slurm.site.site import detect_site
 
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
@@ -107,7 +107,7 @@ def _walltime(settings: Settings, chosen: Partition) -> Iterator[Finding]:
 
 def _memory(settings: Settings, chosen: Partition) -> Iterator[Finding]:
     """What agents of the waiting jobs need, beside what they are given."""
-    from prompttuner.slurm.memory import needed_mb, size_mb, weights_bytes
+    from prompttuner.slurm.site.memory import needed_mb, size_mb, weights_bytes
 
     rule = chosen.memory
     given = rule.default_mb(settings.slurm.gpus_per_agent, settings.slurm.cpus_per_agent or 1)

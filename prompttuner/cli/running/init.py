@@ -13,7 +13,7 @@ from prompttuner.cli.frame.output import JsonFlag, print_json
 from prompttuner.errors import SpecError, StateError
 
 if TYPE_CHECKING:
-    from prompttuner.slurm.profile import Proposal
+    from prompttuner.slurm.site.profile import Proposal
 
 __all__ = ["app"]
 
@@ -29,7 +29,7 @@ def init(
     json: JsonFlag = False,
 ) -> None:
     """Find out what this site is like and write settings for it."""
-    from prompttuner.slurm.profile import to_toml
+    from prompttuner.slurm.site.profile import to_toml
 
     if backend not in {"auto", "local", "slurm"}:
         raise SpecError(f"--backend {backend}: must be auto, local or slurm")
@@ -66,8 +66,8 @@ def _local() -> tuple[dict[str, Any], list[str]]:
 
 def _slurm(partition: str | None, timeout_s: float) -> Proposal:
     from prompttuner.slurm.command import SlurmClient
-    from prompttuner.slurm.profile import propose
-    from prompttuner.slurm.site import detect_site
+    from prompttuner.slurm.site.profile import propose
+    from prompttuner.slurm.site.site import detect_site
 
     site = detect_site(SlurmClient(timeout_s))
     if partition is not None and site.partition(partition) is None:

@@ -19,7 +19,7 @@ from prompttuner.files import make_private_dir
 from prompttuner.protocol.agents import AgentSettings
 from prompttuner.protocol.files import write_message
 from prompttuner.slurm.backend import AllocationRequest, Backend, SubmitRefused, SubmitTimeout, SubmitUnknown
-from prompttuner.slurm.memory import needed_mb, weights_bytes
+from prompttuner.slurm.site.memory import needed_mb, weights_bytes
 from prompttuner.slurm.slurm_backend import SlurmBackend
 from prompttuner.states import AllocationState
 

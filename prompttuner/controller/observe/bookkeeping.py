@@ -12,8 +12,8 @@ from prompttuner.db.queries import trials
 from prompttuner.db.tables.recorded import order_of, status_of
 from prompttuner.protocol.agents import PROTOCOL, AgentStatus
 from prompttuner.slurm.backend import NO_ANSWER, EndSource, Seen
-from prompttuner.slurm.memory import OUT_OF_MEMORY
 from prompttuner.slurm.reasons import Prospect, in_words, prospect_of
+from prompttuner.slurm.site.memory import OUT_OF_MEMORY
 from prompttuner.slurm.words import Native
 from prompttuner.states import ALLOCATION_ENDED, AllocationState, JobState
 from prompttuner.worker.resume import MAX_CRASHES

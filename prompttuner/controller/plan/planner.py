@@ -22,7 +22,7 @@ from prompttuner.db.queries.live import Rows
 from prompttuner.db.tables.models import Allocation
 from prompttuner.policy.budget import within_budget
 from prompttuner.policy.contract.plan import Action, Assign, Plan, Policy, Request, SwitchModel
-from prompttuner.slurm.memory import needed_mb, weights_bytes
+from prompttuner.slurm.site.memory import needed_mb, weights_bytes
 from prompttuner.states import AllocationState, JobState
 
 __all__ = ["Decision", "Planner"]

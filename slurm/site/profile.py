@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompttuner.slurm.memory import needed_mb
-from prompttuner.slurm.site import GPU_MEMORY_GB, SHORT_S, Partition, Site
-from prompttuner.slurm.waits import Waits
+from prompttuner.slurm.site.memory import needed_mb
+from prompttuner.slurm.site.site import GPU_MEMORY_GB, SHORT_S, Partition, Site
+from prompttuner.slurm.site.waits import Waits
 from prompttuner.spec.when import format_duration
 from prompttuner.words import Counted
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from prompttuner.slurm.answers import parse_record
 from prompttuner.slurm.command import ClientError, SlurmClient
-from prompttuner.slurm.memory import MemoryRule, parse_rule
-from prompttuner.slurm.waits import SACCT_WAITS, Waits, parse_waits
+from prompttuner.slurm.site.memory import MemoryRule, parse_rule
+from prompttuner.slurm.site.waits import SACCT_WAITS, Waits, parse_waits
 from prompttuner.slurm.words import parse_duration, parse_time
 
 __all__ = [
