@@ -21,7 +21,7 @@ def job(**given: Any) -> Any:
         "id": "j", "pool": POOL.key, "state": "running", "submitted_at": 0.0, "deadline_at": None, "priority": 0,
         "min_gpus": 1, "max_gpus": 4, "scale_to": None, "members": [], "iters_per_s": None, "lookup_done": True,
         "step": 0, "lookup": None, "first_step_at": 21.0, "state_since": 20.0, "best_effort": False,
-        "on_miss": "continue",
+        "on_miss": "continue", "generation": 1,
     }  # fmt: skip
     return SimpleNamespace(**{**row, **given})
 
@@ -59,3 +59,7 @@ def test_a_running_job_begins_anew_with_each_member_that_joins_it() -> None:
     starting = snapshot([job(members=["a", "b"], first_step_at=None)], members).jobs
     assert (starting.phase[0], starting.phase_since[0]) == (JobPhase.STARTING, 20.0)
     assert snapshot([job(state="queued")], members[:0]).jobs.phase_since[0] == 20.0
+
+
+def test_a_job_that_never_ran_waits_since_its_submission_however_late_its_request_was_taken() -> None:
+    assert snapshot([job(state="queued", generation=0, submitted_at=3.0)], []).jobs.phase_since[0] == 3.0
