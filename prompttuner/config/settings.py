@@ -45,9 +45,19 @@ class LocalSettings(BaseModel):
     queue_s: Seconds = Field(default=0.0, ge=0, description="expected wait for a slot, for predictions")
 
 
+_WORD = r"[\w.,:&|()\[\]*=+@/-]+"
+
+
 def _plain_word(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"[\w.,:&|()\[\]*=+@/-]+", value):
+    if value is not None and not re.fullmatch(_WORD, value):
         raise ValueError(f"{value!r} holds blanks or characters that Slurm does not take")
+    return value
+
+
+def _name(value: str | None) -> str | None:
+    """Accounts and the like may have blanks within them (``my lab``), as in Slurm: all that reaches sbatch is quoted."""
+    if value is not None and not re.fullmatch(f"{_WORD}( +{_WORD})*", value):
+        raise ValueError(f"{value!r} holds characters that Slurm does not take, or blanks at its ends")
     return value
 
 
@@ -96,7 +106,12 @@ class SlurmSettings(BaseModel):
     )
     accounting: Literal["auto", "yes", "no"] = Field(default="auto", description="whether sacct may be asked")
 
-    @field_validator("account", "qos", "partition", "constraint", "reservation", "gpu_type", "mem")
+    @field_validator("account", "qos", "partition", "reservation", "controller_partition")
+    @classmethod
+    def _names(cls, value: str | None) -> str | None:
+        return _name(value)
+
+    @field_validator("constraint", "gpu_type", "mem")
     @classmethod
     def _one_word(cls, value: str | None) -> str | None:
         return _plain_word(value)

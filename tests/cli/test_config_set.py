@@ -82,3 +82,11 @@ def test_a_project_has_a_file_of_its_own(cli: Cli, home: Path) -> None:
     overruled = cli("config", "set", "keep_days", "5")
     assert "prompttuner.toml, which goes before" in overruled.out
     assert cli("config", "show", "keep_days", "--json").json["keep_days"]["value"] == 9
+
+
+def test_accounts_and_partitions_may_have_blanks_and_reach_sbatch_quoted(cli: Cli, home: Path) -> None:
+    assert cli("config", "set", "slurm.account", "my lab").code == 0
+    assert cli("config", "set", "slurm.partition", "gpu long").code == 0
+    script = cli("--backend", "slurm", "render", "agent").out
+    assert "#SBATCH --account='my lab'\n" in script
+    assert "#SBATCH --partition='gpu long'\n" in script

@@ -100,7 +100,9 @@ def test_paths_follow_home(tmp_path: Path) -> None:
         ("a = ", "broken TOML"),
         ("home = '/x'", "PROMPTTUNER_HOME"),
         ("suspect_s = 6", "three heartbeats"),
-        ("[slurm]\naccount = 'a b'", "characters that Slurm does not take"),
+        ("[slurm]\naccount = 'a;b'", "characters that Slurm does not take"),
+        ("[slurm]\naccount = ' lab'", "blanks at its ends"),
+        ("[slurm]\nmem = '4 G'", "holds blanks"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_file(places: dict[str, Path], text: str, says: str) -> None:

@@ -15,7 +15,8 @@ from prompttuner.db.upkeep.integrity import check
 
 PROGRAM = """
 import sys
-from prompttuner.db import Store, allocations, events, jobs
+from prompttuner.db import Store
+from prompttuner.db.queries import allocations, events, jobs
 store = Store.open(sys.argv[1])
 mine = store.acquire(ttl_s=3600.0)
 print(mine.generation, flush=True)
