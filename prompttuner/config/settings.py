@@ -55,7 +55,7 @@ def _plain_word(value: str | None) -> str | None:
 
 
 def _name(value: str | None) -> str | None:
-    """Accounts and the like may have blanks within them (``my lab``), as in Slurm: all that reaches sbatch is quoted."""
+    """Accounts and the like may have blanks within them (``my lab``): all that reaches sbatch is quoted."""
     if value is not None and not re.fullmatch(f"{_WORD}( +{_WORD})*", value):
         raise ValueError(f"{value!r} holds characters that Slurm does not take, or blanks at its ends")
     return value
