@@ -1,6 +1,6 @@
 """All policies against each other and against the limit, on bursty two-hour windows of two traces.
 
-python benchmarks/policies.py [--quick] [--full] [--baselines] [--jobs N] [--cache FILE [--check N]] [--save]
+python benchmarks/policies.py [--quick] [--full] [--baselines] [--ours] [--jobs N] [--cache FILE [--check N]] [--save]
 
 Definitions, windows and seeds: ``policies_definitions.py`` and, for the trace with real models, ``policies_models.py``.
 All cells are computed and written, none picked; figures are pooled over report windows and seeds. About 20 minutes of
@@ -8,8 +8,9 @@ one idle core. ``--full`` (all five seeds of the headline, other S, 96 GPUs, oth
 ``--quick`` (the headline, two windows, one seed) one minute.
 
 ``--cache`` goes on after an interruption; ``--baselines`` leaves out what our own policy decides, so that a change of
-it costs only its own cells. ``--save`` writes ``results/policies.csv`` (one line a cell) and ``results/policies.json``
-(how it was made); then ``policies_tables.py`` makes the pages.
+it costs only its own cells.``--ours`` computes the headline of our own policy alone (four minutes), to see what a change of it brings (with
+``--save``: results/policies_ours.jsonl). ``--save`` else writes ``results/policies.csv`` (one line a cell) and
+``results/policies.json`` (how it was made); then ``policies_tables.py`` makes the pages.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import policies_report as report
 import policies_store as store
 from policies_cells import Cell, Figures, run_cell
 
+OURS = Path(__file__).parent / "results" / "policies_ours.jsonl"
 Chosen = dict[str, dict[str, object]]
 POLICIES: Chosen = {defs.OURS: {}, **defs.BASELINES}
 HONEST: Chosen = {name: switches for name, switches in POLICIES.items() if name != "elasticflow"}
@@ -154,18 +156,40 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def own_headline(jobs: int, cache: Path | None, save: bool) -> None:
+    """The headline of our own policy, with and without the bank, window by window; ``save``: a line a cell in OURS."""
+    cells = cells_of(*defs.HEADLINE, seeds=defs.SEEDS[: defs.HEADLINE_SEEDS])
+    rows = compute([cell for cell in cells if cell.policy == defs.OURS], jobs, cache)
+    for bank in (False, True):
+        some = [row for row in rows if row["bank"] == bank]
+        missed, total = (sum(int(row[name]) for row in some) for name in ("violations", "jobs"))
+        cost = sum(float(row["cost"]) for row in some) / total
+        print(
+            f"{'with' if bank else 'no'} bank: {missed} of {total} missed, {missed / total:.2%}; {cost:.0f} GPU-s a job"
+        )
+        for window in defs.REPORT:
+            there = [int(row["violations"]) for row in some if row["window"] == window.number]
+            print(f"  window {window.number}: {sum(there)} missed")
+    if save:
+        OURS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def main() -> None:
     """Run all cells, print the tables, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--baselines", action="store_true", help="bounds and baselines alone (for --cache)")
+    parser.add_argument("--ours", action="store_true", help="the headline's cells of our own policy alone")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--cache", type=Path, help="keep computed cells here, to go on after an interruption")
     parser.add_argument("--check", type=int, default=0, help="compute so many cached cells again and compare")
     parser.add_argument("--save", action="store_true", help="write results/policies.csv and policies.json")
     parser.add_argument("--json", action="store_true", help="print the summary as one object on the last line")
     options = parser.parse_args()
+    if options.ours:
+        own_headline(options.jobs, options.cache, options.save)
+        return
     cells = plan_cells(options.quick, options.full)
     if options.baselines:
         cells = [cell for cell in cells if cell.policy != defs.OURS]
