@@ -7,10 +7,11 @@ All cells are computed and written, none picked; figures are pooled over report 
 one idle core. ``--full`` (all five seeds of the headline, other S, 96 GPUs, other assumptions) takes an hour,
 ``--quick`` (the headline, two windows, one seed) one minute.
 
-``--cache`` goes on after an interruption; ``--baselines`` leaves out what our own policy decides, so that a change of
-it costs only its own cells.``--ours`` computes the headline of our own policy alone (four minutes), to see what a change of it brings (with
-``--save``: results/policies_ours.jsonl). ``--save`` else writes ``results/policies.csv`` (one line a cell) and
-``results/policies.json`` (how it was made); then ``policies_tables.py`` makes the pages.
+``--cache`` goes on after an interruption; ``--baselines`` leaves out what our own policy decides, so that a change
+of it costs only its own cells. ``--ours`` computes the headline of our own policy alone (four minutes), to see what
+a change of it brings (with ``--save``: results/policies_ours.jsonl). ``--save`` else writes
+``results/policies.csv`` (one line a cell) and ``results/policies.json`` (how it was made); then
+``policies_tables.py`` makes the pages.
 """
 
 from __future__ import annotations
