@@ -114,8 +114,8 @@ class Progress:
         for event in state.query(lambda session: events.read_after(session, self._seq)):
             self._seq = event.seq
             if event.kind.startswith("job.") or event.kind in {"members", "lookup"}:
-                plan = self._names.get(event.job_id or "")
-                self._say(f"{plan.name if plan else '':10} {event.kind:14} {event.cause}")
+                plan = self._names.get(event.job_id or "", LATER)  # the urgent one's id is its command's
+                self._say(f"{plan.name:10} {event.kind:14} {event.cause}")
         running = [row for row in state.query(jobs.load_active) if row.state == JobState.RUNNING]
         if self._urgent is None and any(row.name == LONG and len(row.members) > 1 for row in running):
             self._grown_at = self._grown_at or time.monotonic()
