@@ -26,6 +26,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,7 @@ class Bench:
 
     def warm(self) -> float:
         folder = self.job(self.agent)
-        self.order.seq += 1
-        self.order.job, self.order.generation = folder.name, 1
+        self.order = replace(self.order, seq=self.order.seq + 1, job=folder.name, generation=1)
         began = time.time()
         write_json(self.spool.agent(self.agent) / Order.FILE, self.order.to_json())
         took = first_step(folder, self.agent) - began
