@@ -54,7 +54,7 @@ def main() -> int:
             }
         )  # fmt: skip
         code = demo.run(settings)
-        show_accounting(cluster, len(demo.PLANS))
+        show_accounting(cluster, len(demo.PLANS) + 1)  # and the urgent one
     return code
 
 
